@@ -1,0 +1,118 @@
+"""Nonlinearities h = σ(z) with their bias b, each with its backward beneath.
+
+======  ======  =========================================================
+symbol  code    shape
+======  ======  =========================================================
+z       ``z``   (N, B), what enters: W h_{t-1} + U x_t
+b       ``b``   (N,), real; inside the nonlinearity
+h       ``h``   (N, B), what leaves
+======  ======  =========================================================
+
+Each backward reads only h, never z: a recurrence has to keep its hidden states anyway,
+and they are all that back-propagation needs. Gradients of complex arrays are
+dz = ∂L/∂Re z + i ∂L/∂Im z, so that δL = Re Σ conj(dz) δz.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from .kronecker import Array
+
+
+def modrelu(z: Array, b: Array) -> Array:
+    """Shrink or grow the modulus by b and keep the phase: max(|z| + b, 0) z/|z|, 0 at z = 0.
+
+    On real numbers it is the soft threshold. From Arjovsky, Shah and Bengio (2016).
+
+    Parameters
+    ----------
+    z : ndarray, shape (N, B)
+        Real or complex.
+    b : ndarray, shape (N,)
+        Real.
+
+    Returns
+    -------
+    h : ndarray, shape (N, B)
+    """
+    modulus = np.abs(z)
+    grown = np.maximum(modulus + b[:, None], 0)
+    scale = np.divide(grown, modulus, out=np.zeros_like(modulus), where=modulus != 0)
+    return scale * z
+
+
+def modrelu_backward(dh: Array, h: Array, b: Array) -> tuple[Array, Array]:
+    r"""Return dz (N, B) and db (N,) of :func:`modrelu`.
+
+    Notes
+    -----
+    Write z = r u with r = |z| and |u| = 1. A change δz moves r by Re(conj(u) δz) and
+    turns u by the rest, δu = (δz - u Re(conj(u) δz)) / r. On the active set, r + b > 0,
+
+        h = (r + b) u,   δh = u (δr + δb) + (r + b) δu = δz + (b/r)(δz - u Re(conj(u) δz)) + u δb.
+
+    The map on δz is its own adjoint, and Re(conj(dh) u δb) = Re(conj(u) dh) δb, so
+
+        dz = dh + (b/r)(dh - u Re(conj(u) dh)),   db = Σ_B Re(conj(u) dh).
+
+    Elsewhere h = 0 and both are 0. From h alone: u = h/|h| and r = |h| - b. That
+    difference is known to one rounding of |h|, so r is taken to be no smaller.
+    """
+    modulus = np.abs(h)
+    active = modulus != 0
+    u = np.divide(h, modulus, out=np.zeros_like(h), where=active)
+    along = (u.conj() * dh).real
+    r = np.maximum(modulus - b[:, None], np.finfo(modulus.dtype).eps * modulus)
+    stretch = np.divide(b[:, None], r, out=np.zeros_like(modulus), where=active)
+    dz = np.where(active, dh + stretch * (dh - u * along), 0)
+    return dz, along.sum(axis=1)
+
+
+def tanh(z: Array, b: Array) -> Array:
+    """Return tanh(z + b); real z only. Shapes as in :func:`modrelu`."""
+    return np.tanh(z + b[:, None])
+
+
+def tanh_backward(dh: Array, h: Array, b: Array) -> tuple[Array, Array]:
+    """Return dz = (1 - h²) dh, since tanh' = 1 - tanh², and db = Σ_B dz."""
+    dz = (1 - h * h) * dh
+    return dz, dz.sum(axis=1)
+
+
+def relu(z: Array, b: Array) -> Array:
+    """Return max(z + b, 0); real z only. Shapes as in :func:`modrelu`."""
+    return np.maximum(z + b[:, None], 0)
+
+
+def relu_backward(dh: Array, h: Array, b: Array) -> tuple[Array, Array]:
+    """Return dz = dh where h > 0, else 0, and db = Σ_B dz."""
+    dz = np.where(h > 0, dh, 0)
+    return dz, dz.sum(axis=1)
+
+
+def identity(z: Array, b: Array) -> Array:
+    """Return z + b. Shapes as in :func:`modrelu`."""
+    return z + b[:, None]
+
+
+def identity_backward(dh: Array, h: Array, b: Array) -> tuple[Array, Array]:
+    """Return dz = dh and db = Σ_B Re dh, for b is real."""
+    return dh, dh.real.sum(axis=1)
+
+
+class Activation(NamedTuple):
+    """A nonlinearity, its backward, and whether it is defined on complex numbers."""
+
+    forward: Callable[[Array, Array], Array]
+    backward: Callable[[Array, Array, Array], tuple[Array, Array]]
+    on_complex: bool
+
+
+ACTIVATIONS = {
+    "modrelu": Activation(modrelu, modrelu_backward, on_complex=True),
+    "tanh": Activation(tanh, tanh_backward, on_complex=False),
+    "relu": Activation(relu, relu_backward, on_complex=False),
+    "identity": Activation(identity, identity_backward, on_complex=True),
+}

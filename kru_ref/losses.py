@@ -1,0 +1,194 @@
+"""Losses of logits (T, M, B), each returned with its gradient.
+
+All average over the T·B steps of a batch. A mask (T, B) gives each step a weight, 0 for
+one that does not count; the average is then over the sum of the weights. With
+``last_only`` the targets belong to the last step alone and have no time axis.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Real = NDArray[np.floating]
+Loss = Callable[..., tuple[float, Real]]
+
+
+def _steps(loss: Callable[[Real, NDArray[Any], Real], tuple[Real, Real]]) -> Loss:
+    """Turn a loss of single steps into an average over them.
+
+    ``loss(logits, targets)`` returns the loss of each step (T, B) and its gradient with
+    respect to the logits (T, M, B); weighting both by mask / Σ mask gives the average.
+    """
+
+    @wraps(loss)
+    def average(
+        logits: ArrayLike,
+        targets: ArrayLike,
+        mask: ArrayLike | None = None,
+        last_only: bool = False,
+    ) -> tuple[float, Real]:
+        logits, targets = _checked_logits(logits), np.asarray(targets)
+        steps = logits[-1:] if last_only else logits
+        if last_only:
+            targets = targets[None]
+        weights = _checked_weights(mask, (len(steps), steps.shape[-1]), last_only)
+        values, gradient = loss(steps, targets)
+        weights = weights / weights.sum()
+        # A step that does not count stays out even if its own loss is not finite.
+        value = np.sum(values * weights, where=weights > 0, dtype=np.float64)
+        dsteps = np.where(weights[:, None] > 0, gradient * weights[:, None], 0)
+        dlogits = np.zeros_like(logits)
+        dlogits[len(logits) - len(steps) :] = dsteps
+        return float(value), dlogits
+
+    return average
+
+
+@_steps
+def softmax_cross_entropy(logits: Real, targets: NDArray[Any]) -> tuple[Real, Real]:
+    """Return the mean of -log softmax(logits)[target], in nats, and its gradient.
+
+    Parameters
+    ----------
+    logits : array_like, shape (T, M, B)
+    targets : array_like of int, shape (T, B), or (B,) with ``last_only``
+        Classes 0 … M-1.
+    mask : array_like, shape (T, B), or (B,) with ``last_only``, optional
+        Non-negative weights or booleans.
+    last_only : bool
+
+    Returns
+    -------
+    loss : float
+    dlogits : ndarray, shape (T, M, B)
+
+    Raises
+    ------
+    ValueError, TypeError
+        Shapes that do not fit, targets that are no classes, a mask without a step.
+
+    Notes
+    -----
+    ℓ = log Σ_m exp(y_m) - y_target, so dℓ/dy_m = softmax(y)_m - [m = target].
+    """
+    T, M, B = logits.shape
+    _check_targets(targets, (T, B), integer=True)
+    if targets.min() < 0 or targets.max() >= M:
+        raise ValueError(
+            f"targets must be classes from 0 to {M - 1} ({M} outputs), "
+            f"got {targets.min()} to {targets.max()}"
+        )
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    exp = np.exp(shifted)
+    total = exp.sum(axis=1, keepdims=True)
+    at_target = np.take_along_axis(shifted, targets[:, None], axis=1)  # (T, 1, B)
+    gradient = exp / total
+    np.put_along_axis(
+        gradient, targets[:, None], np.take_along_axis(gradient, targets[:, None], axis=1) - 1, 1
+    )
+    return (np.log(total) - at_target)[:, 0], gradient
+
+
+@_steps
+def mean_squared_error(logits: Real, targets: NDArray[Any]) -> tuple[Real, Real]:
+    """Return the mean of (output - target)² over outputs and steps, and its gradient.
+
+    Parameters
+    ----------
+    logits : array_like, shape (T, M, B)
+    targets : array_like, shape (T, M, B), or (M, B) with ``last_only``
+    mask, last_only
+        As for :func:`softmax_cross_entropy`.
+
+    Returns
+    -------
+    loss : float
+    dlogits : ndarray, shape (T, M, B)
+
+    Raises
+    ------
+    ValueError, TypeError
+        Shapes that do not fit, targets that are not finite, a mask without a step.
+
+    Notes
+    -----
+    ℓ = (1/M) Σ_m (y_m - target_m)², so dℓ/dy_m = (2/M) (y_m - target_m).
+    """
+    _check_targets(targets, logits.shape)
+    error = logits - targets.astype(logits.dtype)
+    return np.mean(error**2, axis=1), 2 / logits.shape[1] * error
+
+
+@_steps
+def bernoulli_cross_entropy(logits: Real, targets: NDArray[Any]) -> tuple[Real, Real]:
+    """Return the negative log-likelihood of independent binary labels, and its gradient.
+
+    Summed over the M labels of a step, averaged over steps, in nats.
+
+    Parameters
+    ----------
+    logits : array_like, shape (T, M, B)
+        Log-odds of each label.
+    targets : array_like, shape (T, M, B), or (M, B) with ``last_only``
+        0 or 1, or a probability between.
+    mask, last_only
+        As for :func:`softmax_cross_entropy`.
+
+    Returns
+    -------
+    loss : float
+    dlogits : ndarray, shape (T, M, B)
+
+    Raises
+    ------
+    ValueError, TypeError
+        Shapes that do not fit, targets outside [0, 1], a mask without a step.
+
+    Notes
+    -----
+    With p = 1/(1 + e^-y), ℓ = -Σ_m [t log p + (1 - t) log(1 - p)] = Σ_m [log(1 + e^y) - t y],
+    so dℓ/dy = p - t.
+    """
+    _check_targets(targets, logits.shape)
+    if targets.min() < 0 or targets.max() > 1:
+        raise ValueError(f"targets must lie in [0, 1], got {targets.min()} to {targets.max()}")
+    t = targets.astype(logits.dtype)
+    softplus = np.logaddexp(0, logits)
+    p = np.exp(logits - softplus)
+    return np.sum(softplus - t * logits, axis=1), p - t
+
+
+def _checked_logits(logits: ArrayLike) -> Real:
+    logits = np.asarray(logits)
+    if logits.ndim != 3 or logits.size == 0:
+        raise ValueError(f"logits must be a non-empty (T, M, B), got shape {logits.shape}")
+    if logits.dtype.kind != "f":
+        raise TypeError(f"logits must be real floating-point numbers, got {logits.dtype}")
+    return logits
+
+
+def _checked_weights(mask: ArrayLike | None, shape: tuple[int, int], last_only: bool) -> Real:
+    if mask is None:
+        return np.ones(shape)
+    weights = np.asarray(mask, dtype=np.float64)
+    expected = shape[1:] if last_only else shape
+    if weights.shape != expected:
+        raise ValueError(f"mask must have shape {expected}, got {weights.shape}")
+    if not (np.isfinite(weights).all() and weights.min() >= 0 and weights.sum() > 0):
+        raise ValueError("mask must hold finite weights ≥ 0, with one step at least that counts")
+    return weights.reshape(shape)
+
+
+def _check_targets(targets: NDArray[Any], shape: tuple[int, ...], integer: bool = False) -> None:
+    if targets.shape != shape:
+        raise ValueError(
+            f"targets must have shape {shape} to go with the logits "
+            f"(without the time axis for last_only), got {targets.shape}"
+        )
+    if integer and targets.dtype.kind not in "iu":
+        raise TypeError(f"targets must be integer classes, got {targets.dtype}")
+    if not integer and (targets.dtype.kind not in "fiub" or not np.isfinite(targets).all()):
+        raise ValueError(f"targets must be finite real numbers, got {targets.dtype}")

@@ -1,0 +1,238 @@
+"""Gradient descent on parameter dicts, as pure functions of params, gradients and state.
+
+A complex parameter is two real ones: squares are taken of its real and imaginary parts
+apart. On the same gradients each update equals PyTorch's of the same name.
+
+An optimizer's state is ``{"steps": count, slot: {name: array}}``, its slots having the
+keys of the parameters.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .cells import Params
+from .kronecker import Array
+
+State = dict[str, Any]
+Real = NDArray[np.floating]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """What SGD, RMSprop and Adam share: learning rates and the walk over parameters.
+
+    Parameters
+    ----------
+    rate : float
+        Learning rate.
+    rates : mapping of str to float
+        Other learning rates for groups of parameters: {"cell.W": 1e-5} is for "cell.W"
+        and all names that begin with "cell.W."; 0 freezes a group.
+
+    Raises
+    ------
+    ValueError
+        A rate that is negative or not finite.
+    """
+
+    slots: ClassVar[tuple[str, ...]] = ()
+
+    rate: float = 1e-3
+    rates: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, rate in {"rate": self.rate, **self.rates}.items():
+            if not (math.isfinite(rate) and rate >= 0):
+                raise ValueError(f"learning rate {name!r} must be finite and ≥ 0, got {rate}")
+
+    def init(self, params: Mapping[str, Array]) -> State:
+        """Return the state before the first update.
+
+        Raises
+        ------
+        ValueError
+            A group in ``rates`` that no parameter belongs to.
+        """
+        for group in self.rates:
+            if not any(_belongs(name, group) for name in params):
+                raise ValueError(f"no parameter belongs to group {group!r}: {sorted(params)}")
+        zeros = {slot: {k: np.zeros_like(p) for k, p in params.items()} for slot in self.slots}
+        return {"steps": 0, **zeros}
+
+    def update(
+        self, params: Mapping[str, Array], grads: Mapping[str, Array], state: State
+    ) -> tuple[Params, State]:
+        """Return new parameters and state; the arguments stay as they are.
+
+        Raises
+        ------
+        ValueError
+            grads with other keys or shapes than params.
+        """
+        if params.keys() != grads.keys():
+            raise ValueError(f"grads must have the keys of params, {sorted(params)}")
+        steps = state["steps"] + 1
+        new_params, new_state = {}, {"steps": steps, **{slot: {} for slot in self.slots}}
+        for name, p in params.items():
+            if grads[name].shape != p.shape:
+                raise ValueError(
+                    f"gradient of {name} must have shape {p.shape}, got {grads[name].shape}"
+                )
+            slots = [as_real(state[slot][name]) for slot in self.slots]
+            change, *slots = self.step(as_real(grads[name].astype(p.dtype)), steps, *slots)
+            new_params[name] = (as_real(p) - self.rate_of(name) * change).view(p.dtype)
+            for slot, value in zip(self.slots, slots, strict=True):
+                new_state[slot][name] = value.view(p.dtype)
+        return new_params, new_state
+
+    def rate_of(self, name: str) -> float:
+        """Return the learning rate of a parameter: that of the longest group it belongs to."""
+        groups = [group for group in self.rates if _belongs(name, group)]
+        return self.rates[max(groups, key=len)] if groups else self.rate
+
+    def step(self, g: Real, steps: int, *slots: Real) -> tuple[Real, ...]:
+        """Return what to subtract, before the learning rate, and the new slots."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class SGD(Optimizer):
+    """Gradient descent with momentum: m ← μ m + g, p ← p - rate · m.
+
+    Parameters
+    ----------
+    rate, rates
+        As for :class:`Optimizer`.
+    momentum : float
+        μ in [0, 1).
+    """
+
+    slots: ClassVar[tuple[str, ...]] = ("momentum",)
+
+    momentum: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_decay("momentum", self.momentum)
+
+    def step(self, g: Real, steps: int, *slots: Real) -> tuple[Real, ...]:
+        """Return m and m."""
+        m = self.momentum * slots[0] + g
+        return m, m
+
+
+@dataclass(frozen=True, kw_only=True)
+class RMSprop(Optimizer):
+    """v ← α v + (1-α) g², p ← p - rate · g / (√v + ε)  (Tieleman and Hinton 2012).
+
+    Parameters
+    ----------
+    rate, rates
+        As for :class:`Optimizer`.
+    decay : float
+        α in [0, 1).
+    epsilon : float
+        ε.
+    """
+
+    slots: ClassVar[tuple[str, ...]] = ("mean_square",)
+
+    decay: float = 0.9
+    epsilon: float = 1e-8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_decay("decay", self.decay)
+
+    def step(self, g: Real, steps: int, *slots: Real) -> tuple[Real, ...]:
+        """Return g / (√v + ε) and v."""
+        v = self.decay * slots[0] + (1 - self.decay) * g * g
+        return g / (np.sqrt(v) + self.epsilon), v
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adam(Optimizer):
+    """Adam with its bias correction (Kingma and Ba 2015).
+
+    m ← β₁ m + (1-β₁) g, v ← β₂ v + (1-β₂) g², and with m̂ = m / (1-β₁ᵏ), v̂ = v / (1-β₂ᵏ)
+    at the k-th update, p ← p - rate · m̂ / (√v̂ + ε).
+
+    Parameters
+    ----------
+    rate, rates
+        As for :class:`Optimizer`.
+    beta1, beta2 : float
+        In [0, 1).
+    epsilon : float
+        ε.
+    """
+
+    slots: ClassVar[tuple[str, ...]] = ("mean", "mean_square")
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_decay("beta1", self.beta1)
+        _check_decay("beta2", self.beta2)
+
+    def step(self, g: Real, steps: int, *slots: Real) -> tuple[Real, ...]:
+        """Return m̂ / (√v̂ + ε), m and v."""
+        m = self.beta1 * slots[0] + (1 - self.beta1) * g
+        v = self.beta2 * slots[1] + (1 - self.beta2) * g * g
+        root = np.sqrt(v) / math.sqrt(1 - self.beta2**steps)
+        return m / (1 - self.beta1**steps) / (root + self.epsilon), m, v
+
+
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": SGD, "rmsprop": RMSprop, "adam": Adam}
+
+
+def clip_by_global_norm(grads: Mapping[str, Array], max_norm: float) -> tuple[Params, float]:
+    """Scale all gradients so that together they are no longer than max_norm.
+
+    Parameters
+    ----------
+    grads : mapping of str to ndarray
+    max_norm : float
+        Above 0; ``math.inf`` only measures.
+
+    Returns
+    -------
+    grads : dict of str to ndarray
+        Times min(1, max_norm / norm).
+    norm : float
+        √Σ|g|² over all entries, before clipping.
+
+    Raises
+    ------
+    ValueError
+        max_norm not above 0.
+    """
+    if not max_norm > 0:
+        raise ValueError(f"max_norm must be above 0, got {max_norm}")
+    norm = math.sqrt(sum(float(np.vdot(g, g).real) for g in grads.values()))
+    if norm <= max_norm:
+        return dict(grads), norm
+    return {name: g * (max_norm / norm) for name, g in grads.items()}, norm
+
+
+def as_real(p: Array) -> Real:
+    """View a complex array as real numbers, (…, n) as (…, 2n); a real one as it is."""
+    p = np.ascontiguousarray(p)
+    return p.view(np.finfo(p.dtype).dtype)
+
+
+def _belongs(name: str, group: str) -> bool:
+    return name == group or name.startswith(f"{group}.")
+
+
+def _check_decay(name: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} must lie in [0, 1), got {value}")

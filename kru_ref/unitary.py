@@ -1,0 +1,115 @@
+"""How close factors are to unitary, the penalty that keeps them there, and where they start."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from .kronecker import Array, as_factors, check_dtype, factor_singular_values
+
+
+def soft_unitary(factors: Sequence[ArrayLike]) -> tuple[float, list[Array]]:
+    """Measure how far the factors are from unitary, R = Σ_f ‖W_f^H W_f - I‖²_F, and its gradient.
+
+    Parameters
+    ----------
+    factors : sequence of array_like, shapes (P_f, Q_f)
+
+    Returns
+    -------
+    penalty : float
+        R, to be added to a loss with a strength λ (equation 7 of Jose, Cissé and Fleuret).
+    dfactors : list of ndarray, shapes (P_f, Q_f)
+        dR/dW_f = 4 W_f (W_f^H W_f - I).
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`kru_ref.kron_matvec`, for the factors.
+
+    Notes
+    -----
+    With E = W^H W - I, which is Hermitian, δR = 2 Re tr(E δE) and
+    δE = δW^H W + W^H δW, so δR = 4 Re tr(E W^H δW) = Re⟨4 W E, δW⟩.
+    """
+    penalty, dfactors = 0.0, []
+    for W in as_factors(factors):
+        E = W.conj().T @ W - np.eye(W.shape[1], dtype=W.dtype)
+        penalty += float(np.sum(np.abs(E) ** 2))
+        dfactors.append(4 * W @ E)
+    return penalty, dfactors
+
+
+def unitarity_defect(factors: Sequence[ArrayLike]) -> float:
+    """Return ‖W^H W - I‖₂ of W = W_0 ⊗ … ⊗ W_{F-1}, from the factors alone.
+
+    Parameters
+    ----------
+    factors : sequence of array_like, shapes (P_f, Q_f)
+
+    Returns
+    -------
+    defect : float
+        0 for a unitary matrix; 1 at least where W has fewer rows than columns.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`kru_ref.kron_matvec`, for the factors.
+
+    Notes
+    -----
+    The eigenvalues of W^H W are all products of those of W_f^H W_f, which are the squared
+    singular values of W_f and a zero for each column beyond its rows. None is negative,
+    so the extreme products are the products of the extremes.
+    """
+    arrays = as_factors(factors)
+    values = factor_singular_values(arrays)
+    largest = math.prod(float(s[0]) for s in values)
+    smallest = math.prod(
+        float(s[-1]) if W.shape[0] >= W.shape[1] else 0.0
+        for W, s in zip(arrays, values, strict=True)
+    )
+    return max(abs(largest**2 - 1), abs(smallest**2 - 1))
+
+
+def random_unitary(
+    shape: int | tuple[int, int], rng: np.random.Generator, dtype: DTypeLike = "complex128"
+) -> NDArray[np.inexact]:
+    """Draw a unitary matrix (orthogonal for a real dtype) from the Haar distribution.
+
+    Parameters
+    ----------
+    shape : int or (P, Q)
+        A rectangular one gets orthonormal columns, or orthonormal rows when P < Q.
+    rng : numpy.random.Generator
+    dtype : float32, float64, complex64 or complex128
+
+    Returns
+    -------
+    W : ndarray, shape (P, Q)
+
+    Raises
+    ------
+    ValueError
+        A size below 1.
+    TypeError
+        Another dtype.
+
+    Notes
+    -----
+    Q of a Gaussian matrix's QR decomposition, its columns turned so that R has a positive
+    diagonal: without that step the distribution is not uniform (Mezzadri 2007).
+    """
+    dtype = check_dtype(dtype)
+    P, Q = (shape, shape) if isinstance(shape, int) else shape
+    if min(P, Q) < 1:
+        raise ValueError(f"shape must hold sizes of at least 1, got {shape}")
+    A = rng.standard_normal((max(P, Q), min(P, Q)))
+    if dtype.kind == "c":
+        A = A + 1j * rng.standard_normal(A.shape)
+    unitary, R = np.linalg.qr(A)
+    diagonal = np.diagonal(R)
+    unitary = unitary * (diagonal / np.abs(diagonal))
+    return np.ascontiguousarray(unitary if P >= Q else unitary.T, dtype=dtype)
