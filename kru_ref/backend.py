@@ -1,17 +1,17 @@
 """Which engine computes: the compiled kernels when they were built, NumPy otherwise."""
 
 import platform
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import scipy
 
+kernels: Any = None
 try:
-    from . import _kernels
+    from . import _kernels as kernels  # type: ignore[attr-defined, no-redef]
 
     reason = "built with the package"
 except ImportError as error:
-    _kernels = None
     reason = f"kru_ref._kernels cannot be imported ({error})"
 
 Backend = Literal["auto", "numpy", "cython"]
@@ -35,11 +35,11 @@ def resolve(backend: str) -> Literal["numpy", "cython"]:
         ``"cython"`` was asked for and was not built.
     """
     if backend == "auto":
-        return "numpy" if _kernels is None else "cython"
+        return "numpy" if kernels is None else "cython"
     if backend == "numpy":
         return "numpy"
     if backend == "cython":
-        if _kernels is None:
+        if kernels is None:
             raise ImportError(f"backend 'cython' is not available: {reason}; {REMEDY}")
         return "cython"
     raise ValueError(f"backend must be 'auto', 'numpy' or 'cython', got {backend!r}")
@@ -57,7 +57,7 @@ def show_config() -> None:
         "machine": platform.machine(),
         "backend": f"{resolve('auto')} ({reason})",
     }
-    if _kernels is None:
+    if kernels is None:
         rows["to build it"] = REMEDY
     else:
         rows["instruction set"] = f"the compiler's baseline for {platform.machine()}"

@@ -133,7 +133,7 @@ class RNN:
         """
         D, N, dtype = self.input_size, self.hidden_size, np.dtype(self.dtype)
         params = dict(zip(self.matrix_names, self.matrix.init(N, rng, dtype), strict=True))
-        params["U"] = glorot_uniform(N, D, rng, dtype)
+        params["U"] = glorot_uniform((N, D), rng, dtype)
         params["b"] = np.zeros(N, self.real_dtype)
         if self.learned_h0:
             params["h0"] = random_state(N, rng, dtype)

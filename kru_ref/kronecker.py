@@ -19,16 +19,17 @@ before the factor's count as one ("left"), those after it and the batch as anoth
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from scipy.sparse.linalg import LinearOperator
 
 from . import backend as _backend
-from .backend import Backend, _kernels
+from .backend import Backend, kernels
 
-Array = NDArray[np.floating | np.complexfloating]
+# Of any of DTYPES: which one is decided at run time, and decides what is computed.
+Array = NDArray[Any]
 
 DTYPES = ("float32", "float64", "complex64", "complex128")
 
@@ -180,21 +181,21 @@ def numpy_backward(factors: Sequence[Array], x: Array, dy: Array) -> tuple[list[
 
 
 def cython_matvec(factors: Sequence[Array], x: Array) -> Array:
-    """The compiled twin of numpy_matvec."""
+    """Do as numpy_matvec, compiled."""
     plan, scratch = _compiled_plan(tuple(W.shape for W in factors), x.shape[1])
     W = np.concatenate([W.reshape(-1) for W in factors])
     y = np.empty((math.prod(len(W) for W in factors), x.shape[1]), x.dtype)
-    _kernels.matvec(W, plan, x.reshape(-1), y.reshape(-1), np.empty(2 * scratch, x.dtype))
+    kernels.matvec(W, plan, x.reshape(-1), y.reshape(-1), np.empty(2 * scratch, x.dtype))
     return y
 
 
 def cython_backward(factors: Sequence[Array], x: Array, dy: Array) -> tuple[list[Array], Array]:
-    """The compiled twin of numpy_backward."""
+    """Do as numpy_backward, compiled."""
     plan, scratch = _compiled_plan(tuple(W.shape for W in factors), x.shape[1])
     W = np.concatenate([W.reshape(-1) for W in factors])
     dW = np.zeros_like(W)
     dx = np.empty_like(x)
-    _kernels.backward(
+    kernels.backward(
         W,
         plan,
         x.reshape(-1),

@@ -6,7 +6,6 @@ one that does not count; the average is then over the sum of the weights. With
 """
 
 from collections.abc import Callable
-from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -16,39 +15,12 @@ Real = NDArray[np.floating]
 Loss = Callable[..., tuple[float, Real]]
 
 
-def _steps(loss: Callable[[Real, NDArray[Any], Real], tuple[Real, Real]]) -> Loss:
-    """Turn a loss of single steps into an average over them.
-
-    ``loss(logits, targets)`` returns the loss of each step (T, B) and its gradient with
-    respect to the logits (T, M, B); weighting both by mask / Σ mask gives the average.
-    """
-
-    @wraps(loss)
-    def average(
-        logits: ArrayLike,
-        targets: ArrayLike,
-        mask: ArrayLike | None = None,
-        last_only: bool = False,
-    ) -> tuple[float, Real]:
-        logits, targets = _checked_logits(logits), np.asarray(targets)
-        steps = logits[-1:] if last_only else logits
-        if last_only:
-            targets = targets[None]
-        weights = _checked_weights(mask, (len(steps), steps.shape[-1]), last_only)
-        values, gradient = loss(steps, targets)
-        weights = weights / weights.sum()
-        # A step that does not count stays out even if its own loss is not finite.
-        value = np.sum(values * weights, where=weights > 0, dtype=np.float64)
-        dsteps = np.where(weights[:, None] > 0, gradient * weights[:, None], 0)
-        dlogits = np.zeros_like(logits)
-        dlogits[len(logits) - len(steps) :] = dsteps
-        return float(value), dlogits
-
-    return average
-
-
-@_steps
-def softmax_cross_entropy(logits: Real, targets: NDArray[Any]) -> tuple[Real, Real]:
+def softmax_cross_entropy(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    mask: ArrayLike | None = None,
+    last_only: bool = False,
+) -> tuple[float, Real]:
     """Return the mean of -log softmax(logits)[target], in nats, and its gradient.
 
     Parameters
@@ -74,14 +46,15 @@ def softmax_cross_entropy(logits: Real, targets: NDArray[Any]) -> tuple[Real, Re
     -----
     ℓ = log Σ_m exp(y_m) - y_target, so dℓ/dy_m = softmax(y)_m - [m = target].
     """
-    T, M, B = logits.shape
+    steps, targets, weights = _steps(logits, targets, mask, last_only)
+    T, M, B = steps.shape
     _check_targets(targets, (T, B), integer=True)
     if targets.min() < 0 or targets.max() >= M:
         raise ValueError(
             f"targets must be classes from 0 to {M - 1} ({M} outputs), "
             f"got {targets.min()} to {targets.max()}"
         )
-    shifted = logits - logits.max(axis=1, keepdims=True)
+    shifted = steps - steps.max(axis=1, keepdims=True)
     exp = np.exp(shifted)
     total = exp.sum(axis=1, keepdims=True)
     at_target = np.take_along_axis(shifted, targets[:, None], axis=1)  # (T, 1, B)
@@ -89,11 +62,15 @@ def softmax_cross_entropy(logits: Real, targets: NDArray[Any]) -> tuple[Real, Re
     np.put_along_axis(
         gradient, targets[:, None], np.take_along_axis(gradient, targets[:, None], axis=1) - 1, 1
     )
-    return (np.log(total) - at_target)[:, 0], gradient
+    return _average((np.log(total) - at_target)[:, 0], gradient, weights, logits)
 
 
-@_steps
-def mean_squared_error(logits: Real, targets: NDArray[Any]) -> tuple[Real, Real]:
+def mean_squared_error(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    mask: ArrayLike | None = None,
+    last_only: bool = False,
+) -> tuple[float, Real]:
     """Return the mean of (output - target)² over outputs and steps, and its gradient.
 
     Parameters
@@ -117,13 +94,18 @@ def mean_squared_error(logits: Real, targets: NDArray[Any]) -> tuple[Real, Real]
     -----
     ℓ = (1/M) Σ_m (y_m - target_m)², so dℓ/dy_m = (2/M) (y_m - target_m).
     """
-    _check_targets(targets, logits.shape)
-    error = logits - targets.astype(logits.dtype)
-    return np.mean(error**2, axis=1), 2 / logits.shape[1] * error
+    steps, targets, weights = _steps(logits, targets, mask, last_only)
+    _check_targets(targets, steps.shape)
+    error = steps - targets.astype(steps.dtype)
+    return _average(np.mean(error**2, axis=1), 2 / steps.shape[1] * error, weights, logits)
 
 
-@_steps
-def bernoulli_cross_entropy(logits: Real, targets: NDArray[Any]) -> tuple[Real, Real]:
+def bernoulli_cross_entropy(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    mask: ArrayLike | None = None,
+    last_only: bool = False,
+) -> tuple[float, Real]:
     """Return the negative log-likelihood of independent binary labels, and its gradient.
 
     Summed over the M labels of a step, averaged over steps, in nats.
@@ -152,34 +134,50 @@ def bernoulli_cross_entropy(logits: Real, targets: NDArray[Any]) -> tuple[Real, 
     With p = 1/(1 + e^-y), ℓ = -Σ_m [t log p + (1 - t) log(1 - p)] = Σ_m [log(1 + e^y) - t y],
     so dℓ/dy = p - t.
     """
-    _check_targets(targets, logits.shape)
+    steps, targets, weights = _steps(logits, targets, mask, last_only)
+    _check_targets(targets, steps.shape)
     if targets.min() < 0 or targets.max() > 1:
         raise ValueError(f"targets must lie in [0, 1], got {targets.min()} to {targets.max()}")
-    t = targets.astype(logits.dtype)
-    softplus = np.logaddexp(0, logits)
-    p = np.exp(logits - softplus)
-    return np.sum(softplus - t * logits, axis=1), p - t
+    t = targets.astype(steps.dtype)
+    softplus = np.logaddexp(0, steps)
+    p = np.exp(steps - softplus)
+    return _average(np.sum(softplus - t * steps, axis=1), p - t, weights, logits)
 
 
-def _checked_logits(logits: ArrayLike) -> Real:
-    logits = np.asarray(logits)
+def _steps(
+    logits: ArrayLike, targets: ArrayLike, mask: ArrayLike | None, last_only: bool
+) -> tuple[Real, NDArray[Any], Real]:
+    """Return the steps that have targets, with a time axis on these and weights of sum 1."""
+    logits, targets = np.asarray(logits), np.asarray(targets)
     if logits.ndim != 3 or logits.size == 0:
         raise ValueError(f"logits must be a non-empty (T, M, B), got shape {logits.shape}")
     if logits.dtype.kind != "f":
         raise TypeError(f"logits must be real floating-point numbers, got {logits.dtype}")
-    return logits
+    steps = logits[-1:] if last_only else logits
+    shape = (len(steps), steps.shape[-1])
+    weights = np.ones(shape[1:] if last_only else shape)
+    if mask is not None:
+        given = np.asarray(mask, dtype=np.float64)
+        if given.shape != weights.shape:
+            raise ValueError(f"mask must have shape {weights.shape}, got {given.shape}")
+        if not (np.isfinite(given).all() and given.min() >= 0 and given.sum() > 0):
+            raise ValueError(
+                "mask must hold finite weights ≥ 0, with one step at least that counts"
+            )
+        weights = given
+    return steps, targets[None] if last_only else targets, (weights / weights.sum()).reshape(shape)
 
 
-def _checked_weights(mask: ArrayLike | None, shape: tuple[int, int], last_only: bool) -> Real:
-    if mask is None:
-        return np.ones(shape)
-    weights = np.asarray(mask, dtype=np.float64)
-    expected = shape[1:] if last_only else shape
-    if weights.shape != expected:
-        raise ValueError(f"mask must have shape {expected}, got {weights.shape}")
-    if not (np.isfinite(weights).all() and weights.min() >= 0 and weights.sum() > 0):
-        raise ValueError("mask must hold finite weights ≥ 0, with one step at least that counts")
-    return weights.reshape(shape)
+def _average(values: Real, gradient: Real, weights: Real, logits: ArrayLike) -> tuple[float, Real]:
+    """Weight the losses of the steps (T, B) and their gradients (T, M, B)."""
+    counts = weights > 0
+    # A step that does not count stays out even where its own loss is not finite.
+    value = np.sum(values * weights, where=counts, dtype=np.float64)
+    dlogits = np.zeros_like(np.asarray(logits))
+    dlogits[len(dlogits) - len(gradient) :] = np.where(
+        counts[:, None], gradient * weights[:, None], 0
+    )
+    return float(value), dlogits
 
 
 def _check_targets(targets: NDArray[Any], shape: tuple[int, ...], integer: bool = False) -> None:

@@ -75,7 +75,7 @@ class Dense:
         """Draw W."""
         if self.init_scheme == "haar":
             return [random_unitary(N, rng, dtype)]
-        return [glorot_uniform(N, N, rng, dtype)]
+        return [glorot_uniform((N, N), rng, dtype)]
 
     def matvec(self, W: Sequence[Array], h: Array) -> Array:
         """Return W h."""
@@ -162,11 +162,11 @@ class Kronecker:
         return unitarity_defect(W)
 
 
-def glorot_uniform(rows: int, columns: int, rng: np.random.Generator, dtype: np.dtype) -> Array:
-    """Draw entries from ±√(6 / (rows + columns)), of the same mean square if complex."""
-    limit = math.sqrt(6 / (rows + columns))
+def glorot_uniform(shape: tuple[int, ...], rng: np.random.Generator, dtype: np.dtype) -> Array:
+    """Draw a matrix from ±√(6 / (rows + columns)), of the same mean square if complex."""
+    limit = math.sqrt(6 / sum(shape))
     if dtype.kind == "c":
         limit /= math.sqrt(2)
-        real, imaginary = rng.uniform(-limit, limit, (2, rows, columns))
+        real, imaginary = rng.uniform(-limit, limit, (2, *shape))
         return (real + 1j * imaginary).astype(dtype)
-    return rng.uniform(-limit, limit, (rows, columns)).astype(dtype)
+    return rng.uniform(-limit, limit, shape).astype(dtype)

@@ -91,8 +91,7 @@ class SequenceModel:
     def init(self, rng: np.random.Generator) -> Params:
         """Draw parameters: the cell's, V Glorot-uniform, c = 0."""
         params = {f"cell.{name}": value for name, value in self.cell.init(rng).items()}
-        shape = self.shapes()["readout.V"]
-        params["readout.V"] = glorot_uniform(*shape, rng, self.cell.real_dtype)
+        params["readout.V"] = glorot_uniform(self.shapes()["readout.V"], rng, self.cell.real_dtype)
         params["readout.c"] = np.zeros(self.output_size, self.cell.real_dtype)
         return params
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike
 
 from .kronecker import Array, as_factors, check_dtype, factor_singular_values
 
@@ -76,7 +76,7 @@ def unitarity_defect(factors: Sequence[ArrayLike]) -> float:
 
 def random_unitary(
     shape: int | tuple[int, int], rng: np.random.Generator, dtype: DTypeLike = "complex128"
-) -> NDArray[np.inexact]:
+) -> Array:
     """Draw a unitary matrix (orthogonal for a real dtype) from the Haar distribution.
 
     Parameters

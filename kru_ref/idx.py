@@ -1,0 +1,70 @@
+"""The IDX format of the original MNIST files, read strictly."""
+
+import gzip
+import math
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+GZIP_MAGIC = b"\x1f\x8b"
+UNSIGNED_BYTE = 0x08
+
+
+def read_idx(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Read a file of unsigned bytes that must have the given shape.
+
+    The format is two zero bytes, a type code (8 for unsigned bytes), the number of
+    dimensions, each dimension as a big-endian 32-bit integer, then the data in C order.
+
+    Parameters
+    ----------
+    path : Path
+        Gzipped or not; its content decides, not its name.
+    shape : tuple of int
+        What the header must say. Memory is never allocated on the header's word.
+
+    Returns
+    -------
+    data : ndarray of uint8, of that shape
+
+    Raises
+    ------
+    ValueError
+        No IDX file, another type or shape, too short, too long, or damaged gzip.
+    OSError
+        The file cannot be read.
+    """
+    header = struct.pack(f">BBBB{len(shape)}I", 0, 0, UNSIGNED_BYTE, len(shape), *shape)
+    size = len(header) + math.prod(shape)
+    try:
+        with open(path, "rb") as plain:
+            zipped = plain.read(2) == GZIP_MAGIC
+        with gzip.open(path) if zipped else open(path, "rb") as file:
+            content = file.read(size + 1)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path}: damaged gzip file ({error}); fetch it again") from error
+    found = content[: len(header)]
+    if found != header:
+        raise ValueError(
+            f"{path}: expected an IDX file of unsigned bytes with shape {shape}, "
+            f"got {_describe(found)}; is it the file its name says?"
+        )
+    if len(content) != size:
+        what = "more" if len(content) > size else f"{len(content) - len(header):,}"
+        raise ValueError(
+            f"{path}: expected {size - len(header):,} bytes of data after the header, "
+            f"got {what}; fetch it again"
+        )
+    return np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape)
+
+
+def _describe(header: bytes) -> str:
+    if len(header) < 4 or header[:2] != b"\0\0":
+        return f"a file that begins with {header[:4].hex(' ') or 'nothing'}"
+    kind, n = header[2], header[3]
+    if len(header) < 4 + 4 * n:
+        return f"type 0x{kind:02x} with {n} dimensions"
+    return f"type 0x{kind:02x} with shape {struct.unpack(f'>{n}I', header[4 : 4 + 4 * n])}"

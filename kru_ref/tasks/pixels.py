@@ -1,0 +1,138 @@
+"""Pixel-by-pixel MNIST: name a digit after reading its 784 pixels one at a time."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import datasets
+from ..idx import read_idx
+from ..losses import Loss, softmax_cross_entropy
+from .task import Batch, Split, Task
+
+SIDE, N_CLASSES, N_TRAIN, N_TEST = 28, 10, 60_000, 10_000
+
+
+class Digits(NamedTuple):
+    """Pictures (n, 784) of bytes and their labels (n,)."""
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pixels(Task):
+    """MNIST read one pixel a step (Le, Jaitly and Hinton 2015), T = 784.
+
+    The published 60,000/10,000 split; the last pictures of the 60,000 are held out of
+    training for validation.
+    """
+
+    name: ClassVar[str] = "pixels"
+    loss: ClassVar[Loss] = staticmethod(softmax_cross_entropy)
+    input_size: ClassVar[int] = 1
+    output_size: ClassVar[int] = N_CLASSES
+    last_only: ClassVar[bool] = True
+
+    # Read the pixels in one fixed random order instead of row by row.
+    permute: bool = False
+    # Seed of that order: the same for all runs that are to be compared.
+    permutation_seed: int = 0
+    # Folder with the four IDX files, gzipped or not, or with a folder `mnist` that has them.
+    data_dir: Path | None = None
+    hidden_size: int = 512
+    batch_size: int = 100
+    # One epoch is 550 updates of 100 pictures.
+    updates: int = 1100
+    optimizer: Literal["sgd", "rmsprop", "adam"] = "adam"
+    # Learning rate of the factors. At 1e-3 training diverges; at 1e-4 it is steady.
+    factor_rate: float = 1e-4
+    evaluate_every: int = 275
+    checkpoint_every: int = 25
+    # Pictures held out of the 60,000 for validation.
+    validation_size: int = 5000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.validation_size <= N_TRAIN - self.batch_size:
+            raise ValueError(
+                f"validation_size must leave a batch of training pictures, from 1 to "
+                f"{N_TRAIN - self.batch_size}, got {self.validation_size}"
+            )
+
+    @property
+    def baseline(self) -> tuple[str, float]:
+        """The entropy of ten classes, ln 10."""
+        return "guessing", float(np.log(N_CLASSES))
+
+    def batch(self, update: int) -> Batch:
+        """Take pictures for an update; each epoch goes through all of them in a new order."""
+        n = N_TRAIN - self.validation_size
+        epoch, position = divmod(update, n // self.batch_size)
+        order = self.rng("training", epoch).permutation(n)
+        chosen = order[position * self.batch_size :][: self.batch_size]
+        return self._sequences(self._train, chosen)
+
+    def held_out(self, split: Split) -> Iterator[Batch]:
+        """Yield the validation part of the training set, or the test set."""
+        digits = self._train if split == "validation" else self._test
+        first = N_TRAIN - self.validation_size if split == "validation" else 0
+        n = len(digits.labels)
+        for start in range(first, n, self.batch_size):
+            yield self._sequences(digits, np.arange(start, min(start + self.batch_size, n)))
+
+    def metrics(self, logits: NDArray[np.floating], targets: NDArray[Any]) -> dict[str, float]:
+        """Return the share of digits that are named right."""
+        return {"accuracy": float(np.mean(logits[-1].argmax(axis=0) == targets))}
+
+    def _sequences(self, digits: Digits, chosen: NDArray[np.intp]) -> Batch:
+        pixels = digits.pixels[chosen][:, self._order].T  # (T, B)
+        return (pixels / np.float32(255))[:, None], digits.labels[chosen].astype(np.intp)
+
+    @cached_property
+    def _order(self) -> NDArray[np.intp]:
+        if not self.permute:
+            return np.arange(SIDE * SIDE)
+        return np.random.default_rng(self.permutation_seed).permutation(SIDE * SIDE)
+
+    @cached_property
+    def _train(self) -> Digits:
+        return load_digits("train", N_TRAIN, self.data_dir)
+
+    @cached_property
+    def _test(self) -> Digits:
+        return load_digits("t10k", N_TEST, self.data_dir)
+
+
+def load_digits(part: Literal["train", "t10k"], n: int, data_dir: Path | None) -> Digits:
+    """Read one part of MNIST from its two IDX files.
+
+    Parameters
+    ----------
+    part : {"train", "t10k"}
+    n : int
+        Number of pictures it must hold.
+    data_dir : Path, optional
+        Where to look first; see :func:`kru_ref.datasets.locate`.
+
+    Raises
+    ------
+    FileNotFoundError
+        The files are nowhere; the error says which, and how to get them.
+    ValueError
+        A file that is damaged, or is not what its name says.
+    """
+    image_path = datasets.locate("mnist", f"{part}-images-idx3-ubyte", data_dir)
+    label_path = datasets.locate("mnist", f"{part}-labels-idx1-ubyte", data_dir)
+    images = read_idx(image_path, (n, SIDE, SIDE))
+    labels = read_idx(label_path, (n,))
+    if labels.max() >= N_CLASSES:
+        raise ValueError(
+            f"{label_path}: labels must be digits from 0 to 9, got {labels.max()}; "
+            "the file is damaged, fetch it again"
+        )
+    return Digits(images.reshape(n, -1), labels)
