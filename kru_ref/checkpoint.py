@@ -66,7 +66,7 @@ def load_checkpoint(path: Path, model: SequenceModel, optimizer: Optimizer) -> R
         A damaged file, or the checkpoint of another model or optimizer.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise

@@ -16,7 +16,7 @@ from .backend import Backend
 from .cells import KRU, RNN
 from .extras import require
 from .gradients import GradientReport, check_gradient
-from .kronecker import factor_sizes
+from .kronecker import Array, factor_sizes
 from .losses import softmax_cross_entropy
 from .matrices import Dense
 from .model import SequenceModel
@@ -151,7 +151,7 @@ class Gradcheck:
         return 0 if report else 1
 
     def report(self) -> GradientReport:
-        """Check softmax cross-entropy with the unitary penalty, b drawn and not 0."""
+        """Check softmax cross-entropy with the unitary penalty."""
         D, M, N, T, B = 3, 4, self.hidden_size, self.steps, self.batch_size
         if self.cell == "kru":
             cell = KRU(D, N, self.factors, self.activation, self.dtype, backend=self.backend)
@@ -159,8 +159,8 @@ class Gradcheck:
             cell = RNN(D, N, Dense(), self.activation, self.dtype)
         model = SequenceModel(cell, M)
         rng = np.random.default_rng(self.seed)
-        params = model.init(rng)
-        params["cell.b"] = rng.uniform(-0.1, 0.1, N).astype(cell.real_dtype)
+        # Away from where a model starts: there b = 0 and the unitary penalty has no gradient.
+        params = {name: _moved(p, rng) for name, p in model.init(rng).items()}
         x = rng.integers(D, size=(T, B)) if self.one_hot else rng.standard_normal((T, D, B))
         targets = rng.integers(M, size=(T, B))
         strength = 0.1
@@ -234,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = parse(arguments)
         if isinstance(command, Train) and command.resume:
             saved: Any = training.read_config(command.out)
-            command = parse(arguments, Train(saved, command.out, resume=True))
+            command = parse(arguments, Train(saved, command.out))
         return command.run()
     except (ValueError, TypeError, OSError, ImportError, ArithmeticError) as error:
         print(f"kru-ref: {error}", file=sys.stderr)
@@ -259,6 +259,11 @@ def summary(task: Task, metrics: Metrics) -> str:
         "updates": f"{metrics['step']:,} in {metrics['seconds']:,.0f} s",
     }
     return "\n".join(_row(name, [value]) for name, value in rows.items())
+
+
+def _moved(p: Array, rng: np.random.Generator) -> Array:
+    noise = rng.uniform(-0.2, 0.2, (2, *p.shape))
+    return (p + (noise[0] + 1j * noise[1] if np.iscomplexobj(p) else noise[0])).astype(p.dtype)
 
 
 def _row(name: str, values: Sequence[str]) -> str:

@@ -170,13 +170,12 @@ def _steps(
 
 def _average(values: Real, gradient: Real, weights: Real, logits: ArrayLike) -> tuple[float, Real]:
     """Weight the losses of the steps (T, B) and their gradients (T, M, B)."""
-    counts = weights > 0
     # A step that does not count stays out even where its own loss is not finite.
-    value = np.sum(values * weights, where=counts, dtype=np.float64)
+    counts = weights > 0
+    value = np.sum(np.where(counts, values, 0) * weights)
+    dsteps = np.where(counts[:, None], gradient, 0) * weights[:, None].astype(gradient.dtype)
     dlogits = np.zeros_like(np.asarray(logits))
-    dlogits[len(dlogits) - len(gradient) :] = np.where(
-        counts[:, None], gradient * weights[:, None], 0
-    )
+    dlogits[len(dlogits) - len(dsteps) :] = dsteps
     return float(value), dlogits
 
 

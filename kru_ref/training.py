@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from . import __version__
 from .cells import Params
 from .checkpoint import RunState, load_checkpoint, save_checkpoint, write_atomically, write_json
@@ -94,7 +96,9 @@ def train(
     began = time.perf_counter() - state.seconds
     try:
         while state.update < task.updates:
-            after, line = _update(task, model, state)
+            # a number too large is found, and told, by what it does to the loss
+            with np.errstate(over="ignore", invalid="ignore"):
+                after, line = _update(task, model, state)
             last = after.update == task.updates
             evaluate_now = last or after.update % task.evaluate_every == 0
             line["defect"] = model.defect(after.params)

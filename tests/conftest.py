@@ -1,0 +1,68 @@
+"""What the tests share: awkward shapes, both backends, real data, and the largest errors seen."""
+
+import os
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kru_ref import backend as kru_backend
+
+LARGEST_ERRORS = pytest.StashKey[defaultdict]()
+
+
+def pytest_configure(config):
+    config.stash[LARGEST_ERRORS] = defaultdict(lambda: (0.0, 0))
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    errors = config.stash[LARGEST_ERRORS]
+    if errors:
+        terminalreporter.section("largest relative gradient error")
+        for oracle, (error, checks) in sorted(errors.items()):
+            terminalreporter.line(f"{oracle:40} {error:.1e} in {checks} checks")
+
+
+@pytest.fixture
+def record_error(pytestconfig):
+    """Note a relative error under the name of its oracle; the largest is printed at the end."""
+
+    def record(oracle, error):
+        largest, checks = pytestconfig.stash[LARGEST_ERRORS][oracle]
+        pytestconfig.stash[LARGEST_ERRORS][oracle] = (max(largest, error), checks + 1)
+
+    return record
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(20180710)
+
+
+@pytest.fixture(params=["numpy", "cython"])
+def backend(request):
+    if request.param == "cython" and kru_backend.kernels is None:
+        pytest.skip(f"the compiled kernels are not built: {kru_backend.reason}")
+    return request.param
+
+
+@pytest.fixture
+def mnist_dir():
+    root = os.environ.get("KRU_REF_DATA")
+    if not root or not (Path(root) / "mnist").is_dir():
+        pytest.skip("needs the MNIST files: set KRU_REF_DATA to a folder that holds mnist/")
+    return Path(root)
+
+
+@pytest.fixture
+def draw(rng):
+    """Draw Gaussian arrays of any of the four dtypes, genuinely complex where complex."""
+
+    def draw(shape, dtype="complex128"):
+        array = rng.standard_normal(shape)
+        if np.dtype(dtype).kind == "c":
+            array = array + 1j * rng.standard_normal(shape)
+        return np.asarray(array, dtype=dtype)
+
+    return draw

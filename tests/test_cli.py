@@ -1,0 +1,141 @@
+"""The commands as a person types them."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("tyro", reason="the command line needs the extra 'train'")
+
+from kru_ref.cli import main
+
+SMALL = "--hidden-size 8 --batch-size 4 --updates 20 --evaluate-every 10 --checkpoint-every 10"
+
+
+def run(line):
+    return main(line.split())
+
+
+def test_train_and_its_summary(tmp_path, capsys):
+    assert run(f"train copying --delay 3 {SMALL} --out {tmp_path}/run") == 0
+    out, err = capsys.readouterr()
+    assert "loss of without memory" in out
+    assert re.search(r"recurrent parameters +24; a dense 8×8 matrix has 128", out)
+    assert "20/20" in err
+    for shown in ("loss=", "accuracy=", "defect="):
+        assert shown in err
+
+
+def test_quiet(tmp_path, capsys):
+    assert run(f"train adding --length 6 {SMALL} --out {tmp_path}/run --quiet") == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "always predicting 1" in out
+
+
+def test_factors_and_dtype(tmp_path):
+    line = f"train copying --delay 3 {SMALL} --dtype float32 --activation relu --quiet"
+    assert run(f"{line} --factors 2 4 4 2 --out {tmp_path}/run") == 0
+    settings = json.loads((tmp_path / "run" / "config.json").read_text())["settings"]
+    assert settings["factors"] == [[2, 4], [4, 2]]
+
+
+def test_resume_keeps_the_settings_of_the_run(tmp_path, capsys):
+    assert run(f"train copying --delay 3 {SMALL} --out {tmp_path}/run --quiet") == 0
+    resume = f"train copying --out {tmp_path}/run --resume --quiet"
+    assert run(f"{resume} --updates 30") == 0
+    last = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1]
+    assert json.loads(last)["step"] == 30
+    capsys.readouterr()
+    assert run(f"{resume} --updates 30 --delay 4") == 1
+    assert "delay is 4, was 3" in capsys.readouterr().err
+    assert run(f"train adding --out {tmp_path}/run --resume") == 1
+    assert "holds a run of copying, not of adding" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("train copying --out {out} --resume", "no run to resume"),
+        ("train copying --out {out} --activation tanh", "defined on real numbers only"),
+        ("train pixels --out {out} --data-dir {out}", "kru-ref data fetch mnist"),
+        ("params --hidden 0", "hidden sizes must be at least 1"),
+        ("gradcheck --factors 2 2", "hidden_size is 12"),
+    ],
+)
+def test_errors_are_one_sentence(tmp_path, capsys, line, message):
+    assert run(line.format(out=tmp_path / "run")) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("kru-ref: ")
+    assert message in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("train copying --out x --bogus 3", "--bogus"),
+        ("train copying", "--out"),
+        ("train juggling --out x", "juggling"),
+        ("train copying --out x --updates many", "many"),
+        ("gradcheck --dtype int8", "int8"),
+        ("train copying --out x --delay 0", "delay must be at least 1"),
+        ("train copying --out x --factors 2 2", "hidden_size is 128"),
+    ],
+)
+def test_options_that_are_refused(capsys, line, message):
+    with pytest.raises(SystemExit) as caught:
+        run(line)
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_params(capsys):
+    assert run("params --hidden 512 128") == 0
+    out = capsys.readouterr().out
+    rows = {line[:28].strip(): line[28:].split() for line in out.splitlines()}
+    assert rows["dense, real (RNN)"] == ["262,144", "16,384"]
+    assert rows["dense, complex (FC-uRNN)"] == ["524,288", "32,768"]
+    assert rows["RC-uRNN"] == ["3,584", "896"]
+    assert rows["KRU, real, prime factors"] == ["36", "28"]
+    assert rows["KRU, complex, prime factors"] == ["72", "56"]
+
+
+@pytest.mark.parametrize("cell", ["kru", "rnn"])
+@pytest.mark.parametrize("more", ["", "--one-hot", "--dtype float64 --activation tanh"])
+def test_gradcheck(capsys, cell, more):
+    assert run(f"gradcheck --cell {cell} {more}") == 0
+    out = capsys.readouterr().out
+    assert "passed: largest relative error" in out
+    assert "cell.W" in out
+
+
+def test_gradcheck_tells_a_wrong_gradient(capsys, monkeypatch):
+    from kru_ref import unitary
+
+    right = unitary.soft_unitary
+    monkeypatch.setattr(
+        "kru_ref.matrices.soft_unitary", lambda W: (right(W)[0], [2 * d for d in right(W)[1]])
+    )
+    assert run("gradcheck --dtype float64") == 1
+    assert "FAILED" in capsys.readouterr().out
+
+
+def test_config(capsys):
+    assert run("config") == 0
+    out = capsys.readouterr().out
+    for word in ("kru_ref", "numpy", "scipy", "backend", "threads"):
+        assert word in out
+
+
+@pytest.mark.parametrize(
+    "line", ["", "train", "train copying", "train pixels", "data", "gradcheck"]
+)
+def test_help(line):
+    """Through the module's own entry point, in a process of its own."""
+    command = [sys.executable, "-m", "kru_ref", *line.split(), "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "usage: kru-ref" in shown.stdout

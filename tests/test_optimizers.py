@@ -1,0 +1,111 @@
+"""Updates against their formulas; test_torch.py compares them with PyTorch's."""
+
+import math
+
+import numpy as np
+import pytest
+
+import kru_ref as kru
+
+OPTIMIZERS = [
+    kru.SGD(rate=0.1),
+    kru.SGD(rate=0.1, momentum=0.9),
+    kru.RMSprop(rate=0.1),
+    kru.Adam(rate=0.1),
+]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
+def test_it_finds_a_minimum(optimizer, draw):
+    target = {"z": draw((3, 2)), "x": draw(4, "float64")}
+    params = {"z": np.zeros((3, 2), complex), "x": np.zeros(4)}
+    state = optimizer.init(params)
+    for _ in range(500):
+        grads = {name: p - target[name] for name, p in params.items()}
+        params, state = optimizer.update(params, grads, state)
+    assert all(np.abs(params[name] - target[name]).max() < 0.1 for name in params)
+    assert state["steps"] == 500
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
+def test_a_complex_parameter_is_two_real_ones(optimizer, draw):
+    z = draw((3, 2))
+    together = {"z": z}
+    apart = {"re": z.real.copy(), "im": z.imag.copy()}
+    state_together, state_apart = optimizer.init(together), optimizer.init(apart)
+    for _ in range(5):
+        g = draw((3, 2))
+        together, state_together = optimizer.update(together, {"z": g}, state_together)
+        grads = {"re": g.real, "im": g.imag}
+        apart, state_apart = optimizer.update(apart, grads, state_apart)
+    np.testing.assert_array_equal(together["z"], apart["re"] + 1j * apart["im"])
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
+@pytest.mark.parametrize("dtype", ["float32", "complex64"])
+def test_updates_are_pure_and_keep_the_dtype(optimizer, draw, dtype):
+    params, grads = {"p": draw((2, 3), dtype)}, {"p": draw((2, 3), dtype)}
+    for arrays in (params, grads):
+        arrays["p"].setflags(write=False)
+    state = optimizer.init(params)
+    first, state_first = optimizer.update(params, grads, state)
+    again, _ = optimizer.update(params, grads, state)
+    assert state["steps"] == 0
+    assert first["p"].dtype == dtype
+    np.testing.assert_array_equal(first["p"], again["p"])
+    for slot in optimizer.slots:
+        assert state_first[slot]["p"].dtype == dtype
+        assert not state[slot]["p"].any()
+
+
+def test_rates_of_groups():
+    optimizer = kru.SGD(rate=1.0, rates={"cell.W": 0.1, "cell.W.1": 0.0})
+    names = ["cell.W.0", "cell.W.1", "cell.W.10", "cell.Wide", "cell.W"]
+    params = {name: np.zeros(1) for name in names}
+    grads = {name: np.ones(1) for name in names}
+    updated, _ = optimizer.update(params, grads, optimizer.init(params))
+    assert [float(updated[name][0]) for name in names] == [-0.1, 0, -0.1, -1, -0.1]
+
+
+def test_unknown_group():
+    with pytest.raises(ValueError, match=r"no parameter belongs to group 'cell\.V'"):
+        kru.Adam(rates={"cell.V": 0.1}).init({"cell.W": np.zeros(1)})
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: kru.SGD(rate=-1),
+        lambda: kru.Adam(rate=math.nan),
+        lambda: kru.Adam(rates={"U": math.inf}),
+        lambda: kru.SGD(momentum=1.0),
+        lambda: kru.RMSprop(decay=-0.1),
+        lambda: kru.Adam(beta1=1.5),
+        lambda: kru.Adam(beta2=1.0),
+    ],
+)
+def test_bad_settings(make):
+    with pytest.raises(ValueError, match="must"):
+        make()
+
+
+def test_gradients_of_another_model():
+    optimizer, params = kru.SGD(), {"p": np.zeros(2)}
+    with pytest.raises(ValueError, match=r"grads must have the keys of params, \['p'\]"):
+        optimizer.update(params, {"q": np.zeros(2)}, optimizer.init(params))
+    with pytest.raises(ValueError, match=r"gradient of p must have shape \(2,\), got \(3,\)"):
+        optimizer.update(params, {"p": np.zeros(3)}, optimizer.init(params))
+
+
+def test_clipping(draw):
+    grads = {"z": draw((3, 2)), "x": draw(4, "float64")}
+    norm = math.sqrt(sum(np.sum(np.abs(g) ** 2) for g in grads.values()))
+    clipped, measured = kru.clip_by_global_norm(grads, norm / 2)
+    assert measured == pytest.approx(norm)
+    for name in grads:
+        np.testing.assert_allclose(clipped[name], grads[name] / 2)
+    for limit in (2 * norm, math.inf):
+        same, _ = kru.clip_by_global_norm(grads, limit)
+        assert all(same[name] is grads[name] for name in grads)
+    with pytest.raises(ValueError, match="max_norm must be above 0"):
+        kru.clip_by_global_norm(grads, 0)

@@ -1,0 +1,146 @@
+"""What the tasks hand out, and that it is a function of seed and update alone."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from kru_ref.tasks import TASKS, Adding, Copying, Pixels
+from kru_ref.tasks.pixels import load_digits
+
+
+def test_copying():
+    task = Copying(delay=7, batch_size=6)
+    x, targets = task.batch(3)
+    assert x.shape == targets.shape == (27, 6)
+    assert x[:10].max() <= 7
+    np.testing.assert_array_equal(x[10:16], 8)
+    np.testing.assert_array_equal(x[16], 9)
+    np.testing.assert_array_equal(x[17:], 8)
+    np.testing.assert_array_equal(targets[:17], 8)
+    np.testing.assert_array_equal(targets[17:], x[:10])
+    # blanks for certain and then a guess among the 8 symbols costs the baseline
+    logits = np.full((27, 9, 6), -1e9)
+    logits[:17, 8] = 0
+    logits[17:, :8] = 0
+    assert task.loss(logits, targets)[0] == pytest.approx(task.baseline[1])
+    assert Copying(delay=1000).baseline[1] == pytest.approx(0.0204, abs=5e-5)
+    perfect = (targets[:, None] == np.arange(9)[:, None]).astype(float)
+    assert task.metrics(perfect, targets) == {"accuracy": 1.0}
+    assert set(np.unique(Copying(batch_size=500).batch(0)[0])) == set(range(10))
+
+
+def test_adding():
+    task = Adding(length=9, batch_size=4000)
+    x, targets = task.batch(0)
+    assert x.shape == (9, 2, 4000)
+    assert targets.shape == (1, 4000)
+    marks = x[:, 1]
+    assert set(np.unique(marks)) == {0.0, 1.0}
+    np.testing.assert_array_equal(marks[:4].sum(axis=0), 1)
+    np.testing.assert_array_equal(marks[4:].sum(axis=0), 1)
+    assert (marks.mean(axis=1) > 0.15).all()
+    np.testing.assert_allclose(targets[0], (x[:, 0] * marks).sum(axis=0))
+    assert 0 <= x[:, 0].min() < x[:, 0].max() <= 1
+    ones = np.ones((1, 1, 4000))
+    error, _ = task.loss(ones, targets, last_only=True)
+    assert error == pytest.approx(task.baseline[1], rel=0.05)
+    assert task.metrics(targets[None] + 0.05, targets) == {"within_0.1": 1.0}
+
+
+@pytest.mark.parametrize("task", [Copying(delay=4, seed=3), Adding(length=6, seed=3)])
+def test_batches_depend_on_seed_and_update_alone(task):
+    again = dataclasses.replace(task)
+    other = dataclasses.replace(task, seed=4)
+    for update in (0, 1, 10_000):
+        for first, second in zip(task.batch(update), again.batch(update), strict=True):
+            np.testing.assert_array_equal(first, second)
+        assert not np.array_equal(task.batch(update)[0], other.batch(update)[0])
+        assert not np.array_equal(task.batch(update)[0], task.batch(update + 1)[0])
+
+
+@pytest.mark.parametrize("task", [Copying(delay=4), Adding(length=6)])
+def test_held_out_data_is_fresh_and_fixed(task):
+    task = dataclasses.replace(task, held_out_sequences=45, batch_size=20)
+    splits = {split: list(task.held_out(split)) for split in ("validation", "test")}
+    for batches in splits.values():
+        assert [x.shape[-1] for x, _ in batches] == [20, 20, 5]
+    first = [task.batch(0)[0], splits["validation"][0][0], splits["test"][0][0]]
+    first += [splits["validation"][1][0]]
+    for i, a in enumerate(first):
+        assert not any(np.array_equal(a, b) for b in first[i + 1 :])
+    np.testing.assert_array_equal(next(task.held_out("test"))[0], splits["test"][0][0])
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_defaults_make_a_model(name):
+    task = TASKS[name]()
+    model = task.model()
+    assert task.name == name
+    assert model.cell.n_recurrent_parameters == {128: 56, 512: 72}[task.hidden_size]
+    assert task.optimizer_at(0).rate_of("cell.W.3") == task.factor_rate
+    assert task.optimizer_at(0).rate_of("cell.U") == task.rate
+
+
+def test_cosine_schedule_falls_to_zero():
+    task = Copying(schedule="cosine", updates=100, rate=1.0, factor_rate=0.1)
+    assert task.optimizer_at(0).rate == 1
+    assert task.optimizer_at(50).rate == pytest.approx(0.5)
+    assert task.optimizer_at(50).rate_of("cell.W.0") == pytest.approx(0.05)
+    assert task.optimizer_at(100).rate == pytest.approx(0, abs=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Copying(delay=0), "delay must be at least 1, got 0"),
+        (lambda: Adding(length=1), "length must be at least 2, got 1"),
+        (lambda: Adding(held_out_sequences=0), "held_out_sequences must be at least 1"),
+        (lambda: Copying(updates=0), "updates must be at least 1"),
+        (lambda: Copying(batch_size=-1), "batch_size must be at least 1"),
+        (lambda: Copying(seed=-1), "seed must be at least 0"),
+        (lambda: Copying(penalty=float("nan")), "penalty must be finite"),
+        (lambda: Copying(max_norm=0.0), "max_norm must be above 0"),
+        (lambda: Copying(rate=-1.0), "learning rate 'rate' must be finite"),
+        (lambda: Copying(factors=((2, 2),)), "hidden_size is 128"),
+        (lambda: Pixels(validation_size=60_000), "must leave a batch of training pictures"),
+    ],
+)
+def test_bad_settings(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_pixels_of_the_real_files(mnist_dir):
+    task = Pixels(data_dir=mnist_dir)
+    x, labels = task.batch(0)
+    assert x.shape == (784, 1, 100)
+    assert labels.shape == (100,)
+    assert x.dtype == "float32"
+    assert x.min() == 0
+    assert x.max() == 1
+    # the published counts of the labels
+    train = load_digits("train", 60_000, mnist_dir)
+    counts = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert np.bincount(train.labels).tolist() == counts
+
+    # an epoch shows every training picture once, and none of the validation pictures
+    shown = np.concatenate([task.batch(update)[1] for update in range(550)])
+    assert np.bincount(shown).tolist() == np.bincount(train.labels[:55_000]).tolist()
+    validation = np.concatenate([labels for _, labels in task.held_out("validation")])
+    np.testing.assert_array_equal(validation, train.labels[55_000:])
+    first, second = task.batch(0)[1], task.batch(550)[1]
+    assert not np.array_equal(first, second)
+    assert sum(len(labels) for _, labels in task.held_out("test")) == 10_000
+
+
+def test_permuted_pixels(mnist_dir):
+    plain = Pixels(data_dir=mnist_dir)
+    permuted = dataclasses.replace(plain, permute=True)
+    other = dataclasses.replace(permuted, permutation_seed=1)
+    reseeded = dataclasses.replace(permuted, seed=9)
+    x, x_permuted, x_other = (next(t.held_out("test"))[0] for t in (plain, permuted, other))
+    order = np.random.default_rng(0).permutation(784)
+    np.testing.assert_array_equal(x_permuted, x[order])
+    assert not np.array_equal(x_permuted, x_other)
+    np.testing.assert_array_equal(next(reseeded.held_out("test"))[0], x_permuted)

@@ -1,0 +1,365 @@
+"""Runs on disk: what they write, how they stop, and that resuming repeats them to the bit."""
+
+import dataclasses
+import errno
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kru_ref import checkpoint, training
+from kru_ref.tasks import Adding, Copying
+from kru_ref.training import Diverged, train
+
+SMALL = Copying(
+    delay=5,
+    hidden_size=8,
+    batch_size=4,
+    updates=30,
+    log_every=5,
+    evaluate_every=10,
+    checkpoint_every=10,
+    held_out_sequences=6,
+)
+
+
+def metrics(out):
+    return [json.loads(text) for text in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_time(lines):
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+
+
+def arrays(out):
+    with np.load(out / "checkpoint.npz", allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files if name != "seconds"}
+
+
+def assert_same_run(a, b):
+    first, second = arrays(a), arrays(b)
+    assert first.keys() == second.keys()
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name])
+    assert without_time(metrics(a)) == without_time(metrics(b))
+
+
+class Stop(Exception):
+    pass
+
+
+def stop_after(update, error=Stop):
+    def on_update(line):
+        if line["step"] == update:
+            raise error
+
+    return on_update
+
+
+def test_what_a_run_leaves(tmp_path):
+    out = tmp_path / "a" / "run"
+    last = train(SMALL, out)
+    assert {path.name for path in out.iterdir()} == {
+        "config.json",
+        "metrics.jsonl",
+        "checkpoint.npz",
+    }
+    config = json.loads((out / "config.json").read_text())
+    assert config["task"] == "copying"
+    assert config["settings"]["delay"] == 5
+    assert training.read_config(out) == SMALL
+    lines = metrics(out)
+    assert [line["step"] for line in lines] == [5, 10, 15, 20, 25, 30, 30]
+    for line in lines:
+        assert {"step", "loss", "seconds", "accuracy", "defect", "gradient_norm"} <= line.keys()
+    evaluated = [line["step"] for line in lines if "validation_loss" in line]
+    assert evaluated == [10, 20, 30, 30]
+    assert lines[-1] == last
+    assert {"test_loss", "test_accuracy"} <= last.keys()
+    assert [line["seconds"] for line in lines] == sorted(line["seconds"] for line in lines)
+    state = arrays(out)
+    assert state["update"] == state["optimizer/steps"] == 30
+    assert state["params/cell.W.1"].dtype == "complex64"
+
+
+def test_it_learns(tmp_path):
+    """Above chance on fresh data, with the factors moved and still nearly unitary."""
+    task = dataclasses.replace(SMALL, hidden_size=32, batch_size=20, updates=300, rate=3e-3)
+    last = train(task, tmp_path / "run")
+    assert last["test_loss"] < 0.5 * task.baseline[1]
+    assert last["test_accuracy"] > 0.4
+    assert last["defect"] < 0.1
+    start = task.model().init(task.rng("parameters"))
+    assert not np.array_equal(start["cell.W.0"], arrays(tmp_path / "run")["params/cell.W.0"])
+
+
+def test_the_penalty_pulls_towards_unitary(tmp_path):
+    """Without a data gradient on W (rate 0 elsewhere), a strong penalty lowers the defect."""
+    task = dataclasses.replace(SMALL, factor_rate=1e-2, optimizer="sgd", updates=60, rate=0.0)
+    free = train(dataclasses.replace(task, penalty=0.0), tmp_path / "free")
+    held = train(dataclasses.replace(task, penalty=1.0), tmp_path / "held")
+    assert held["defect"] < free["defect"]
+
+
+@pytest.mark.parametrize("task", [SMALL, Adding(length=6, hidden_size=8, updates=30)], ids=str)
+@pytest.mark.parametrize("stopped_at", [3, 10, 17, 30])
+def test_resuming_repeats_the_run_to_the_bit(tmp_path, task, stopped_at):
+    task = dataclasses.replace(
+        task, log_every=5, evaluate_every=10, checkpoint_every=10, max_norm=0.5
+    )
+    train(task, tmp_path / "whole")
+    with pytest.raises(Stop):
+        train(task, tmp_path / "stopped", on_update=stop_after(stopped_at))
+    train(task, tmp_path / "stopped", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path):
+    train(SMALL, tmp_path / "run")
+    before = metrics(tmp_path / "run")
+    train(SMALL, tmp_path / "run", resume=True)
+    assert metrics(tmp_path / "run") == before
+
+
+def test_resuming_with_more_updates(tmp_path):
+    longer = dataclasses.replace(SMALL, updates=50)
+    train(longer, tmp_path / "whole")
+    train(SMALL, tmp_path / "extended")
+    train(longer, tmp_path / "extended", resume=True)
+    for name, value in arrays(tmp_path / "whole").items():
+        np.testing.assert_array_equal(value, arrays(tmp_path / "extended")[name])
+    with pytest.raises(ValueError, match="has made 50 updates already"):
+        train(SMALL, tmp_path / "extended", resume=True)
+
+
+def test_interrupt_saves_the_last_update(tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(SMALL, out, on_update=stop_after(13, KeyboardInterrupt))
+    assert arrays(out)["update"] == 13
+    train(SMALL, tmp_path / "whole")
+    train(SMALL, out, resume=True)
+    assert_same_run(tmp_path / "whole", out)
+
+
+def test_interrupt_during_an_evaluation_repeats_it(tmp_path, monkeypatch):
+    out, evaluate = tmp_path / "run", training.evaluate
+    train(SMALL, tmp_path / "whole")
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "evaluate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(SMALL, out)
+    monkeypatch.setattr(training, "evaluate", evaluate)
+    assert arrays(out)["update"] == 9
+    train(SMALL, out, resume=True)
+    assert_same_run(tmp_path / "whole", out)
+
+
+def run_command(out, *more):
+    settings = "--delay 5 --hidden-size 8 --batch-size 4 --updates 3000 --held-out-sequences 6"
+    every = "--log-every 10 --evaluate-every 50 --checkpoint-every 20"
+    command = [sys.executable, "-m", "kru_ref", "train", "copying", "--quiet", "--out", str(out)]
+    options = [*settings.split(), *every.split()] if "--resume" not in more else []
+    return subprocess.Popen(
+        [*command, *options, *more],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=out.parent,
+    )
+
+
+def finish(process):
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
+def test_a_run_killed_at_random_moments_ends_as_if_it_never_was(tmp_path):
+    """Ten kills, each at a random moment of the same run."""
+    pytest.importorskip("tyro", reason="the command line needs the extra 'train'")
+    finish(run_command(tmp_path / "whole"))
+    out = tmp_path / "killed"
+    moments, kills, arguments = random.Random(), 0, ()
+    while kills < 10:
+        process = run_command(out, *arguments)
+        while not (out / "checkpoint.npz").exists() and process.poll() is None:
+            time.sleep(0.001)
+        # from the time a resumed run needs to start up to when it may have gone on for a while
+        time.sleep(moments.uniform(0, 0.3) if not arguments else moments.uniform(0.3, 1.2))
+        assert process.poll() is None, "the run ended before its tenth kill"
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        kills, arguments = kills + 1, ("--resume",)
+    finish(run_command(out, "--resume"))
+    assert_same_run(tmp_path / "whole", out)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+def test_control_c_ends_cleanly(tmp_path):
+    pytest.importorskip("tyro", reason="the command line needs the extra 'train'")
+    out = tmp_path / "run"
+    process = run_command(out)
+    while not (out / "metrics.jsonl").exists():
+        time.sleep(0.01)
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped; continue with: kru-ref train copying --out" in err
+    assert "Traceback" not in err
+    assert arrays(out)["update"] > 0
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    out = tmp_path / "run"
+    task = dataclasses.replace(SMALL, optimizer="sgd", rate=1e30)
+    with pytest.raises(Diverged, match=r"update \d+: loss .* must all be finite"):
+        train(task, out)
+    state = arrays(out)
+    assert state["update"] == 0
+    assert all(np.isfinite(value).all() for value in state.values())
+
+
+def test_a_nan_in_the_data_stops_the_run(tmp_path):
+    class Bad(Adding):
+        def batch(self, update):
+            x, targets = super().batch(update)
+            if update == 12:
+                x[3, 0, 0] = np.nan
+            return x, targets
+
+    task = Bad(length=6, hidden_size=8, updates=30, checkpoint_every=10)
+    with pytest.raises(ValueError, match=r"x must be finite, but x\[t, d, b\] is nan at \(3, 0, 0"):
+        train(task, tmp_path / "run")
+    assert arrays(tmp_path / "run")["update"] == 10
+
+
+def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
+    train(SMALL, tmp_path)
+    before = (tmp_path / "checkpoint.npz").read_bytes()
+    with pytest.raises(FileExistsError, match="already holds a run"):
+        train(SMALL, tmp_path)
+    assert (tmp_path / "checkpoint.npz").read_bytes() == before
+
+
+def test_resuming_refuses_other_settings(tmp_path):
+    train(SMALL, tmp_path)
+    other = dataclasses.replace(SMALL, rate=0.5, hidden_size=16, log_every=7)
+    with pytest.raises(ValueError, match=r"hidden_size is 16, was 8; rate is 0\.5, was 0\.001\."):
+        train(other, tmp_path, resume=True)
+    with pytest.raises(ValueError, match="holds a run of copying, not of adding"):
+        train(Adding(), tmp_path, resume=True)
+    with pytest.raises(FileNotFoundError, match="no run to resume"):
+        train(SMALL, tmp_path / "nothing", resume=True)
+
+
+def test_resuming_refuses_the_checkpoint_of_another_model(tmp_path):
+    train(SMALL, tmp_path / "a")
+    train(dataclasses.replace(SMALL, hidden_size=16), tmp_path / "b")
+    os.replace(tmp_path / "b" / "checkpoint.npz", tmp_path / "a" / "checkpoint.npz")
+    with pytest.raises(ValueError, match=r"is the checkpoint of another model: .*W\.3"):
+        train(SMALL, tmp_path / "a", resume=True)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[: len(content) // 2],
+        lambda content: b"",
+        lambda content: b"not an archive",
+        lambda content: content[:300] + bytes(50) + content[350:],
+    ],
+)
+def test_resuming_refuses_a_damaged_checkpoint(tmp_path, damage):
+    train(SMALL, tmp_path)
+    path = tmp_path / "checkpoint.npz"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"checkpoint\.npz is damaged or no checkpoint"):
+        train(SMALL, tmp_path, resume=True)
+
+
+def test_nothing_is_unpickled(tmp_path):
+    train(SMALL, tmp_path)
+
+    class Payload:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "executed",)
+
+    with np.load(tmp_path / "checkpoint.npz") as archive:
+        content = dict(archive)
+    content["params/cell.b"] = np.array([Payload()], dtype=object)
+    np.savez(tmp_path / "checkpoint.npz", **content)
+    with pytest.raises(ValueError, match="damaged or no checkpoint"):
+        train(SMALL, tmp_path, resume=True)
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"task": "copying"}', '{"task": 1, "settings": {}}']
+)
+def test_resuming_refuses_a_damaged_config(tmp_path, content):
+    train(SMALL, tmp_path)
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"config\.json is damaged or of another version"):
+        train(SMALL, tmp_path, resume=True)
+
+
+def test_an_output_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match=r"cannot write the run to .*file/run"):
+        train(SMALL, tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
+def test_a_disk_that_cannot_be_written_keeps_the_checkpoint(tmp_path, monkeypatch, code):
+    with pytest.raises(Stop):
+        train(SMALL, tmp_path, on_update=stop_after(12))
+    before = (tmp_path / "checkpoint.npz").read_bytes()
+
+    def refuse(*args, **kwargs):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(checkpoint.np, "savez", refuse)
+    with pytest.raises(OSError, match=f"{os.strerror(code)}.*checkpoint.npz is intact"):
+        train(SMALL, tmp_path, resume=True)
+    assert (tmp_path / "checkpoint.npz").read_bytes() == before
+    assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs RLIMIT_FSIZE")
+def test_a_write_that_fails_half_way_keeps_the_checkpoint(tmp_path):
+    """The operating system refuses files beyond a size, in the middle of a checkpoint."""
+    task = dataclasses.replace(SMALL, hidden_size=256, updates=20)
+    with pytest.raises(Stop):
+        train(task, tmp_path, on_update=stop_after(12))
+    before = (tmp_path / "checkpoint.npz").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"checkpoint\.npz is intact, resume from it"):
+            train(task, tmp_path, resume=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "checkpoint.npz").read_bytes() == before
+    train(task, tmp_path, resume=True)
+    train(task, tmp_path / "whole")
+    assert_same_run(tmp_path / "whole", tmp_path)
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(OSError, match="cannot write the run to"):
+        train(SMALL, tmp_path / "run")
