@@ -34,8 +34,10 @@ def test_it_maps_every_module():
     text = README.read_text()
     for name in MODULES:
         path = name.replace(".", "/")
-        assert f"`{path}.py`" in text or f"`{path.rpartition('/')[0]}/`" in text or name.endswith(
-            ("tasks", "extras")
+        assert (
+            f"`{path}.py`" in text
+            or f"`{path.rpartition('/')[0]}/`" in text
+            or name.endswith(("tasks", "extras"))
         ), name
 
 
