@@ -217,7 +217,8 @@ def clip_by_global_norm(grads: Mapping[str, Array], max_norm: float) -> tuple[Pa
     """
     if not max_norm > 0:
         raise ValueError(f"max_norm must be above 0, got {max_norm}")
-    norm = math.sqrt(sum(float(np.vdot(g, g).real) for g in grads.values()))
+    # in double precision: the squares of large single-precision entries overflow
+    norm = math.sqrt(sum(float(np.sum(as_real(g).astype(float) ** 2)) for g in grads.values()))
     if norm <= max_norm:
         return dict(grads), norm
     return {name: g * (max_norm / norm) for name, g in grads.items()}, norm

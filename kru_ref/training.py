@@ -30,6 +30,11 @@ CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.npz"
 # Settings that may change when a run is resumed: none of them changes an update.
 FREE = {"log_every", "evaluate_every", "checkpoint_every", "data_dir"}
 
+REMEDY = (
+    f"{CHECKPOINT} holds the last good state; try a lower rate or factor_rate, "
+    "or limit the gradient with max_norm"
+)
+
 Metrics = dict[str, float]
 
 
@@ -137,10 +142,11 @@ def _update(task: Task, model: SequenceModel, state: RunState) -> tuple[RunState
     if not (math.isfinite(loss) and math.isfinite(penalty) and math.isfinite(norm)):
         raise Diverged(
             f"update {state.update + 1}: loss {loss:g}, penalty {penalty:g}, gradient norm "
-            f"{norm:g} must all be finite. {CHECKPOINT} holds the last good state; try a lower "
-            "rate or factor_rate, or limit the gradient with max_norm"
+            f"{norm:g} must all be finite. {REMEDY}"
         )
     params, optimizer = task.optimizer_at(state.update).update(state.params, grads, state.optimizer)
+    if not all(np.isfinite(p).all() for p in params.values()):
+        raise Diverged(f"update {state.update + 1} makes parameters that are not finite. {REMEDY}")
     after = RunState(state.update + 1, state.seconds, params, optimizer)
     metrics = task.metrics(logits, targets)
     return after, {"step": after.update, "loss": loss, "gradient_norm": norm, **metrics}
@@ -171,7 +177,7 @@ def evaluate(task: Task, model: SequenceModel, params: Params, split: Split) -> 
         n += B
     means = {name: total / n for name, total in totals.items()}
     if not math.isfinite(means[f"{split}_loss"]):
-        raise Diverged(f"the loss on {split} data is {means[f'{split}_loss']:g}, not finite")
+        raise Diverged(f"the loss on {split} data must be finite. {REMEDY}")
     return means
 
 

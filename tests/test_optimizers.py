@@ -104,6 +104,9 @@ def test_clipping(draw):
     assert measured == pytest.approx(norm)
     for name in grads:
         np.testing.assert_allclose(clipped[name], grads[name] / 2)
+    huge, measured = kru.clip_by_global_norm({"x": np.full(4, 1e30, "float32")}, 1.0)
+    assert measured == pytest.approx(2e30)
+    np.testing.assert_allclose(huge["x"], 0.5)
     for limit in (2 * norm, math.inf):
         same, _ = kru.clip_by_global_norm(grads, limit)
         assert all(same[name] is grads[name] for name in grads)

@@ -232,6 +232,13 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     assert all(np.isfinite(value).all() for value in state.values())
 
 
+def test_parameters_that_are_not_finite_stop_the_run(tmp_path):
+    task = dataclasses.replace(SMALL, dtype="complex128", rate=1e308, factor_rate=1e308)
+    with pytest.raises(Diverged, match="update 1 makes parameters that are not finite"):
+        train(task, tmp_path)
+    assert arrays(tmp_path)["update"] == 0
+
+
 def test_a_nan_in_the_data_stops_the_run(tmp_path):
     class Bad(Adding):
         def batch(self, update):
