@@ -1,5 +1,6 @@
 """Which engine computes: the compiled kernels when they were built, NumPy otherwise."""
 
+import importlib
 import platform
 from typing import Any, Literal
 
@@ -8,11 +9,10 @@ import scipy
 
 kernels: Any = None
 try:
-    from . import _kernels as kernels  # type: ignore[attr-defined, no-redef]
-
+    kernels = importlib.import_module("kru_ref._kernels")
     reason = "built with the package"
 except ImportError as error:
-    reason = f"kru_ref._kernels cannot be imported ({error})"
+    reason = f"the compiled kernels cannot be imported: {error}"
 
 Backend = Literal["auto", "numpy", "cython"]
 
