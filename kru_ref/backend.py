@@ -1,6 +1,7 @@
 """Which engine computes: the compiled kernels when they were built, NumPy otherwise."""
 
 import importlib
+import os
 import platform
 from typing import Any, Literal
 
@@ -45,6 +46,34 @@ def resolve(backend: str) -> Literal["numpy", "cython"]:
     raise ValueError(f"backend must be 'auto', 'numpy' or 'cython', got {backend!r}")
 
 
+INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
+
+
+def instruction_set() -> str:
+    """Return what the kernels use: the processor's best, or less if KRU_REF_SIMD says so.
+
+    Raises
+    ------
+    ValueError
+        KRU_REF_SIMD names no instruction set, or one this processor or build lacks.
+    """
+    best = int(kernels.supported_level())
+    wanted = os.environ.get("KRU_REF_SIMD")
+    if not wanted:
+        return INSTRUCTION_SETS[best]
+    if wanted not in INSTRUCTION_SETS[: best + 1]:
+        raise ValueError(
+            f"KRU_REF_SIMD must be one of {', '.join(INSTRUCTION_SETS[: best + 1])} "
+            f"on this processor, got {wanted!r}"
+        )
+    return wanted
+
+
+def n_threads() -> int:
+    """Return how many threads the kernels use: OpenMP's number."""
+    return int(kernels.max_threads())
+
+
 def show_config() -> None:
     """Print versions, the backend in use and why, its instruction set and its threads."""
     from . import __version__
@@ -60,7 +89,7 @@ def show_config() -> None:
     if kernels is None:
         rows["to build it"] = REMEDY
     else:
-        rows["instruction set"] = f"the compiler's baseline for {platform.machine()}"
-    rows["threads"] = "1 (NumPy's own BLAS may use more: see OMP_NUM_THREADS)"
+        rows["instruction set"] = instruction_set()
+        rows["threads"] = str(n_threads())
     for name, value in rows.items():
         print(f"{name:16}{value}")

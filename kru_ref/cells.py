@@ -25,8 +25,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from . import compiled
 from .activations import ACTIVATIONS
 from .backend import Backend
+from .compiled import ReadoutGradient
 from .kronecker import Array, check_dtype
 from .matrices import Dense, Kronecker, Matrix, glorot_uniform
 
@@ -170,8 +172,11 @@ class RNN:
         x = self._checked_input(x)
         h0, is_learned = self._initial_state(params, x.shape[-1], h0)
         W, U, b = [params[name] for name in self.matrix_names], params["U"], params["b"]
-        sigma = ACTIVATIONS[self.activation].forward
+        if self._is_compiled(x):
+            h = compiled.forward(W, U, b, self.activation, x, h0)
+            return h, RNNSaved(x, h0, h, is_learned)
 
+        sigma = ACTIVATIONS[self.activation].forward
         h = np.empty((len(x), self.hidden_size, x.shape[-1]), self.dtype)
         previous = h0
         for t in range(len(x)):
@@ -181,7 +186,12 @@ class RNN:
         return h, RNNSaved(x, h0, h, is_learned)
 
     def backward(
-        self, params: Mapping[str, Array], saved: RNNSaved, dh: ArrayLike
+        self,
+        params: Mapping[str, Array],
+        saved: RNNSaved,
+        dh: ArrayLike | ReadoutGradient,
+        *,
+        input_gradient: bool = True,
     ) -> tuple[Params, Array | None, Array]:
         """Back-propagate through time.
 
@@ -194,12 +204,14 @@ class RNN:
         dh : array_like, shape (T, N, B), or (K, N, B) with K < T
             Gradient with respect to h, ∂L/∂Re h + i ∂L/∂Im h. A shorter one belongs to
             the last K steps; that of the steps before is 0.
+        input_gradient : bool
+            Whether to compute dx.
 
         Returns
         -------
         grads : dict of str to ndarray
             The keys and shapes of params. "h0" is 0 where h0 was given to ``forward``.
-        dx : ndarray, shape (T, D, B), or None for integer x
+        dx : ndarray, shape (T, D, B), or None for integer x or without ``input_gradient``
         dh0 : ndarray, shape (N, B)
             Gradient with respect to the state before the first step.
 
@@ -222,11 +234,34 @@ class RNN:
         x, h0, h, h0_is_learned = saved
         dh = self._checked_gradient(dh, h)
         W, U, b = [params[name] for name in self.matrix_names], params["U"], params["b"]
-        sigma_backward = ACTIVATIONS[self.activation].backward
+        if self._is_compiled(x):
+            dW, dU, db, dx, dh0 = compiled.backward(
+                W, U, b, self.activation, x, h0, h, dh, input_gradient
+            )
+        else:
+            dW, dU, db, dx, dh0 = self._backward(W, U, b, x, h0, h, dh, input_gradient)
+        grads = dict(zip(self.matrix_names, dW, strict=True)) | {"U": dU, "b": db}
+        if self.learned_h0:
+            grads["h0"] = dh0.sum(axis=1) if h0_is_learned else np.zeros_like(params["h0"])
+        return grads, dx, dh0
 
+    def _backward(
+        self,
+        W: list[Array],
+        U: Array,
+        b: Array,
+        x: NDArray[Any],
+        h0: Array,
+        h: Array,
+        dh: Array | ReadoutGradient,
+        input_gradient: bool,
+    ) -> tuple[list[Array], Array, Array, Array | None, Array]:
+        sigma_backward = ACTIVATIONS[self.activation].backward
         dW, dU, db = [np.zeros_like(w) for w in W], np.zeros_like(U), np.zeros_like(b)
-        dx = None if x.ndim == 2 else np.empty_like(x)
+        dx = np.empty_like(x) if input_gradient and x.ndim == 3 else None
         g = np.zeros_like(h0)
+        if isinstance(dh, ReadoutGradient):
+            dh = dh.C.T @ dh.dy
         first = len(h) - len(dh)
         for t in reversed(range(len(h))):
             if t >= first:
@@ -236,17 +271,14 @@ class RNN:
             for total, part in zip(dW, dW_t, strict=True):
                 total += part
             db += db_t
-            if dx is None:
+            if x.ndim == 2:
                 np.add.at(dU.T, x[t], dz.T)
             else:
                 dU += dz @ x[t].conj().T
+            if dx is not None:
                 dx_t = U.conj().T @ dz
                 dx[t] = dx_t if np.iscomplexobj(x) else dx_t.real
-
-        grads = dict(zip(self.matrix_names, dW, strict=True)) | {"U": dU, "b": db}
-        if self.learned_h0:
-            grads["h0"] = g.sum(axis=1) if h0_is_learned else np.zeros_like(params["h0"])
-        return grads, dx, g
+        return dW, dU, db, dx, g
 
     def penalty(self, params: Mapping[str, Array]) -> tuple[float, Params]:
         """Return Σ_f ‖W_f^H W_f - I‖²_F and its gradient, {"W.0": …}."""
@@ -256,6 +288,9 @@ class RNN:
     def defect(self, params: Mapping[str, Array]) -> float:
         """Return ‖W^H W - I‖₂."""
         return self.matrix.defect([params[name] for name in self.matrix_names])
+
+    def _is_compiled(self, x: NDArray[Any]) -> bool:
+        return self.matrix.is_compiled(self.hidden_size) and not np.iscomplexobj(x)
 
     def _checked_input(self, x: ArrayLike) -> NDArray[Any]:
         x = np.asarray(x)
@@ -292,7 +327,11 @@ class RNN:
             return np.zeros(shape, self.dtype), False
         return checked_array("h0", h0, shape, np.dtype(self.dtype)), False
 
-    def _checked_gradient(self, dh: ArrayLike, h: Array) -> Array:
+    def _checked_gradient(
+        self, dh: ArrayLike | ReadoutGradient, h: Array
+    ) -> Array | ReadoutGradient:
+        if isinstance(dh, ReadoutGradient):
+            return dh
         dh = np.asarray(dh)
         if dh.ndim != 3 or dh.shape[1:] != h.shape[1:] or not 1 <= len(dh) <= len(h):
             raise ValueError(

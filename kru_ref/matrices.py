@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from . import backend as _backend
+from . import compiled
 from .backend import Backend
 from .kronecker import ENGINES, Array, factor_sizes
 from .unitary import random_unitary, soft_unitary, unitarity_defect
@@ -34,6 +35,10 @@ class Matrix(Protocol):
 
     def backward(self, W: Sequence[Array], h: Array, dy: Array) -> tuple[list[Array], Array]:
         """Return dW and dh for dy, the gradient of W h."""
+        ...
+
+    def is_compiled(self, N: int) -> bool:
+        """Tell whether a recurrence over W runs in compiled code, all time steps in one call."""
         ...
 
     def penalty(self, W: Sequence[Array]) -> tuple[float, list[Array]]:
@@ -84,6 +89,10 @@ class Dense:
     def backward(self, W: Sequence[Array], h: Array, dy: Array) -> tuple[list[Array], Array]:
         """Return dW = dy h^H and dh = W^H dy."""
         return [dy @ h.conj().T], W[0].conj().T @ dy
+
+    def is_compiled(self, N: int) -> bool:
+        """Return False: a dense product is one call of BLAS a step."""
+        return False
 
     def penalty(self, W: Sequence[Array]) -> tuple[float, list[Array]]:
         """Return ‖W^H W - I‖²_F and its gradient."""
@@ -152,6 +161,11 @@ class Kronecker:
     def backward(self, W: Sequence[Array], h: Array, dy: Array) -> tuple[list[Array], Array]:
         """Return dW_f and dh = W^H dy; see kron_matvec_backward."""
         return ENGINES[_backend.resolve(self.backend)].backward(W, h, dy)
+
+    def is_compiled(self, N: int) -> bool:
+        """Return whether the backend is compiled and all factors are small."""
+        shapes = self.shapes(N).values()
+        return _backend.resolve(self.backend) == "cython" and compiled.supports(shapes)
 
     def penalty(self, W: Sequence[Array]) -> tuple[float, list[Array]]:
         """Return Σ_f ‖W_f^H W_f - I‖²_F and its gradient."""

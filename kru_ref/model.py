@@ -18,7 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from . import compiled
 from .cells import RNN, Params, RNNSaved, check_params, checked_array
+from .compiled import ReadoutGradient
 from .kronecker import Array
 from .matrices import glorot_uniform
 
@@ -120,8 +122,11 @@ class SequenceModel:
         h, saved = self.cell.forward(self._cell_params(params), x, h0)
         if self.last_only:
             h = h[-1:]
-        V = self._readout(params)
-        logits = (V.conj() @ h).real + params["readout.c"][:, None]
+        if self._readout_is_compiled:
+            logits = compiled.readout(params["readout.V"], params["readout.c"], h)
+        else:
+            C = self._readout(params)
+            logits = (C.conj() @ h).real + params["readout.c"][:, None]
         return logits, ModelSaved(saved)
 
     def backward(
@@ -158,10 +163,15 @@ class SequenceModel:
         shape = (len(h), self.output_size, h.shape[-1])
         dlogits = checked_array("dlogits", dlogits, shape, self.cell.real_dtype)
 
-        V = self._readout(params)
-        dC = np.tensordot(dlogits, h, axes=((0, 2), (0, 2)))  # (M, N)
-        dV = np.concatenate([dC.real, dC.imag], axis=1) if self.cell.is_complex else dC
-        grads, _, _ = self.cell.backward(self._cell_params(params), saved.cell, V.T @ dlogits)
+        if self._readout_is_compiled:
+            dV = compiled.readout_backward(h, dlogits)
+        else:
+            dC = np.tensordot(dlogits, h, axes=((0, 2), (0, 2)))  # (M, N)
+            dV = np.concatenate([dC.real, dC.imag], axis=1) if self.cell.is_complex else dC
+        dh = ReadoutGradient(self._readout(params), dlogits)
+        grads, _, _ = self.cell.backward(
+            self._cell_params(params), saved.cell, dh, input_gradient=False
+        )
         return {f"cell.{name}": grad for name, grad in grads.items()} | {
             "readout.V": dV,
             "readout.c": dlogits.sum(axis=(0, 2)),
@@ -182,6 +192,11 @@ class SequenceModel:
     def defect(self, params: Mapping[str, Array]) -> float:
         """Return ‖W^H W - I‖₂ of the recurrent matrix."""
         return self.cell.defect(self._cell_params(params))
+
+    @property
+    def _readout_is_compiled(self) -> bool:
+        """For few outputs; BLAS is the faster for many."""
+        return self.cell.matrix.is_compiled(self.cell.hidden_size) and self.output_size <= 64
 
     def _cell_params(self, params: Mapping[str, Array]) -> dict[str, Any]:
         return {name: params[f"cell.{name}"] for name in self.cell.shapes()}

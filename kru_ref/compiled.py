@@ -1,0 +1,283 @@
+"""The whole recurrence in compiled code: what its arrays look like there, and the calls.
+
+The kernels take flat arrays of real numbers. A complex matrix is *planar*: its real parts,
+then its imaginary parts. Neighbouring factors whose product costs no more than they do
+apart (2×2 ones) are merged: the same arithmetic in half the passes over memory. A batch is
+cut into blocks of columns that fit the cache, each of which goes through time by itself.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .backend import INSTRUCTION_SETS, instruction_set, kernels, n_threads
+from .kronecker import Array, sweeps
+
+KINDS = ("modrelu", "tanh", "relu", "identity")
+
+# Columns in a block: a state of a few hundred rows stays in the cache, and rows are no
+# power of two apart, which would crowd them into a few of its lines.
+BLOCK = 25
+
+# From factors of this size on, a product by BLAS for each step is faster.
+LARGEST_FACTOR = 32
+
+
+class ReadoutGradient(NamedTuple):
+    """Gradient of h behind a readout, dh_t = C^T dy_t, which never stands in memory whole.
+
+    Attributes
+    ----------
+    C : ndarray, shape (M, N)
+    dy : ndarray, shape (K, M, B)
+        Real; of the last K steps.
+    """
+
+    C: Array
+    dy: NDArray[np.floating]
+
+
+class Plan(NamedTuple):
+    """Everything about a recurrence that follows from shapes."""
+
+    groups: tuple[tuple[int, ...], ...]  # factors merged into one, in order
+    sweeps: NDArray[np.intp]
+    columns: NDArray[np.intp]  # where each block of the batch begins, and the end
+    stride: int
+    width: int
+
+
+def supports(shapes: Iterable[tuple[int, ...]]) -> bool:
+    """Tell whether the compiled recurrence is the fast one for factors of these shapes."""
+    return max(max(shape) for shape in shapes) <= LARGEST_FACTOR
+
+
+def forward(
+    factors: Sequence[Array], U: Array, b: Array, activation: str, x: NDArray[Any], h0: Array
+) -> Array:
+    """Return h (T, N, B); see RNN.forward."""
+    N, B = h0.shape
+    plan = _plan(tuple(W.shape for W in factors), B)
+    merged = _merge(factors, plan.groups)
+    h = np.empty((len(x), N, B), U.dtype)
+    planes = _planes(U)
+    size, _ = kernels.scratch_sizes(
+        len(plan.sweeps), 0, N, U.shape[1], 0, plan.width, plan.stride, planes
+    )
+    kernels.recurrence_forward(
+        *_settings(activation, planes, plan.columns),
+        plan.columns,
+        plan.sweeps,
+        np.concatenate([_planar(W) for W in merged]),
+        _planar(U),
+        _bias(b, plan),
+        *_inputs(x, h.dtype),
+        _real(h0),
+        _real(h),
+        _scratch(plan, size, b.dtype),
+        plan.stride,
+    )
+    return h
+
+
+def backward(
+    factors: Sequence[Array],
+    U: Array,
+    b: Array,
+    activation: str,
+    x: NDArray[Any],
+    h0: Array,
+    h: Array,
+    dh: Array | ReadoutGradient,
+    input_gradient: bool,
+) -> tuple[list[Array], Array, Array, Array | None, Array]:
+    """Return dfactors, dU, db, dx and dh0; see RNN.backward."""
+    N, B = h0.shape
+    D, planes = U.shape[1], _planes(U)
+    plan = _plan(tuple(W.shape for W in factors), B)
+    merged = _merge(factors, plan.groups)
+    n_blocks, one_hot = len(plan.columns) - 1, x.ndim == 2
+    if isinstance(dh, ReadoutGradient):
+        direct, V, dy = np.empty((0, 1, 1), b.dtype), _planar(dh.C.T), dh.dy
+    else:
+        direct, V, dy = _real(dh), np.empty(0, b.dtype), np.empty((0, 0, 1), b.dtype)
+    n_factors = sum(W.size for W in merged)
+    _, size = kernels.scratch_sizes(
+        len(plan.sweeps), n_factors, N, D, dy.shape[1], plan.width, plan.stride, planes
+    )
+    dh0 = np.empty_like(h0)
+    dx = np.empty_like(x) if input_gradient and not one_hot else np.empty((0, 1, 1), b.dtype)
+    dW = np.zeros((n_blocks, planes * n_factors))
+    dU = np.zeros((n_blocks, 1 if one_hot else planes * U.size))
+    dU_labels = np.zeros((n_blocks, planes * U.size if one_hot else 1), b.dtype)
+    db = np.zeros((n_blocks, plan.stride), b.dtype)
+    kernels.recurrence_backward(
+        *_settings(activation, planes, plan.columns),
+        plan.columns,
+        plan.sweeps,
+        np.concatenate([_planar(W) for W in merged]),
+        np.concatenate([_planar(W.conj().T) for W in merged]),
+        _planar(U),
+        _planar(U.T),
+        _bias(b, plan),
+        *_inputs(x, h.dtype),
+        _real(h0),
+        _real(h),
+        direct,
+        V,
+        dy,
+        _real(dh0),
+        dx,
+        dW,
+        dU,
+        dU_labels,
+        db,
+        _scratch(plan, size, b.dtype),
+        plan.stride,
+    )
+    ends = np.cumsum([planes * W.size for W in merged])[:-1]
+    dmerged = [
+        _complex(part, W.shape, planes)
+        for part, W in zip(np.split(dW.sum(axis=0), ends), merged, strict=True)
+    ]
+    dfactors = _merge_backward(factors, plan.groups, dmerged)
+    dU_sum = (dU_labels if one_hot else dU).sum(axis=0, dtype=np.float64)
+    db_sum = sum(
+        db[i, : N * width].reshape(N, width).sum(axis=1, dtype=np.float64)
+        for i, width in enumerate(np.diff(plan.columns))
+    )
+    return (
+        [dW_f.astype(U.dtype) for dW_f in dfactors],
+        _complex(dU_sum, U.shape, planes).astype(U.dtype),
+        np.asarray(db_sum, b.dtype),
+        dx if dx.size else None,
+        dh0,
+    )
+
+
+def readout(V: Array, c: Array, h: Array) -> NDArray[np.floating]:
+    """Return y_t = V [Re h_t; Im h_t] + c, (T, M, B); see SequenceModel.forward."""
+    T, N, B = h.shape
+    planes, columns = _planes(h), _columns(B)
+    y = np.empty((T, len(V), B), c.dtype)
+    size = (planes * N + len(V)) * int(np.diff(columns).max())
+    scratch = np.empty((len(columns) - 1, size), c.dtype)
+    level, _, _, threads = _settings("identity", planes, columns)
+    kernels.readout_forward(level, planes, threads, columns, V.reshape(-1), c, _real(h), y, scratch)
+    return y
+
+
+def readout_backward(h: Array, dy: NDArray[np.floating]) -> Array:
+    """Return dV, (M, N) or (M, 2N) for complex h; see SequenceModel.backward."""
+    _, N, B = h.shape
+    planes, columns, M = _planes(h), _columns(B), dy.shape[1]
+    width, gathered, lanes = int(np.diff(columns).max()), 8, 16
+    size = (planes * N + M) * gathered * width + 4 * M * lanes
+    scratch = np.zeros((len(columns) - 1, size), dy.dtype)
+    dV = np.zeros((len(columns) - 1, planes * N * M))
+    level, _, _, threads = _settings("identity", planes, columns)
+    kernels.readout_backward(level, planes, threads, columns, _real(h), dy, dV, scratch)
+    return dV.sum(axis=0).reshape(planes * N, M).T.astype(dy.dtype)
+
+
+def _plan(shapes: tuple[tuple[int, int], ...], B: int) -> Plan:
+    groups: list[tuple[int, ...]] = []
+    for f, shape in enumerate(shapes):
+        if groups and len(groups[-1]) == 1 and _pays(shapes[f - 1], shape):
+            groups[-1] = (f - 1, f)
+        else:
+            groups.append((f,))
+    merged = tuple(
+        (math.prod(shapes[f][0] for f in group), math.prod(shapes[f][1] for f in group))
+        for group in groups
+    )
+    offsets = np.cumsum([0] + [P * Q for P, Q in merged])
+    rows = [(offsets[f], *merged[f], left, right) for f, left, right in sweeps(merged, 1)]
+    largest = max(max(P, Q) * left * right for _, P, Q, left, right in rows)
+    columns = _columns(B)
+    width = int(np.diff(columns).max())
+    stride = -(-largest * width // 16) * 16
+    return Plan(tuple(groups), np.array(rows, np.intp), columns, stride, width)
+
+
+def _pays(first: tuple[int, int], second: tuple[int, int]) -> bool:
+    """Tell whether W_f ⊗ W_g costs no more multiplications than one after the other."""
+    (P, Q), (R, S) = first, second
+    return min(P * Q * S + P * R * S, R * S * Q + P * R * Q) >= P * Q * R * S
+
+
+def _merge(factors: Sequence[Array], groups: tuple[tuple[int, ...], ...]) -> list[Array]:
+    return [
+        factors[group[0]] if len(group) == 1 else np.kron(factors[group[0]], factors[group[1]])
+        for group in groups
+    ]
+
+
+def _merge_backward(
+    factors: Sequence[Array], groups: tuple[tuple[int, ...], ...], dmerged: Sequence[Array]
+) -> list[Array]:
+    """Back-propagate M = A ⊗ B: dA[p, q] = Σ dM[p, r, q, s] conj(B[r, s]), and dB likewise."""
+    dfactors: list[Array] = []
+    for group, dM in zip(groups, dmerged, strict=True):
+        if len(group) == 1:
+            dfactors.append(dM)
+            continue
+        A, B = factors[group[0]], factors[group[1]]
+        dM = dM.reshape(len(A), len(B), A.shape[1], B.shape[1])
+        dfactors.append(np.einsum("prqs,rs->pq", dM, B.conj()))
+        dfactors.append(np.einsum("prqs,pq->rs", dM, A.conj()))
+    return dfactors
+
+
+def _columns(B: int) -> NDArray[np.intp]:
+    """Cut a batch into blocks of nearly equal width."""
+    n_blocks = max(1, -(-B // BLOCK))
+    return np.array([B * i // n_blocks for i in range(n_blocks + 1)], np.intp)
+
+
+def _settings(activation: str, planes: int, columns: NDArray[np.intp]) -> tuple[int, int, int, int]:
+    """Return instruction set, nonlinearity, planes, and threads: no more than blocks."""
+    threads = min(n_threads(), len(columns) - 1)
+    return INSTRUCTION_SETS.index(instruction_set()), KINDS.index(activation), planes, threads
+
+
+def _planes(a: Array) -> int:
+    return 2 if np.iscomplexobj(a) else 1
+
+
+def _planar(a: Array) -> Array:
+    parts = [a.real, a.imag] if np.iscomplexobj(a) else [a]
+    return np.concatenate([part.reshape(-1) for part in parts])
+
+
+def _complex(planar: Array, shape: tuple[int, ...], planes: int) -> Array:
+    parts = planar.reshape(planes, *shape)
+    return parts[0] + 1j * parts[1] if planes == 2 else parts[0]
+
+
+def _real(a: Array) -> Array:
+    """View complex numbers as pairs of real ones."""
+    a = np.ascontiguousarray(a)
+    return a.view(a.real.dtype)
+
+
+def _inputs(x: NDArray[Any], dtype: np.dtype) -> tuple[Array, NDArray[np.int64]]:
+    real = np.finfo(dtype).dtype
+    if x.ndim == 2:
+        return np.empty((0, 1, 1), real), np.ascontiguousarray(x, np.int64)
+    return np.ascontiguousarray(x, real), np.empty((0, 1), np.int64)
+
+
+def _bias(b: Array, plan: Plan) -> Array:
+    """Repeat b for each column of each block."""
+    repeated = np.zeros((len(plan.columns) - 1, plan.stride), b.dtype)
+    for i, width in enumerate(np.diff(plan.columns)):
+        repeated[i, : len(b) * width] = np.repeat(b, width)
+    return repeated
+
+
+def _scratch(plan: Plan, size: int, dtype: np.dtype) -> Array:
+    return np.zeros((len(plan.columns) - 1, size), dtype)
