@@ -1,10 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
 # cython: cdivision=True
-"""The Kronecker product and its backward, compiled.
+"""The Kronecker product, its backward, and the whole recurrence over time, compiled.
 
-Each function is the twin of the NumPy one in kronecker.py, whose line stands above the
-loop that replaces it. All arrays are flat and contiguous; a row of ``plan`` is one
-sweep, (offset of W_f in W, P, Q, left, right), from (left, Q, right) to (left, P, right).
+Each function is the twin of a NumPy one, named in its docstring, in kronecker.py, cells.py or
+model.py; compiled.py prepares its arrays. The innermost loops are those of kernels.h.
 """
 
 from cython.parallel cimport prange
@@ -55,6 +54,22 @@ cdef extern from "simd.h":
     const Kernels* kernels_for(int level, int is_double) noexcept nogil
 
 
+# Arrays are planar: (N, width) real parts and `stride` elements further (N, width) imaginary
+# ones; so are the factors in W, one after the other. A row of plan is one sweep:
+# (offset in W, P, Q, left, right of a single column).
+
+cdef struct Sizes:
+    int planes            # 2 for complex numbers, 1 for real ones
+    int kind              # of the nonlinearity
+    int direct            # whether dh is given, not dy
+    Py_ssize_t T, D, N, B
+    Py_ssize_t F          # sweeps
+    Py_ssize_t M          # outputs, where the gradient is given as dy
+    Py_ssize_t K          # last steps that have a gradient of their own
+    Py_ssize_t stride     # of a plane in scratch
+    Py_ssize_t n_factors  # entries of all factors
+
+
 def supported_level():
     """Return 2 for AVX-512, 1 for AVX2 with FMA, 0 for the compiler's baseline."""
     return best_level()
@@ -70,154 +85,51 @@ ctypedef fused real:
     double
 
 
-ctypedef fused scalar:
-    float
-    double
-    float complex
-    double complex
-
-
 def matvec(
-    const scalar[::1] W,
-    const Py_ssize_t[:, ::1] plan,
-    const scalar[::1] x,
-    scalar[::1] y,
-    scalar[::1] scratch,
+    int level, int planes, const Py_ssize_t[:, ::1] plan, const real[::1] W,
+    const real[:, ::1] x, real[:, ::1] y, real[::1] scratch, Py_ssize_t stride,
 ):
-    """y = (W_0 ⊗ … ⊗ W_{F-1}) x; scratch holds two arrays of the largest size between sweeps."""
-    cdef Py_ssize_t F = plan.shape[0], half = scratch.shape[0] // 2, s
-    if y.shape[0] == 0:
-        return
-    cdef const scalar* source = &x[0]
-    cdef scalar* target
+    """y = (W_0 ⊗ … ⊗ W_{F-1}) x; kronecker.numpy_matvec."""
+    cdef Sizes n
+    n.planes, n.F, n.stride, n.B = planes, plan.shape[0], stride, x.shape[1] // planes
+    cdef const Kernels* K = kernels_for(level, real is double)
+    cdef Py_ssize_t size = planes * stride
+    cdef real* planar = &scratch[0]
+    cdef const real* last
     with nogil:
-        for s in range(F):
-            target = &y[0] if s == F - 1 else &scratch[(s % 2) * half]
-            apply_factor(
-                &W[plan[s, 0]], source, target, plan[s, 1], plan[s, 2], plan[s, 3], plan[s, 4]
-            )
-            source = target
+        K.split(planes, x.shape[0], n.B, &x[0, 0], n.B, planar, stride, n.B)
+        last = apply_sweeps(K, n, n.B, &plan[0, 0], &W[0], n.F, planar, planar + size, size, 2)
+        K.join(planes, y.shape[0], n.B, last, stride, &y[0, 0], n.B)
 
 
-def backward(
-    const scalar[::1] W,
-    const Py_ssize_t[:, ::1] plan,
-    const scalar[::1] x,
-    const scalar[::1] dy,
-    scalar[::1] dW,
-    scalar[::1] dx,
-    scalar[::1] scratch,
+def matvec_backward(
+    int level, int planes, const Py_ssize_t[:, ::1] plan, const real[::1] W, const real[::1] WH,
+    const real[:, ::1] x, const real[:, ::1] dy, double[::1] dW, real[:, ::1] dx,
+    real[::1] scratch, Py_ssize_t stride,
 ):
-    """Add to dW and set dx; scratch holds F + 2 arrays of the largest size between sweeps."""
-    cdef Py_ssize_t F = plan.shape[0], size = scratch.shape[0] // (plan.shape[0] + 2), s
-    cdef Py_ssize_t offset, P, Q, left, right
-    if dy.shape[0] == 0:
-        return
-    cdef const scalar* source = &x[0]
-    cdef const scalar* gradient = &dy[0]
-    cdef scalar* target
+    """Add to dW and set dx; kronecker.numpy_backward."""
+    cdef Sizes n
+    n.planes, n.F, n.stride, n.B = planes, plan.shape[0], stride, x.shape[1] // planes
+    cdef const Kernels* K = kernels_for(level, real is double)
+    cdef Py_ssize_t size = planes * stride
+    cdef real* before = &scratch[0]
+    cdef real* dlast = before + size
+    cdef real* g = before + 2 * size
+    cdef real* stages = before + 4 * size
+    cdef real* G = stages + n.F * size
     with nogil:
-        # scratch[s] becomes x before sweep s, for s = 1 … F - 1
-        for s in range(F - 1):
-            target = &scratch[(s + 1) * size]
-            apply_factor(
-                &W[plan[s, 0]], source, target, plan[s, 1], plan[s, 2], plan[s, 3], plan[s, 4]
-            )
-            source = target
-        for s in range(F - 1, -1, -1):
-            offset, P, Q = plan[s, 0], plan[s, 1], plan[s, 2]
-            left, right = plan[s, 3], plan[s, 4]
-            source = &x[0] if s == 0 else &scratch[s * size]
-            accumulate_factor(gradient, source, &dW[offset], P, Q, left, right)
-            target = &dx[0] if s == 0 else &scratch[(F + s % 2) * size]
-            apply_adjoint(&W[offset], gradient, target, P, Q, left, right)
-            gradient = target
-
-
-cdef void apply_factor(
-    const scalar* W, const scalar* x, scalar* y,
-    Py_ssize_t P, Py_ssize_t Q, Py_ssize_t left, Py_ssize_t right,
-) noexcept nogil:
-    # y = np.matmul(W, x)
-    cdef Py_ssize_t l, p, q, r
-    cdef scalar w
-    for l in range(left):
-        for p in range(P):
-            w = W[p * Q]
-            for r in range(right):
-                y[p * right + r] = w * x[r]
-            for q in range(1, Q):
-                w = W[p * Q + q]
-                for r in range(right):
-                    y[p * right + r] = y[p * right + r] + w * x[q * right + r]
-        x += Q * right
-        y += P * right
-
-
-cdef void apply_adjoint(
-    const scalar* W, const scalar* dy, scalar* dx,
-    Py_ssize_t P, Py_ssize_t Q, Py_ssize_t left, Py_ssize_t right,
-) noexcept nogil:
-    # dx = np.matmul(W.conj().T, dy)
-    cdef Py_ssize_t l, p, q, r
-    cdef scalar w
-    for l in range(left):
-        for q in range(Q):
-            w = conjugate(W[q])
-            for r in range(right):
-                dx[q * right + r] = w * dy[r]
-            for p in range(1, P):
-                w = conjugate(W[p * Q + q])
-                for r in range(right):
-                    dx[q * right + r] = dx[q * right + r] + w * dy[p * right + r]
-        dx += Q * right
-        dy += P * right
-
-
-cdef void accumulate_factor(
-    const scalar* dy, const scalar* x, scalar* dW,
-    Py_ssize_t P, Py_ssize_t Q, Py_ssize_t left, Py_ssize_t right,
-) noexcept nogil:
-    # dW += np.tensordot(dy, x.conj(), axes=((0, 2), (0, 2)))
-    cdef Py_ssize_t l, p, q, r
-    cdef scalar total
-    for l in range(left):
-        for p in range(P):
-            for q in range(Q):
-                total = 0
-                for r in range(right):
-                    total = total + dy[p * right + r] * conjugate(x[q * right + r])
-                dW[p * Q + q] = dW[p * Q + q] + total
-        x += Q * right
-        dy += P * right
-
-
-cdef inline scalar conjugate(scalar z) noexcept nogil:
-    if scalar is float or scalar is double:
-        return z
-    else:
-        return z.conjugate()
+        K.split(planes, x.shape[0], n.B, &x[0, 0], n.B, before, stride, n.B)
+        K.split(planes, dy.shape[0], n.B, &dy[0, 0], n.B, dlast, stride, n.B)
+        apply_sweeps(K, n, n.B, &plan[0, 0], &W[0], n.F - 1, before, stages, size, n.F)
+        sweeps_backward(K, n, n.B, &plan[0, 0], &WH[0], before, stages, dlast, g, G)
+        K.fold(W.shape[0], G, &dW[0])
+        K.join(planes, x.shape[0], n.B, g, stride, &dx[0, 0], n.B)
 
 
 # The recurrence over time. Sequences are independent, so a batch is cut into blocks of
 # columns, and a block goes through all time steps by itself: its state stays in the cache,
 # and blocks share nothing but their parameters. The cut depends on the sizes alone and
 # each block sums its own gradients, so results are the same for any number of threads.
-#
-# Within a block arrays are planar, (N, width) real parts and `stride` elements further
-# (N, width) imaginary parts; so are the factors in W, one after the other. A row of plan
-# is (offset in W, P, Q, left, right of a single column).
-
-cdef struct Sizes:
-    int planes            # 2 for complex numbers, 1 for real ones
-    int kind              # of the nonlinearity
-    int direct            # whether dh is given, not dy
-    Py_ssize_t T, D, N, B
-    Py_ssize_t F          # sweeps
-    Py_ssize_t M          # outputs, where the gradient is given as dy
-    Py_ssize_t K          # last steps that have a gradient of their own
-    Py_ssize_t stride     # of a plane in scratch
-    Py_ssize_t n_factors  # entries of all factors
 
 cdef Py_ssize_t GATHERED = 8  # time steps whose dz and x make one product dU
 

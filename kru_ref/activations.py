@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .kronecker import Array
+from .sweeps import Array
 
 
 def modrelu(z: Array, b: Array) -> Array:
@@ -39,8 +39,7 @@ def modrelu(z: Array, b: Array) -> Array:
     """
     modulus = np.abs(z)
     grown = np.maximum(modulus + b[:, None], 0)
-    scale = np.divide(grown, modulus, out=np.zeros_like(modulus), where=modulus != 0)
-    return scale * z
+    return grown * np.divide(z, modulus, out=np.zeros_like(z), where=modulus != 0)
 
 
 def modrelu_backward(dh: Array, h: Array, b: Array) -> tuple[Array, Array]:
@@ -57,8 +56,10 @@ def modrelu_backward(dh: Array, h: Array, b: Array) -> tuple[Array, Array]:
 
         dz = dh + (b/r)(dh - u Re(conj(u) dh)),   db = Σ_B Re(conj(u) dh).
 
-    Elsewhere h = 0 and both are 0. From h alone: u = h/|h| and r = |h| - b. That
-    difference is known to one rounding of |h|, so r is taken to be no smaller.
+    Elsewhere h = 0 and both are 0. From h alone: u = h/|h| and r = |h| - b. That difference
+    is known to one rounding of |h|, so for 0 < b the gradient across u has a relative error
+    of about ε b/|z| (in single precision 1 % at |z| = 1e-5 b), and r is taken to be no
+    smaller than that rounding.
     """
     modulus = np.abs(h)
     active = modulus != 0

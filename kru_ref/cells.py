@@ -18,6 +18,7 @@ A cell is a frozen description. Its parameters are a dict of arrays outside it, 
 """
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -29,8 +30,10 @@ from . import compiled
 from .activations import ACTIVATIONS
 from .backend import Backend
 from .compiled import ReadoutGradient
-from .kronecker import Array, check_dtype
+from .kronecker import check_dtype
 from .matrices import Dense, Kronecker, Matrix, glorot_uniform
+from .sweeps import Array
+from .unitary import check_rng
 
 Params = dict[str, Array]
 
@@ -81,6 +84,7 @@ class RNN:
 
     def __post_init__(self) -> None:
         for name in ("input_size", "hidden_size"):
+            object.__setattr__(self, name, operator.index(getattr(self, name)))
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         object.__setattr__(self, "dtype", check_dtype(self.dtype).name)
@@ -92,6 +96,10 @@ class RNN:
             raise TypeError(
                 f"activation {self.activation!r} is defined on real numbers only, dtype is "
                 f"{self.dtype}; use 'modrelu' or 'identity', or a real dtype"
+            )
+        if isinstance(self.matrix, type) or not hasattr(self.matrix, "is_compiled"):
+            raise TypeError(
+                f"matrix must be a matrix such as Dense() or Kronecker(), got {self.matrix!r}"
             )
         self.matrix.shapes(self.hidden_size)
 
@@ -133,6 +141,7 @@ class RNN:
         h_0 is random, not 0: at z = 0 modReLU has no gradient, and an input that begins
         with zeros (a picture's margin) would leave the state there.
         """
+        check_rng(rng)
         D, N, dtype = self.input_size, self.hidden_size, np.dtype(self.dtype)
         params = dict(zip(self.matrix_names, self.matrix.init(N, rng, dtype), strict=True))
         params["U"] = glorot_uniform((N, D), rng, dtype)
@@ -160,7 +169,8 @@ class RNN:
         -------
         h : ndarray, shape (T, N, B)
         saved : RNNSaved
-            For :meth:`backward`; it holds h itself, so don't write to it.
+            For :meth:`backward`. It holds h, and x and h0 where they need no conversion: leave
+            them as they are until then.
 
         Raises
         ------
@@ -218,7 +228,7 @@ class RNN:
         Raises
         ------
         ValueError, TypeError
-            dh of another shape, or complex for a real cell.
+            dh of another shape, or complex for a real cell; params or saved of another cell.
 
         Notes
         -----
@@ -231,7 +241,12 @@ class RNN:
         and dW sums the matrix's own gradient at (h_{t-1}, dz_t). Nothing but h is needed
         of the forward pass.
         """
+        check_params(params, self.shapes(), self.dtypes())
         x, h0, h, h0_is_learned = saved
+        if h.shape[1] != self.hidden_size or h.dtype != self.dtype:
+            raise ValueError(
+                f"saved belongs to another cell: its hidden states are {h.dtype} {h.shape}"
+            )
         dh = self._checked_gradient(dh, h)
         W, U, b = [params[name] for name in self.matrix_names], params["U"], params["b"]
         if self._is_compiled(x):
@@ -374,7 +389,7 @@ def KRU(
     -----
     From Jose, Cissé and Fleuret, "Kronecker Recurrent Units" (ICML 2018).
     """
-    matrix = Kronecker(None if factors is None else tuple(factors), backend)
+    matrix = Kronecker(None if factors is None else factors, backend)  # type: ignore[arg-type]
     return RNN(input_size, hidden_size, matrix, activation, dtype, learned_h0)
 
 

@@ -3,6 +3,9 @@
 Needs tyro, which turns a dataclass and its comments into options and their help.
 """
 
+import argparse
+import math
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,14 +15,15 @@ from typing import Annotated, Any, Literal
 import numpy as np
 
 from . import datasets, show_config, training
-from .backend import Backend
+from .backend import Backend, resolve
 from .cells import KRU, RNN
 from .extras import require
 from .gradients import GradientReport, check_gradient
-from .kronecker import Array, factor_sizes
+from .kronecker import factor_sizes
 from .losses import softmax_cross_entropy
 from .matrices import Dense
 from .model import SequenceModel
+from .sweeps import Array
 from .tasks import Adding, Copying, Pixels, Task
 from .training import Metrics
 
@@ -47,16 +51,15 @@ class Train:
             )
         except KeyboardInterrupt:
             progress.close()
-            print(f"stopped; continue with: {self.resume_command()}", file=sys.stderr)
+            if not (self.out / training.CHECKPOINT).exists():
+                raise
+            command = f"kru-ref train {self.task.name} --out {shlex.quote(str(self.out))} --resume"
+            print(f"stopped; continue with: {command}", file=sys.stderr)
             return 130
         finally:
             progress.close()
         print(summary(self.task, metrics))
         return 0
-
-    def resume_command(self) -> str:
-        """Return the command that continues this run."""
-        return f"kru-ref train {self.task.name} --out {self.out} --resume"
 
 
 class Progress:
@@ -124,10 +127,8 @@ class Gradcheck:
 
     # The cell: kru has a Kronecker matrix, rnn a dense one.
     cell: Literal["kru", "rnn"] = "kru"
-    # Size N of the hidden state.
-    hidden_size: int = 12
-    # Shapes of the Kronecker factors, P Q P Q …; rectangular and of different sizes by default.
-    factors: tuple[tuple[int, int], ...] | None = ((2, 3), (3, 2), (2, 2))
+    # Shapes of the Kronecker factors, P Q P Q …; their product is the hidden size of both cells.
+    factors: tuple[tuple[int, int], ...] = ((2, 3), (3, 2), (2, 2))
     # Nonlinearity.
     activation: Literal["modrelu", "tanh", "relu", "identity"] = "modrelu"
     # Numbers of the hidden state and of W.
@@ -146,18 +147,22 @@ class Gradcheck:
     def run(self) -> int:
         """Print the report; 1 if a gradient is wrong."""
         report = self.report()
-        print(f"{self.cell}, N = {self.hidden_size}, {self.activation}, {self.dtype}")
+        print(f"{self.cell}, {self.activation}, {self.dtype}, backend {resolve(self.backend)}")
         print(report)
         return 0 if report else 1
 
     def report(self) -> GradientReport:
-        """Check softmax cross-entropy with the unitary penalty."""
-        D, M, N, T, B = 3, 4, self.hidden_size, self.steps, self.batch_size
-        if self.cell == "kru":
-            cell = KRU(D, N, self.factors, self.activation, self.dtype, backend=self.backend)
-        else:
-            cell = RNN(D, N, Dense(), self.activation, self.dtype)
-        model = SequenceModel(cell, M)
+        """Check softmax cross-entropy with the unitary penalty.
+
+        Finite differences are taken in double precision; a single-precision gradient is held
+        against them.
+        """
+        M, T, B = 4, self.steps, self.batch_size
+        if min(T, B) < 1:
+            raise ValueError(f"steps and batch_size must be at least 1, got {T} and {B}")
+        double = {"float32": "float64", "complex64": "complex128"}.get(self.dtype, self.dtype)
+        model, exact = SequenceModel(self.make(self.dtype), M), SequenceModel(self.make(double), M)
+        D = model.cell.input_size
         rng = np.random.default_rng(self.seed)
         # Away from where a model starts: there b = 0 and the unitary penalty has no gradient.
         params = {name: _moved(p, rng) for name, p in model.init(rng).items()}
@@ -165,15 +170,29 @@ class Gradcheck:
         targets = rng.integers(M, size=(T, B))
         strength = 0.1
 
-        def loss(p: dict[str, np.ndarray]) -> float:
-            logits, _ = model.forward(p, x)
-            return softmax_cross_entropy(logits, targets)[0] + strength * model.penalty(p)[0]
+        def loss(p: dict[str, Array]) -> float:
+            logits, _ = exact.forward(p, x)
+            return softmax_cross_entropy(logits, targets)[0] + strength * exact.penalty(p)[0]
 
         logits, saved = model.forward(params, x)
         grads = model.backward(params, saved, softmax_cross_entropy(logits, targets)[1])
         for name, dW in model.penalty(params)[1].items():
             grads[name] = grads[name] + strength * dW
-        return check_gradient(loss, params, grads)
+        dtypes = exact.dtypes()
+        tolerance = 1e-6 if double == self.dtype else 1e-3
+        return check_gradient(
+            loss,
+            {name: p.astype(dtypes[name]) for name, p in params.items()},
+            {name: g.astype(dtypes[name]) for name, g in grads.items()},
+            tolerance=tolerance,
+        )
+
+    def make(self, dtype: str) -> RNN:
+        """Return the cell in a dtype."""
+        N = math.prod(P for P, _ in self.factors)
+        if self.cell == "kru":
+            return KRU(3, N, self.factors, self.activation, dtype, backend=self.backend)
+        return RNN(3, N, Dense(), self.activation, dtype)
 
 
 @dataclass(frozen=True)
@@ -231,14 +250,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Errors that a user can mend are one sentence on standard error and exit status 1.
     """
     try:
-        command = parse(arguments)
-        if isinstance(command, Train) and command.resume:
-            saved: Any = training.read_config(command.out)
-            command = parse(arguments, Train(saved, command.out))
-        return command.run()
+        arguments = sys.argv[1:] if arguments is None else arguments
+        return parse(arguments, resumed(arguments)).run()
+    except MemoryError:
+        print("kru-ref: not enough memory; try smaller sizes", file=sys.stderr)
+        return 1
     except (ValueError, TypeError, OSError, ImportError, ArithmeticError) as error:
         print(f"kru-ref: {error}", file=sys.stderr)
         return 1
+
+
+def resumed(arguments: Sequence[str]) -> Train | None:
+    """Return the run that `train … --resume` continues: options left out are its own."""
+    if not arguments or arguments[0] != "train":
+        return None
+    options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    options.add_argument("--resume", action="store_true")
+    options.add_argument("--out", type=Path)
+    known, _ = options.parse_known_args(arguments)
+    if not known.resume or known.out is None:
+        return None
+    saved: Any = training.read_config(known.out)
+    return Train(saved, known.out)
 
 
 def summary(task: Task, metrics: Metrics) -> str:
@@ -249,7 +282,7 @@ def summary(task: Task, metrics: Metrics) -> str:
     dense = RNN(task.input_size, N, Dense(), "identity", task.dtype)
     rows = {
         "test": ", ".join(f"{name} {value:.4g}" for name, value in test.items()),
-        f"loss of {who}": f"{baseline:.4g}; {100 * test['loss'] / baseline:.2g} % of it reached",
+        "baseline loss": f"{baseline:.4g} {who}; reached {test['loss'] / baseline:.2g} of it",
         "recurrent parameters": (
             f"{model.cell.n_recurrent_parameters:,}; "
             f"a dense {N}×{N} matrix has {dense.n_recurrent_parameters:,}"
@@ -269,4 +302,4 @@ def _moved(p: Array, rng: np.random.Generator) -> Array:
 def _row(name: str, values: Sequence[str]) -> str:
     if len(values) == 1:
         return f"{name:28}  {values[0]}"
-    return f"{name:28}" + "".join(f"{value:>16}" for value in values)
+    return f"{name:28}" + "".join(f"  {value:>14}" for value in values)

@@ -6,6 +6,7 @@ apart (2×2 ones) are merged: the same arithmetic in half the passes over memory
 cut into blocks of columns that fit the cache, each of which goes through time by itself.
 """
 
+import functools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .backend import INSTRUCTION_SETS, instruction_set, kernels, n_threads
-from .kronecker import Array, sweeps
+from .sweeps import Array, sweeps
 
 KINDS = ("modrelu", "tanh", "relu", "identity")
 
@@ -53,6 +54,55 @@ class Plan(NamedTuple):
 def supports(shapes: Iterable[tuple[int, ...]]) -> bool:
     """Tell whether the compiled recurrence is the fast one for factors of these shapes."""
     return max(max(shape) for shape in shapes) <= LARGEST_FACTOR
+
+
+def matvec(factors: Sequence[Array], x: Array) -> Array:
+    """Return (W_0 ⊗ … ⊗ W_{F-1}) x; see kronecker.numpy_matvec."""
+    B, planes = x.shape[1], _planes(x)
+    y = np.empty((math.prod(len(W) for W in factors), B), x.dtype)
+    if B == 0:
+        return y
+    plan = _plan(tuple(W.shape for W in factors), B, B)
+    merged = _merge(factors, plan.groups)
+    kernels.matvec(
+        _level(),
+        planes,
+        plan.sweeps,
+        np.concatenate([_planar(W) for W in merged]),
+        _real(x),
+        _real(y),
+        np.empty(3 * planes * plan.stride, x.real.dtype),
+        plan.stride,
+    )
+    return y
+
+
+def matvec_backward(factors: Sequence[Array], x: Array, dy: Array) -> tuple[list[Array], Array]:
+    """Return dfactors and dx; see kronecker.numpy_backward."""
+    B, planes = x.shape[1], _planes(x)
+    if B == 0:
+        return [np.zeros_like(W) for W in factors], np.empty_like(x)
+    plan = _plan(tuple(W.shape for W in factors), B, B)
+    merged = _merge(factors, plan.groups)
+    n_factors = planes * sum(W.size for W in merged)
+    dW, dx = np.zeros(n_factors), np.empty_like(x)
+    arrays = (4 + len(merged)) * planes * plan.stride
+    scratch = np.empty(arrays + 16 * n_factors, x.real.dtype)
+    scratch[arrays:] = 0
+    kernels.matvec_backward(
+        _level(),
+        planes,
+        plan.sweeps,
+        np.concatenate([_planar(W) for W in merged]),
+        np.concatenate([_planar(W.conj().T) for W in merged]),
+        _real(x),
+        _real(dy),
+        dW,
+        _real(dx),
+        scratch,
+        plan.stride,
+    )
+    return _dfactors(factors, plan, merged, dW, x.dtype), dx
 
 
 def forward(
@@ -138,19 +188,13 @@ def backward(
         _scratch(plan, size, b.dtype),
         plan.stride,
     )
-    ends = np.cumsum([planes * W.size for W in merged])[:-1]
-    dmerged = [
-        _complex(part, W.shape, planes)
-        for part, W in zip(np.split(dW.sum(axis=0), ends), merged, strict=True)
-    ]
-    dfactors = _merge_backward(factors, plan.groups, dmerged)
     dU_sum = (dU_labels if one_hot else dU).sum(axis=0, dtype=np.float64)
     db_sum = sum(
         db[i, : N * width].reshape(N, width).sum(axis=1, dtype=np.float64)
         for i, width in enumerate(np.diff(plan.columns))
     )
     return (
-        [dW_f.astype(U.dtype) for dW_f in dfactors],
+        _dfactors(factors, plan, merged, dW.sum(axis=0), U.dtype),
         _complex(dU_sum, U.shape, planes).astype(U.dtype),
         np.asarray(db_sum, b.dtype),
         dx if dx.size else None,
@@ -183,7 +227,8 @@ def readout_backward(h: Array, dy: NDArray[np.floating]) -> Array:
     return dV.sum(axis=0).reshape(planes * N, M).T.astype(dy.dtype)
 
 
-def _plan(shapes: tuple[tuple[int, int], ...], B: int) -> Plan:
+@functools.lru_cache(maxsize=256)
+def _plan(shapes: tuple[tuple[int, int], ...], B: int, block: int = BLOCK) -> Plan:
     groups: list[tuple[int, ...]] = []
     for f, shape in enumerate(shapes):
         if groups and len(groups[-1]) == 1 and _pays(shapes[f - 1], shape):
@@ -197,7 +242,7 @@ def _plan(shapes: tuple[tuple[int, int], ...], B: int) -> Plan:
     offsets = np.cumsum([0] + [P * Q for P, Q in merged])
     rows = [(offsets[f], *merged[f], left, right) for f, left, right in sweeps(merged, 1)]
     largest = max(max(P, Q) * left * right for _, P, Q, left, right in rows)
-    columns = _columns(B)
+    columns = _columns(B, block)
     width = int(np.diff(columns).max())
     stride = -(-largest * width // 16) * 16
     return Plan(tuple(groups), np.array(rows, np.intp), columns, stride, width)
@@ -232,16 +277,31 @@ def _merge_backward(
     return dfactors
 
 
-def _columns(B: int) -> NDArray[np.intp]:
+def _dfactors(
+    factors: Sequence[Array], plan: Plan, merged: Sequence[Array], dW: Array, dtype: np.dtype
+) -> list[Array]:
+    planes = 2 if dtype.kind == "c" else 1
+    ends = np.cumsum([planes * W.size for W in merged])[:-1]
+    dmerged = [
+        _complex(part, W.shape, planes) for part, W in zip(np.split(dW, ends), merged, strict=True)
+    ]
+    return [d.astype(dtype) for d in _merge_backward(factors, plan.groups, dmerged)]
+
+
+def _columns(B: int, block: int = BLOCK) -> NDArray[np.intp]:
     """Cut a batch into blocks of nearly equal width."""
-    n_blocks = max(1, -(-B // BLOCK))
+    n_blocks = max(1, -(-B // block))
     return np.array([B * i // n_blocks for i in range(n_blocks + 1)], np.intp)
 
 
 def _settings(activation: str, planes: int, columns: NDArray[np.intp]) -> tuple[int, int, int, int]:
     """Return instruction set, nonlinearity, planes, and threads: no more than blocks."""
     threads = min(n_threads(), len(columns) - 1)
-    return INSTRUCTION_SETS.index(instruction_set()), KINDS.index(activation), planes, threads
+    return _level(), KINDS.index(activation), planes, threads
+
+
+def _level() -> int:
+    return INSTRUCTION_SETS.index(instruction_set())
 
 
 def _planes(a: Array) -> int:

@@ -266,18 +266,23 @@ static INLINE vec NAME(positive)(vec v)
     return WHERE(v <= 0, NAME(filled)(0), v);
 }
 
-/* np.abs(z), scaled where a square would overflow or underflow */
-static INLINE vec NAME(modulus)(int planes, vec re, vec im)
+/* np.abs(z), and z becomes z / np.abs(z), 0 at 0; scaled, lest a square over- or underflow */
+static INLINE vec NAME(modulus)(int planes, vec *re, vec *im)
 {
-    vec a = WHERE(re < 0, -re, re), one = NAME(filled)(1);
-    if (planes == 1)
+    vec a = WHERE(*re < 0, -*re, *re), one = NAME(filled)(1), zero = NAME(filled)(0);
+    if (planes == 1) {
+        *re = WHERE(a == 0, zero, *re / a);
         return a;
-    a += WHERE(im < 0, -im, im);
+    }
+    a += WHERE(*im < 0, -*im, *im);
     vec up = WHERE(a < SMALL, NAME(filled)(SCALE), WHERE(a > LARGE, NAME(filled)(1 / SCALE), one));
     vec down = WHERE(a < SMALL, NAME(filled)(1 / SCALE), WHERE(a > LARGE, NAME(filled)(SCALE), one));
-    re *= up;
-    im *= up;
-    return NAME(root)(re * re + im * im) * down;
+    *re *= up;
+    *im *= up;
+    vec r = NAME(root)(*re * *re + *im * *im), inverse = WHERE(r == 0, zero, one / r);
+    *re *= inverse;
+    *im *= inverse;
+    return r * down;
 }
 
 /* h = σ(z + u, b), as in activations.py; n is a multiple of the lanes */
@@ -290,10 +295,9 @@ static INLINE void NAME(activate_as)(int kind, int planes, Py_ssize_t n, const R
         if (planes == 2)
             im = LOAD(z + n + i) + LOAD(u + n + i);
         if (kind == MODRELU) {
-            vec r = NAME(modulus)(planes, re, im);
-            vec scale = WHERE(r == 0, r, NAME(positive)(r + bias) / r);
-            re *= scale;
-            im *= scale;
+            vec grown = NAME(positive)(NAME(modulus)(planes, &re, &im) + bias);
+            re *= grown;
+            im *= grown;
         } else {
             re += bias;
             if (kind == TANH_KIND)
@@ -332,17 +336,15 @@ static INLINE void NAME(activate_backward_as)(int kind, int planes, Py_ssize_t n
         vec along = re;
         if (kind == MODRELU) {
             vec zero = NAME(filled)(0), bias = LOAD(b + i);
-            vec length = NAME(modulus)(planes, hr, hi);
-            vec ur = WHERE(length == 0, zero, hr / length);
+            vec length = NAME(modulus)(planes, &hr, &hi);
             if (planes == 2) {
-                vec ui = WHERE(length == 0, zero, hi / length);
-                along = ur * re + ui * im;
+                along = hr * re + hi * im;
                 vec r = length - bias, least = NAME(filled)(EPSILON) * length;
                 vec stretch = bias / WHERE(r < least, least, r);
-                re = WHERE(length == 0, zero, re + stretch * (re - ur * along));
-                im = WHERE(length == 0, zero, im + stretch * (im - ui * along));
+                re = WHERE(length == 0, zero, re + stretch * (re - hr * along));
+                im = WHERE(length == 0, zero, im + stretch * (im - hi * along));
             } else {
-                along = ur * re;
+                along = hr * re;
                 re = WHERE(length == 0, zero, re);
             }
         } else {

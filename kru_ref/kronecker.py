@@ -18,47 +18,23 @@ before the factor's count as one ("left"), those after it and the batch as anoth
 
 import functools
 import math
+import operator
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from scipy.sparse.linalg import LinearOperator
 
 from . import backend as _backend
-from .backend import Backend, kernels
+from . import compiled
+from .backend import Backend
+from .sweeps import Array, sweeps
 
-# Of any of DTYPES: which one is decided at run time, and decides what is computed.
-Array = NDArray[Any]
+# More than fits any memory; factorising by trial division stays quick.
+LARGEST_SIZE = 2**40
 
 DTYPES = ("float32", "float64", "complex64", "complex128")
-
-
-class Sweep(NamedTuple):
-    """One factor applied to its axis: (left, Q, right) becomes (left, P, right)."""
-
-    factor: int
-    left: int
-    right: int
-
-
-@functools.lru_cache(maxsize=256)
-def sweeps(shapes: tuple[tuple[int, int], ...], B: int) -> tuple[Sweep, ...]:
-    """Order the factors so that the whole product costs the fewest multiplications.
-
-    Applying f before g costs (P_f Q_f Q_g + P_g Q_g P_f) × the other axes, g before f
-    costs (P_g Q_g Q_f + P_f Q_f P_g) × the same. Divided by P_f Q_f P_g Q_g, the first
-    is cheaper when 1/Q_f - 1/P_f < 1/Q_g - 1/P_g: sorting by that key is optimal, for
-    if any two neighbours were the other way round, swapping them would pay. Square
-    factors all have key 0 and stay in place.
-    """
-    order = sorted(range(len(shapes)), key=lambda f: 1 / shapes[f][1] - 1 / shapes[f][0])
-    axes = [Q for _, Q in shapes]
-    plan = []
-    for f in order:
-        plan.append(Sweep(f, math.prod(axes[:f]), math.prod(axes[f + 1 :]) * B))
-        axes[f] = shapes[f][0]
-    return tuple(plan)
 
 
 def kron_matvec(factors: Sequence[ArrayLike], x: ArrayLike, backend: Backend = "auto") -> Array:
@@ -180,44 +156,6 @@ def numpy_backward(factors: Sequence[Array], x: Array, dy: Array) -> tuple[list[
     return dfactors, dy.reshape(shape)
 
 
-def cython_matvec(factors: Sequence[Array], x: Array) -> Array:
-    """Do as numpy_matvec, compiled."""
-    plan, scratch = _compiled_plan(tuple(W.shape for W in factors), x.shape[1])
-    W = np.concatenate([W.reshape(-1) for W in factors])
-    y = np.empty((math.prod(len(W) for W in factors), x.shape[1]), x.dtype)
-    kernels.matvec(W, plan, x.reshape(-1), y.reshape(-1), np.empty(2 * scratch, x.dtype))
-    return y
-
-
-def cython_backward(factors: Sequence[Array], x: Array, dy: Array) -> tuple[list[Array], Array]:
-    """Do as numpy_backward, compiled."""
-    plan, scratch = _compiled_plan(tuple(W.shape for W in factors), x.shape[1])
-    W = np.concatenate([W.reshape(-1) for W in factors])
-    dW = np.zeros_like(W)
-    dx = np.empty_like(x)
-    kernels.backward(
-        W,
-        plan,
-        x.reshape(-1),
-        dy.reshape(-1),
-        dW,
-        dx.reshape(-1),
-        np.empty((len(factors) + 2) * scratch, x.dtype),
-    )
-    ends = np.cumsum([W.size for W in factors])
-    pieces = np.split(dW, ends[:-1])
-    return [d.reshape(W.shape) for d, W in zip(pieces, factors, strict=True)], dx
-
-
-@functools.lru_cache(maxsize=256)
-def _compiled_plan(shapes: tuple[tuple[int, int], ...], B: int) -> tuple[NDArray[np.intp], int]:
-    """Sweeps as rows (offset of W_f, P, Q, left, right), and the largest array between two."""
-    offsets = np.cumsum([0] + [P * Q for P, Q in shapes])
-    plan = [(offsets[f], *shapes[f], left, right) for f, left, right in sweeps(shapes, B)]
-    scratch = max(max(P, Q) * left * right for _, P, Q, left, right in plan)
-    return np.array(plan, dtype=np.intp), scratch
-
-
 class Engine(NamedTuple):
     """A backend's matrix-vector product and its backward."""
 
@@ -227,7 +165,7 @@ class Engine(NamedTuple):
 
 ENGINES = {
     "numpy": Engine(numpy_matvec, numpy_backward),
-    "cython": Engine(cython_matvec, cython_backward),
+    "cython": Engine(compiled.matvec, compiled.matvec_backward),
 }
 
 
@@ -262,7 +200,7 @@ class KroneckerProduct(LinearOperator):
 
     def __init__(self, factors: Sequence[ArrayLike], backend: Backend = "auto") -> None:
         arrays = as_factors(factors)
-        self.factors: tuple[Array, ...] = tuple(arrays)
+        self.factors: tuple[Array, ...] = tuple(W.copy() for W in arrays)
         self.backend = backend
         _backend.resolve(backend)
         shape = tuple(math.prod(sizes) for sizes in zip(*(W.shape for W in arrays), strict=True))
@@ -334,7 +272,9 @@ def factor_sizes(N: int, n_factors: int | None = None) -> tuple[int, ...]:
     Raises
     ------
     ValueError
-        N or n_factors below 1, or more factors than N has prime factors.
+        N below 1 or above 2^40, n_factors below 1 or above the number of prime factors.
+    TypeError
+        A size that is no integer.
 
     Examples
     --------
@@ -343,8 +283,9 @@ def factor_sizes(N: int, n_factors: int | None = None) -> tuple[int, ...]:
     >>> factor_sizes(300, n_factors=3)
     (5, 6, 10)
     """
-    if N < 1:
-        raise ValueError(f"N must be at least 1, got {N}")
+    N = operator.index(N)
+    if not 1 <= N <= LARGEST_SIZE:
+        raise ValueError(f"N must lie between 1 and {LARGEST_SIZE:,}, got {N:,}")
     primes = _prime_factors(N)
     if n_factors is None:
         return primes or (1,)

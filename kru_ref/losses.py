@@ -1,7 +1,7 @@
 """Losses of logits (T, M, B), each returned with its gradient.
 
 All average over the T·B steps of a batch. A mask (T, B) gives each step a weight, 0 for
-one that does not count; the average is then over the sum of the weights. With
+one that does not count, whatever it holds; the average is then over the sum of the weights. With
 ``last_only`` the targets belong to the last step alone and have no time axis.
 """
 
@@ -56,13 +56,10 @@ def softmax_cross_entropy(
         )
     shifted = steps - steps.max(axis=1, keepdims=True)
     exp = np.exp(shifted)
-    total = exp.sum(axis=1, keepdims=True)
-    at_target = np.take_along_axis(shifted, targets[:, None], axis=1)  # (T, 1, B)
-    gradient = exp / total
-    np.put_along_axis(
-        gradient, targets[:, None], np.take_along_axis(gradient, targets[:, None], axis=1) - 1, 1
-    )
-    return _average((np.log(total) - at_target)[:, 0], gradient, weights, logits)
+    total = exp.sum(axis=1)  # (T, B)
+    at_target = np.take_along_axis(shifted, targets[:, None], axis=1)[:, 0]  # (T, B)
+    one_hot = targets[:, None] == np.arange(M)[:, None]  # (T, M, B)
+    return _average(np.log(total) - at_target, exp / total[:, None] - one_hot, weights, logits)
 
 
 def mean_squared_error(
@@ -131,17 +128,20 @@ def bernoulli_cross_entropy(
 
     Notes
     -----
-    With p = 1/(1 + e^-y), ℓ = -Σ_m [t log p + (1 - t) log(1 - p)] = Σ_m [log(1 + e^y) - t y],
-    so dℓ/dy = p - t.
+    With p = 1/(1 + e^-y) and q = 1 - p, ℓ = -Σ_m [t log p + (1 - t) log q], which is
+    Σ_m [log(1 + e^y) - t y], so dℓ/dy = p - t = p (1 - t) - q t. Written with e^-|y|, neither
+    overflows nor loses a small p or q.
     """
     steps, targets, weights = _steps(logits, targets, mask, last_only)
     _check_targets(targets, steps.shape)
     if targets.min() < 0 or targets.max() > 1:
         raise ValueError(f"targets must lie in [0, 1], got {targets.min()} to {targets.max()}")
     t = targets.astype(steps.dtype)
-    softplus = np.logaddexp(0, steps)
-    p = np.exp(steps - softplus)
-    return _average(np.sum(softplus - t * steps, axis=1), p - t, weights, logits)
+    small = np.exp(-np.abs(steps))
+    likelier, rarer = 1 / (1 + small), small / (1 + small)
+    p, q = np.where(steps > 0, likelier, rarer), np.where(steps > 0, rarer, likelier)
+    values = np.maximum(steps, 0) - t * steps + np.log1p(small)
+    return _average(np.sum(values, axis=1), p * (1 - t) - q * t, weights, logits)
 
 
 def _steps(
@@ -165,7 +165,14 @@ def _steps(
                 "mask must hold finite weights ≥ 0, with one step at least that counts"
             )
         weights = given
-    return steps, targets[None] if last_only else targets, (weights / weights.sum()).reshape(shape)
+    weights = (weights / weights.sum()).reshape(shape)
+    if last_only:
+        targets = targets[None]
+    if mask is not None and targets.shape in (shape, steps.shape):
+        # what stands in a step that does not count is nobody's business
+        counts = weights > 0 if targets.ndim == 2 else weights[:, None] > 0
+        targets = np.where(counts, targets, 0)
+    return steps, targets, weights
 
 
 def _average(values: Real, gradient: Real, weights: Real, logits: ArrayLike) -> tuple[float, Real]:

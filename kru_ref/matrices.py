@@ -5,6 +5,7 @@ passes them in. ``W`` below is the list of its parameter arrays.
 """
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -14,7 +15,8 @@ import numpy as np
 from . import backend as _backend
 from . import compiled
 from .backend import Backend
-from .kronecker import ENGINES, Array, factor_sizes
+from .kronecker import ENGINES, factor_sizes
+from .sweeps import Array
 from .unitary import random_unitary, soft_unitary, unitarity_defect
 
 
@@ -129,7 +131,7 @@ class Kronecker:
         if self.factors is None:
             return
         try:
-            factors = tuple((int(P), int(Q)) for P, Q in self.factors)
+            factors = tuple((operator.index(P), operator.index(Q)) for P, Q in self.factors)
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"factors must be shapes (P, Q), such as [(4, 4), (8, 8)], got {self.factors!r}"

@@ -21,8 +21,8 @@ from numpy.typing import ArrayLike, NDArray
 from . import compiled
 from .cells import RNN, Params, RNNSaved, check_params, checked_array
 from .compiled import ReadoutGradient
-from .kronecker import Array
 from .matrices import glorot_uniform
+from .sweeps import Array
 
 
 class ModelSaved(NamedTuple):

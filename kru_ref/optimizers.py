@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .cells import Params
-from .kronecker import Array
+from .sweeps import Array
 
 State = dict[str, Any]
 Real = NDArray[np.floating]
@@ -46,6 +46,11 @@ class Optimizer:
     rates: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        # Python's floats: one of NumPy's would turn single precision into double
+        for name, value in vars(self).items():
+            if name != "rates":
+                object.__setattr__(self, name, float(value))
+        object.__setattr__(self, "rates", {k: float(v) for k, v in self.rates.items()})
         for name, rate in {"rate": self.rate, **self.rates}.items():
             if not (math.isfinite(rate) and rate >= 0):
                 raise ValueError(f"learning rate {name!r} must be finite and ≥ 0, got {rate}")
@@ -73,6 +78,8 @@ class Optimizer:
         ------
         ValueError
             grads with other keys or shapes than params.
+        TypeError
+            A parameter that is neither real nor complex, or a complex gradient of a real one.
         """
         if params.keys() != grads.keys():
             raise ValueError(f"grads must have the keys of params, {sorted(params)}")
@@ -83,11 +90,18 @@ class Optimizer:
                 raise ValueError(
                     f"gradient of {name} must have shape {p.shape}, got {grads[name].shape}"
                 )
-            slots = [as_real(state[slot][name]) for slot in self.slots]
-            change, *slots = self.step(as_real(grads[name].astype(p.dtype)), steps, *slots)
-            new_params[name] = (as_real(p) - self.rate_of(name) * change).view(p.dtype)
+            if p.dtype.kind not in "fc" or (p.dtype.kind == "f" and grads[name].dtype.kind == "c"):
+                raise TypeError(
+                    f"{name} must be real or complex floating point and its gradient likewise, "
+                    f"got {p.dtype} and {grads[name].dtype}"
+                )
+            dtype = p.dtype.newbyteorder("=")
+            slots = [as_real(state[slot][name].astype(dtype)) for slot in self.slots]
+            change, *slots = self.step(as_real(grads[name].astype(dtype)), steps, *slots)
+            moved = as_real(p.astype(dtype)) - self.rate_of(name) * change
+            new_params[name] = moved.view(dtype).reshape(p.shape)
             for slot, value in zip(self.slots, slots, strict=True):
-                new_state[slot][name] = value.view(p.dtype)
+                new_state[slot][name] = value.view(dtype).reshape(p.shape)
         return new_params, new_state
 
     def rate_of(self, name: str) -> float:
@@ -221,7 +235,7 @@ def clip_by_global_norm(grads: Mapping[str, Array], max_norm: float) -> tuple[Pa
     norm = math.sqrt(sum(float(np.sum(as_real(g).astype(float) ** 2)) for g in grads.values()))
     if norm <= max_norm:
         return dict(grads), norm
-    return {name: g * (max_norm / norm) for name, g in grads.items()}, norm
+    return {name: g * (float(max_norm) / norm) for name, g in grads.items()}, norm
 
 
 def as_real(p: Array) -> Real:

@@ -31,8 +31,8 @@ CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.npz"
 FREE = {"log_every", "evaluate_every", "checkpoint_every", "data_dir"}
 
 REMEDY = (
-    f"{CHECKPOINT} holds the last good state; try a lower rate or factor_rate, "
-    "or limit the gradient with max_norm"
+    f"{CHECKPOINT} holds the last good state. Start again in another folder with a lower rate or "
+    "factor_rate, or limit the gradient with max_norm"
 )
 
 Metrics = dict[str, float]
@@ -97,7 +97,8 @@ def train(
         _forget_metrics_after(out / METRICS, state.update)
         save_checkpoint(out / CHECKPOINT, state)
 
-    line: Metrics = _last_line(out / METRICS)
+    line = {"step": state.update, "seconds": state.seconds, "defect": model.defect(state.params)}
+    line |= _last_line(out / METRICS)
     began = time.perf_counter() - state.seconds
     try:
         while state.update < task.updates:
@@ -107,6 +108,8 @@ def train(
             last = after.update == task.updates
             evaluate_now = last or after.update % task.evaluate_every == 0
             line["defect"] = model.defect(after.params)
+            if not math.isfinite(line["defect"]):
+                raise Diverged(f"update {after.update} makes W overflow. {REMEDY}")
             if evaluate_now:
                 line |= evaluate(task, model, after.params, "validation")
             after = after._replace(seconds=time.perf_counter() - began)
@@ -216,7 +219,7 @@ def read_config(out: Path) -> Task:
 
 
 def _fresh(task: Task, model: SequenceModel, out: Path) -> RunState:
-    for name in (CONFIG, CHECKPOINT):
+    for name in (CONFIG, METRICS, CHECKPOINT):
         if (out / name).exists():
             raise FileExistsError(
                 f"{out} already holds a run ({name}): continue it with resume, "
@@ -231,10 +234,10 @@ def _beginning(task: Task, model: SequenceModel) -> RunState:
 
 
 def _resumed(task: Task, model: SequenceModel, out: Path) -> RunState:
-    saved = dataclasses.asdict(read_config(out))
-    given = dataclasses.asdict(task)
-    if given.keys() != saved.keys():
-        raise ValueError(f"{out} holds a run of {read_config(out).name}, not of {task.name}")
+    run = read_config(out)
+    if run.name != task.name:
+        raise ValueError(f"{out} holds a run of {run.name}, not of {task.name}")
+    saved, given = dataclasses.asdict(run), dataclasses.asdict(task)
     free = FREE | {"updates"} if task.schedule == "constant" else FREE
     changed = [
         f"{name} is {given[name]!r}, was {saved[name]!r}"
@@ -267,7 +270,11 @@ def _forget_metrics_after(path: Path, update: int) -> None:
             line = json.loads(text)
         except ValueError:
             continue
-        if line["step"] <= update and "test_loss" not in line:
+        if (
+            isinstance(line, dict)
+            and line.get("step", update + 1) <= update
+            and ("test_loss" not in line)
+        ):
             kept.append(text + "\n")
     write_atomically(path, lambda file: file.write("".join(kept).encode()))
 

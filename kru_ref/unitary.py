@@ -1,12 +1,14 @@
 """How close factors are to unitary, the penalty that keeps them there, and where they start."""
 
 import math
+import operator
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from .kronecker import Array, as_factors, check_dtype, factor_singular_values
+from .kronecker import as_factors, check_dtype, factor_singular_values
+from .sweeps import Array
 
 
 def soft_unitary(factors: Sequence[ArrayLike]) -> tuple[float, list[Array]]:
@@ -71,7 +73,7 @@ def unitarity_defect(factors: Sequence[ArrayLike]) -> float:
         float(s[-1]) if W.shape[0] >= W.shape[1] else 0.0
         for W, s in zip(arrays, values, strict=True)
     )
-    return max(abs(largest**2 - 1), abs(smallest**2 - 1))
+    return max(abs(largest * largest - 1), abs(smallest * smallest - 1))
 
 
 def random_unitary(
@@ -95,7 +97,7 @@ def random_unitary(
     ValueError
         A size below 1.
     TypeError
-        Another dtype.
+        Another dtype, a size that is no integer, or no generator.
 
     Notes
     -----
@@ -103,7 +105,8 @@ def random_unitary(
     diagonal: without that step the distribution is not uniform (Mezzadri 2007).
     """
     dtype = check_dtype(dtype)
-    P, Q = (shape, shape) if isinstance(shape, int) else shape
+    check_rng(rng)
+    P, Q = map(operator.index, shape if isinstance(shape, tuple) else (shape, shape))
     if min(P, Q) < 1:
         raise ValueError(f"shape must hold sizes of at least 1, got {shape}")
     A = rng.standard_normal((max(P, Q), min(P, Q)))
@@ -113,3 +116,11 @@ def random_unitary(
     diagonal = np.diagonal(R)
     unitary = unitary * (diagonal / np.abs(diagonal))
     return np.ascontiguousarray(unitary if P >= Q else unitary.T, dtype=dtype)
+
+
+def check_rng(rng: np.random.Generator) -> None:
+    """Raise unless rng is a generator, not a seed."""
+    if not isinstance(rng, np.random.Generator):
+        raise TypeError(
+            f"rng must be a numpy.random.Generator, such as np.random.default_rng(0), got {rng!r}"
+        )

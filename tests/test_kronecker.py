@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import kru_ref as kru
-from kru_ref.kronecker import sweeps
+from kru_ref.sweeps import sweeps
 
 SHAPES = [
     [(2, 3), (5, 4), (1, 2)],

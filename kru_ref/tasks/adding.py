@@ -53,7 +53,7 @@ class Adding(Task):
     @property
     def baseline(self) -> tuple[str, float]:
         """The variance of a sum of two uniform numbers, 2/12."""
-        return "always predicting 1", 1 / 6
+        return "for always predicting 1", 1 / 6
 
     def batch(self, update: int) -> Batch:
         """Draw sequences for an update."""

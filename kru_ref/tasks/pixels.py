@@ -67,7 +67,7 @@ class Pixels(Task):
     @property
     def baseline(self) -> tuple[str, float]:
         """The entropy of ten classes, ln 10."""
-        return "guessing", float(np.log(N_CLASSES))
+        return "for guessing", float(np.log(N_CLASSES))
 
     def batch(self, update: int) -> Batch:
         """Take pictures for an update; each epoch goes through all of them in a new order."""

@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +69,17 @@ class Task(ABC):
     checkpoint_every: int = 100
 
     def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if isinstance(value, np.generic):  # config.json holds Python's numbers
+                object.__setattr__(self, name, value.item())
+            if get_origin(hint) is Literal and value not in get_args(hint):
+                raise ValueError(
+                    f"{name} must be one of {', '.join(get_args(hint))}, got {value!r}"
+                )
+        if self.factors is not None:
+            factors = tuple((int(P), int(Q)) for P, Q in self.factors)
+            object.__setattr__(self, "factors", factors)
         for name in ("batch_size", "updates", "log_every", "evaluate_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

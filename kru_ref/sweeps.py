@@ -1,0 +1,37 @@
+"""The order in which the factors of a Kronecker product are applied."""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+
+# Real or complex, single or double precision: decided at run time, and decides what is computed.
+Array = NDArray[Any]
+
+
+class Sweep(NamedTuple):
+    """One factor applied to its axis: (left, Q, right) becomes (left, P, right)."""
+
+    factor: int
+    left: int
+    right: int
+
+
+@functools.lru_cache(maxsize=256)
+def sweeps(shapes: tuple[tuple[int, int], ...], B: int) -> tuple[Sweep, ...]:
+    """Order the factors so that the whole product costs the fewest multiplications.
+
+    Applying f before g costs (P_f Q_f Q_g + P_g Q_g P_f) × the other axes, g before f
+    costs (P_g Q_g Q_f + P_f Q_f P_g) × the same. Divided by P_f Q_f P_g Q_g, the first
+    is cheaper when 1/Q_f - 1/P_f < 1/Q_g - 1/P_g: sorting by that key is optimal, for
+    if any two neighbours were the other way round, swapping them would pay. Square
+    factors all have key 0 and stay in place.
+    """
+    order = sorted(range(len(shapes)), key=lambda f: 1 / shapes[f][1] - 1 / shapes[f][0])
+    axes = [Q for _, Q in shapes]
+    plan = []
+    for f in order:
+        plan.append(Sweep(f, math.prod(axes[:f]), math.prod(axes[f + 1 :]) * B))
+        axes[f] = shapes[f][0]
+    return tuple(plan)
