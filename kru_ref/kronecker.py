@@ -285,7 +285,7 @@ def factor_sizes(N: int, n_factors: int | None = None) -> tuple[int, ...]:
     """
     N = operator.index(N)
     if not 1 <= N <= LARGEST_SIZE:
-        raise ValueError(f"N must lie between 1 and {LARGEST_SIZE:,}, got {N:,}")
+        raise ValueError(f"N must be between 1 and {LARGEST_SIZE:,}, got {N:,}")
     primes = _prime_factors(N)
     if n_factors is None:
         return primes or (1,)

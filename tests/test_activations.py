@@ -74,6 +74,26 @@ def test_modrelu_at_zero_and_where_it_is_inactive():
     assert np.isfinite(dz).all()
 
 
+@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
+@pytest.mark.parametrize("exponent", [-39, -25, -19, 19, 25, 37])
+def test_modrelu_at_any_scale(dtype, exponent, backend):
+    """|z|² over- or underflows in single precision, and 1/|z| of a denormal |z| does."""
+    exponent = exponent if dtype == "complex64" else 8 * exponent
+    u = (3 + 4j) / 5
+    z = np.full((1, 1), u * 10.0**exponent).astype(dtype)
+    for b in (0.0, 0.5, -0.5):
+        cell = kru.KRU(1, 1, dtype=dtype, backend=backend, learned_h0=False)
+        real = cell.real_dtype
+        params = {"W.0": np.zeros((1, 1), dtype), "U": z, "b": np.array([b], real)}
+        h, saved = cell.forward(params, np.ones((1, 1, 1)))
+        expected = max(abs(complex(z[0, 0])) + b, 0) * u
+        assert h.item() == pytest.approx(expected, rel=1e-5, abs=0)
+        if b == 0:
+            grads, _, _ = cell.backward(params, saved, np.full((1, 1, 1), 1 - 2j, dtype))
+            assert grads["U"].item() == pytest.approx(1 - 2j, rel=1e-5)
+            assert grads["b"].item() == pytest.approx((u.conjugate() * (1 - 2j)).real, rel=1e-5)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "complex64", "float64", "complex128"])
 def test_modrelu_gradient_stays_finite_where_the_modulus_is_lost(dtype):
     """|z| far below the rounding of b cannot be told from h: the gradient is capped, not NaN."""

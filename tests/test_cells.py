@@ -263,6 +263,12 @@ def test_same_seed_same_parameters():
         (lambda: kru.RNN(3, 12, activation="relu", dtype="complex64"), TypeError, "real numbers"),
         (lambda: kru.KRU(3, 12, dtype="float16"), TypeError, "dtype must be one of"),
         (lambda: kru.KRU(3, 12, backend="gpu"), ValueError, "backend must be"),
+        (lambda: kru.KRU(3, 4, factors=[(2.5, 2), (2, 2)]), ValueError, "must be shapes"),
+        (lambda: kru.KRU(3, 4, factors=4), ValueError, "must be shapes"),
+        (lambda: kru.RNN(3, 4.5), TypeError, "integer"),
+        (lambda: kru.RNN(3, 4, kru.Dense), TypeError, r"such as Dense\(\) or Kronecker\(\)"),
+        (lambda: kru.RNN(3, 4, "dense"), TypeError, "matrix must be a matrix"),
+        (lambda: kru.RNN(3, 4).init(0), TypeError, "rng must be a numpy.random.Generator"),
         (lambda: kru.Dense("zeros"), ValueError, "'haar' or 'glorot', got 'zeros'"),
     ],
 )
@@ -311,5 +317,10 @@ def test_bad_gradient(rng):
     for shape in ((3, 4, 1), (2, 4, 2), (0, 4, 1), (4, 1)):
         with pytest.raises(ValueError, match=r"dh must have the shape of h, \(2, 4, 1\)"):
             cell.backward(params, saved, np.zeros(shape))
+    with pytest.raises(ValueError, match="missing"):
+        cell.backward({}, saved, np.zeros((2, 4, 1)))
+    other = kru.RNN(3, 8)
+    with pytest.raises(ValueError, match="saved belongs to another cell"):
+        other.backward(other.init(rng), saved, np.zeros((2, 4, 1)))
     with pytest.raises(TypeError, match="dh must fit dtype float32, got complex128"):
         cell.backward(params, saved, np.zeros((2, 4, 1), complex))

@@ -21,7 +21,7 @@ def run(line):
 def test_train_and_its_summary(tmp_path, capsys):
     assert run(f"train copying --delay 3 {SMALL} --out {tmp_path}/run") == 0
     out, err = capsys.readouterr()
-    assert "loss of without memory" in out
+    assert "0.9041 without memory" in out
     assert re.search(r"recurrent parameters +24; a dense 8×8 matrix has 128", out)
     assert "20/20" in err
     for shown in ("loss=", "accuracy=", "defect="):
@@ -32,7 +32,7 @@ def test_quiet(tmp_path, capsys):
     assert run(f"train adding --length 6 {SMALL} --out {tmp_path}/run --quiet") == 0
     out, err = capsys.readouterr()
     assert err == ""
-    assert "always predicting 1" in out
+    assert "0.1667 for always predicting 1" in out
 
 
 def test_factors_and_dtype(tmp_path):
@@ -49,6 +49,8 @@ def test_resume_keeps_the_settings_of_the_run(tmp_path, capsys):
     last = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1]
     assert json.loads(last)["step"] == 30
     capsys.readouterr()
+    assert run(f"{resume} --updates 30 --delay 3") == 0
+    capsys.readouterr()
     assert run(f"{resume} --updates 30 --delay 4") == 1
     assert "delay is 4, was 3" in capsys.readouterr().err
     assert run(f"train adding --out {tmp_path}/run --resume") == 1
@@ -62,7 +64,10 @@ def test_resume_keeps_the_settings_of_the_run(tmp_path, capsys):
         ("train copying --out {out} --activation tanh", "defined on real numbers only"),
         ("train pixels --out {out} --data-dir {out}", "kru-ref data fetch mnist"),
         ("params --hidden 0", "hidden sizes must be at least 1"),
-        ("gradcheck --factors 2 2", "hidden_size is 12"),
+        ("gradcheck --factors 2 3", "multiply to 2×3"),
+        ("gradcheck --steps -1", "steps and batch_size must be at least 1"),
+        ("params --hidden 2305843009213693951", "N must be between 1 and"),
+        ("train copying --out {out} --delay 100000000000000", "not enough memory"),
     ],
 )
 def test_errors_are_one_sentence(tmp_path, capsys, line, message):
@@ -105,12 +110,26 @@ def test_params(capsys):
 
 
 @pytest.mark.parametrize("cell", ["kru", "rnn"])
-@pytest.mark.parametrize("more", ["", "--one-hot", "--dtype float64 --activation tanh"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        "--one-hot",
+        "--dtype float64 --activation tanh",
+        "--dtype float64 --activation relu --steps 60",
+        "--dtype float64 --steps 50 --seed 2",
+        "--dtype complex64",
+        "--dtype float32",
+        "--factors 2 2 2 2 --backend numpy",
+    ],
+)
 def test_gradcheck(capsys, cell, more):
+    """In every dtype, and where a finite difference meets kinks."""
     assert run(f"gradcheck --cell {cell} {more}") == 0
     out = capsys.readouterr().out
     assert "passed: largest relative error" in out
     assert "cell.W" in out
+    if "numpy" in more:
+        assert "backend numpy" in out
 
 
 def test_gradcheck_tells_a_wrong_gradient(capsys, monkeypatch):

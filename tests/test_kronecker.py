@@ -1,5 +1,6 @@
 """The Kronecker product against np.kron, and its backward against finite differences."""
 
+import itertools
 import math
 from functools import reduce
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 import kru_ref as kru
 from kru_ref.sweeps import sweeps
+from kru_ref.tasks import Copying
 
 SHAPES = [
     [(2, 3), (5, 4), (1, 2)],
@@ -156,6 +158,54 @@ def test_nan_stays_nan_and_in_its_column(draw, backend):
     np.testing.assert_allclose(y[:, 1], dense(factors) @ x[:, 1])
 
 
+def count_calls(monkeypatch, kernels):
+    """Count the calls of each compiled function."""
+    calls = dict.fromkeys(("matvec", "matvec_backward"), 0)
+    calls |= dict.fromkeys(("recurrence_forward", "recurrence_backward"), 0)
+
+    def counting(name, function):
+        def call(*args):
+            calls[name] += 1
+            return function(*args)
+
+        return call
+
+    for name in calls:
+        monkeypatch.setattr(kernels, name, counting(name, getattr(kernels, name)))
+    return calls
+
+
+def test_the_backend_asked_for_is_the_one_that_computes(draw, rng, monkeypatch):
+    kernels = pytest.importorskip("kru_ref._kernels", reason="the compiled kernels are not built")
+    calls = count_calls(monkeypatch, kernels)
+    factors, x = [draw((2, 2)), draw((3, 3))], draw((6, 2))
+    for backend, expected in (("numpy", 0), ("cython", 1), ("auto", 2)):
+        kru.kron_matvec(factors, x, backend)
+        kru.kron_matvec_backward(factors, x, x, backend)
+        _ = kru.KroneckerProduct(factors, backend) @ x
+        model = Copying(delay=3, hidden_size=8, backend=backend).model()
+        params = model.init(rng)
+        logits, saved = model.forward(params, np.zeros((4, 1), int))
+        model.backward(params, saved, logits)
+        assert calls == {
+            "matvec": 2 * expected,
+            "matvec_backward": expected,
+            "recurrence_forward": expected,
+            "recurrence_backward": expected,
+        }
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex64"])
+def test_long_sums_keep_single_precision(rng, backend, dtype):
+    """Gradients sum over all rows and columns: here four million products of one sign."""
+    factors = [np.eye(2, dtype=dtype)] * 10
+    x = rng.uniform(0.5, 1.5, (1024, 2000)).astype(dtype)
+    dfactors, _ = kru.kron_matvec_backward(factors, x, x, backend)
+    exact, _ = kru.kron_matvec_backward([W.astype(complex) for W in factors], x, x, "numpy")
+    for single, reference in zip(dfactors, exact, strict=True):
+        assert np.abs(single - reference).max() < 2e-5 * np.abs(reference).max()
+
+
 @pytest.mark.parametrize("shapes", [[(2, 3), (5, 4), (1, 2)], [(6, 1), (1, 6), (2, 2)]])
 def test_backends_agree(draw, shapes):
     pytest.importorskip("kru_ref._kernels", reason="the compiled kernels are not built")
@@ -281,6 +331,17 @@ def test_factor_sizes_multiply_to_the_whole(N, data):
     assert math.prod(sizes) == N
     assert list(sizes) == sorted(sizes)
     assert N == 1 or min(sizes) >= 2
+    for i, j in itertools.combinations(range(n_factors), 2):  # no two could be better balanced
+        product = sizes[i] * sizes[j]
+        pairs = [(s, product // s) for s in range(2, product) if product % s == 0]
+        assert all(a * a + b * b >= sizes[i] ** 2 + sizes[j] ** 2 for a, b in pairs)
+
+
+@pytest.mark.parametrize("bad", [8.5, "8", None])
+def test_sizes_are_integers(bad):
+    with pytest.raises(TypeError):
+        kru.factor_sizes(bad)
+    assert kru.factor_sizes(np.int64(8)) == (2, 2, 2)
 
 
 @pytest.mark.parametrize(("N", "n_factors"), [(0, None), (-8, 2), (8, 4), (7, 2), (8, 0), (1, 2)])

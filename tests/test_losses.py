@@ -94,6 +94,30 @@ def test_large_logits_do_not_overflow():
     np.testing.assert_allclose(dlogits[0, :, 0], [1, -1, -0.5])
 
 
+def test_bernoulli_keeps_small_probabilities():
+    """log(1 + e^y) - y cancels in single precision; its true value is e^-y."""
+    for y in (10.0, 15.0, 40.0):
+        logits = np.full((1, 1, 1), y, "float32")
+        for sign, target in ((1, 1), (-1, 0)):
+            loss, dlogits = kru.bernoulli_cross_entropy(sign * logits, [[[target]]])
+            assert loss == pytest.approx(np.log1p(np.exp(-y)), rel=1e-5)
+            assert dlogits.item() == pytest.approx(-sign / (1 + np.exp(y)), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_targets_of_padding_may_be_anything(rng, name):
+    loss, logits, targets, _ = case(name, rng)
+    mask = np.ones((T, B))
+    mask[1, 2] = 0
+    padded = targets.copy()
+    padded[1, ..., 2] = -1 if name == "softmax" else 7
+    for given in (padded, np.where(padded == 7, np.nan, padded) if name != "softmax" else padded):
+        value, dlogits = loss(logits, given, mask)
+        expected, dexpected = loss(logits, targets, mask)
+        assert value == expected
+        np.testing.assert_array_equal(dlogits, dexpected)
+
+
 def test_nan_logits_give_a_nan_loss():
     nan = np.full((1, 1, 1), np.nan)
     with np.errstate(invalid="ignore"):

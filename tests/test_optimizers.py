@@ -97,6 +97,39 @@ def test_gradients_of_another_model():
         optimizer.update(params, {"p": np.zeros(3)}, optimizer.init(params))
 
 
+@pytest.mark.parametrize("optimizer", [kru.SGD, kru.RMSprop, kru.Adam])
+def test_numpy_scalars_change_no_dtype(optimizer):
+    """A rate from np.logspace once promoted single precision, and a view then read garbage."""
+    p, rate = np.ones(3, "float32"), np.float64(1e-3)
+    ours = optimizer(rate=rate, rates={"a": rate})
+    expected = optimizer(rate=1e-3)
+    for o in (ours, expected):
+        assert o.update({"a": p}, {"a": p / 2}, o.init({"a": p}))[0]["a"].dtype == "float32"
+    first, second = (
+        o.update({"a": p}, {"a": p / 2}, o.init({"a": p}))[0]["a"] for o in (ours, expected)
+    )
+    np.testing.assert_array_equal(first, second)
+    clipped, _ = kru.clip_by_global_norm({"a": p}, np.float64(0.5))
+    assert clipped["a"].dtype == "float32"
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f8", ">c8"])
+def test_any_byte_order_and_shape(dtype):
+    o = kru.SGD(rate=0.5)
+    for p in (np.ones((2, 1), dtype), np.ones((), dtype)):
+        updated, _ = o.update({"a": p}, {"a": p}, o.init({"a": p}))
+        assert updated["a"].shape == p.shape
+        np.testing.assert_array_equal(updated["a"], 0.5)
+
+
+def test_a_complex_gradient_of_a_real_parameter():
+    o, params = kru.SGD(), {"a": np.ones(2)}
+    with pytest.raises(TypeError, match="a must be real or complex floating point"):
+        o.update(params, {"a": np.ones(2, complex)}, o.init(params))
+    with pytest.raises(TypeError, match="got int64"):
+        o.update({"a": np.ones(2, int)}, {"a": np.ones(2)}, {"steps": 0, "momentum": params})
+
+
 def test_clipping(draw):
     grads = {"z": draw((3, 2)), "x": draw(4, "float64")}
     norm = math.sqrt(sum(np.sum(np.abs(g) ** 2) for g in grads.values()))

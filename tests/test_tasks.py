@@ -46,6 +46,7 @@ def test_adding():
     error, _ = task.loss(ones, targets, last_only=True)
     assert error == pytest.approx(task.baseline[1], rel=0.05)
     assert task.metrics(targets[None] + 0.05, targets) == {"within_0.1": 1.0}
+    assert task.metrics(targets[None] - 0.15, targets) == {"within_0.1": 0.0}
 
 
 @pytest.mark.parametrize("task", [Copying(delay=4, seed=3), Adding(length=6, seed=3)])
@@ -103,6 +104,9 @@ def test_cosine_schedule_falls_to_zero():
         (lambda: Copying(max_norm=0.0), "max_norm must be above 0"),
         (lambda: Copying(rate=-1.0), "learning rate 'rate' must be finite"),
         (lambda: Copying(factors=((2, 2),)), "hidden_size is 128"),
+        (lambda: Copying(schedule="Cosine"), "schedule must be one of constant, cosine"),
+        (lambda: Copying(optimizer="adagrad"), "optimizer must be one of sgd, rmsprop, adam"),
+        (lambda: Pixels(permutation_seed=-1), "permutation_seed must be at least 0"),
         (lambda: Pixels(validation_size=60_000), "must leave a batch of training pictures"),
     ],
 )
@@ -129,8 +133,12 @@ def test_pixels_of_the_real_files(mnist_dir):
     assert np.bincount(shown).tolist() == np.bincount(train.labels[:55_000]).tolist()
     validation = np.concatenate([labels for _, labels in task.held_out("validation")])
     np.testing.assert_array_equal(validation, train.labels[55_000:])
-    first, second = task.batch(0)[1], task.batch(550)[1]
-    assert not np.array_equal(first, second)
+    again = np.concatenate([task.batch(update)[1] for update in range(550, 1100)])
+    assert np.bincount(again).tolist() == np.bincount(shown).tolist()
+    assert not np.array_equal(shown, again)
+    perfect = np.eye(10)[labels].T[None]
+    assert task.metrics(perfect, labels) == {"accuracy": 1.0}
+    assert task.metrics(np.roll(perfect, 1, axis=1), labels) == {"accuracy": 0.0}
     assert sum(len(labels) for _, labels in task.held_out("test")) == 10_000
 
 

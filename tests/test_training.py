@@ -140,6 +140,53 @@ def test_resuming_with_more_updates(tmp_path):
         train(SMALL, tmp_path / "extended", resume=True)
 
 
+def test_the_last_update_is_evaluated_and_kept(tmp_path):
+    """Also where it falls between the periods of both."""
+    last = train(dataclasses.replace(SMALL, updates=33), tmp_path)
+    assert arrays(tmp_path)["update"] == 33
+    assert [line["step"] for line in metrics(tmp_path)][-2:] == [33, 33]
+    assert "validation_loss" in last
+
+
+def test_evaluation_is_that_of_the_parameters_kept(tmp_path):
+    task = dataclasses.replace(SMALL, held_out_sequences=6, batch_size=4)
+    last = train(task, tmp_path)
+    kept = arrays(tmp_path)
+    params = {k.removeprefix("params/"): v for k, v in kept.items() if k.startswith("params/")}
+    for split in ("validation", "test"):
+        losses, weights = [], []
+        for x, targets in task.held_out(split):
+            logits, _ = task.model().forward(params, x)
+            losses.append(task.loss(logits, targets)[0])
+            weights.append(x.shape[-1])
+        assert weights == [4, 2]
+        assert last[f"{split}_loss"] == pytest.approx(np.average(losses, weights=weights))
+    assert last["validation_loss"] != last["test_loss"]
+
+
+def test_schedule_and_clipping_are_applied(tmp_path):
+    """The first two updates of SGD, by hand."""
+    task = dataclasses.replace(
+        SMALL, optimizer="sgd", schedule="cosine", updates=2, max_norm=0.01, penalty=0.3, rate=0.5
+    )
+    train(task, tmp_path)
+    model = task.model()
+    params = model.init(task.rng("parameters"))
+    for update, scale in ((0, 1.0), (1, 0.5)):
+        x, targets = task.batch(update)
+        logits, saved = model.forward(params, x)
+        grads = model.backward(params, saved, task.loss(logits, targets)[1])
+        for name, gradient in model.penalty(params)[1].items():
+            grads[name] = grads[name] + 0.3 * gradient
+        norm = np.sqrt(sum(np.sum(np.abs(g) ** 2) for g in grads.values()))
+        assert norm > 0.01
+        for name in params:
+            rate = task.factor_rate if name.startswith("cell.W") else 0.5
+            params[name] = params[name] - scale * rate * 0.01 / norm * grads[name]
+    for name, value in params.items():
+        np.testing.assert_allclose(arrays(tmp_path)[f"params/{name}"], value, rtol=1e-5, atol=1e-7)
+
+
 def test_interrupt_saves_the_last_update(tmp_path):
     out = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
@@ -239,6 +286,42 @@ def test_parameters_that_are_not_finite_stop_the_run(tmp_path):
     assert arrays(tmp_path)["update"] == 0
 
 
+@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
+def test_factors_that_overflow_stop_the_run(tmp_path, dtype):
+    rate = {"complex64": 1e25, "complex128": 3e90}[dtype]
+    task = dataclasses.replace(SMALL, dtype=dtype, factor_rate=rate, hidden_size=64, log_every=1)
+    with pytest.raises(Diverged, match=r"update 1 makes W overflow.*another folder"):
+        train(task, tmp_path)
+    assert arrays(tmp_path)["update"] == 0
+
+
+@pytest.mark.parametrize("infinite", ["penalty", "backward"])
+def test_every_number_of_an_update_is_checked(tmp_path, monkeypatch, infinite):
+    """Not only the loss: the penalty and the gradient too."""
+    model = type(SMALL.model())
+    right = getattr(model, infinite)
+
+    def wrong(self, params, *args):
+        if infinite == "penalty":
+            return np.inf, right(self, params, *args)[1]
+        return {k: g * np.inf for k, g in right(self, params, *args).items()}
+
+    monkeypatch.setattr(model, infinite, wrong)
+    with pytest.raises(Diverged, match=r"update 1: loss .* must all be finite"):
+        train(SMALL, tmp_path)
+
+
+def test_a_held_out_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
+    class Far(Adding):
+        def held_out(self, split):
+            for x, targets in super().held_out(split):
+                yield x, targets * 1e200
+
+    task = Far(length=6, hidden_size=8, updates=10, evaluate_every=5)
+    with np.errstate(over="ignore"), pytest.raises(Diverged, match="validation data must be"):
+        train(task, tmp_path)
+
+
 def test_a_nan_in_the_data_stops_the_run(tmp_path):
     class Bad(Adding):
         def batch(self, update):
@@ -254,11 +337,30 @@ def test_a_nan_in_the_data_stops_the_run(tmp_path):
 
 
 def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
-    train(SMALL, tmp_path)
-    before = (tmp_path / "checkpoint.npz").read_bytes()
-    with pytest.raises(FileExistsError, match="already holds a run"):
-        train(SMALL, tmp_path)
-    assert (tmp_path / "checkpoint.npz").read_bytes() == before
+    train(SMALL, tmp_path / "run")
+    content = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
+    assert len(content) == 3
+    for name, kept in content.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / name).write_bytes(kept)
+        with pytest.raises(FileExistsError, match=f"already holds a run .{name}"):
+            train(SMALL, folder)
+        assert (folder / name).read_bytes() == kept
+
+
+def test_resuming_without_the_metrics(tmp_path):
+    """They are lost, the run is not; a line that is none of ours is dropped."""
+    whole = train(SMALL, tmp_path)
+    for content in (None, '{"mine": 1}\n[1]\nnonsense\n'):
+        (tmp_path / "metrics.jsonl").unlink()
+        if content:
+            (tmp_path / "metrics.jsonl").write_text(content)
+        again = train(SMALL, tmp_path, resume=True)
+        assert again["test_loss"] == whole["test_loss"]
+        assert again["step"] == 30
+        assert again["defect"] == whole["defect"]
+        assert len(metrics(tmp_path)) == 1
 
 
 def test_resuming_refuses_other_settings(tmp_path):

@@ -58,6 +58,8 @@ class Pixels(Task):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.permutation_seed < 0:
+            raise ValueError(f"permutation_seed must be at least 0, got {self.permutation_seed}")
         if not 1 <= self.validation_size <= N_TRAIN - self.batch_size:
             raise ValueError(
                 f"validation_size must leave a batch of training pictures, from 1 to "
