@@ -45,8 +45,8 @@ cdef extern from "simd.h":
             const int64_t* labels, void* u, Py_ssize_t stride,
         ) noexcept nogil
         void (*look_up_backward)(
-            int planes, Py_ssize_t N, Py_ssize_t D, Py_ssize_t width, const void* dz,
-            Py_ssize_t stride, const int64_t* labels, void* dU,
+            int planes, Py_ssize_t N, Py_ssize_t width, const void* dz,
+            Py_ssize_t stride, const int64_t* labels, void* dUT,
         ) noexcept nogil
 
     int best_level() noexcept nogil
@@ -131,7 +131,12 @@ def matvec_backward(
 # and blocks share nothing but their parameters. The cut depends on the sizes alone and
 # each block sums its own gradients, so results are the same for any number of threads.
 
-cdef Py_ssize_t GATHERED = 8  # time steps whose dz and x make one product dU
+cdef Py_ssize_t GATHERED = 16  # time steps whose dz and x make one product dU
+
+
+def gathered():
+    """Return how many time steps are gathered for one product."""
+    return GATHERED
 
 
 def scratch_sizes(Py_ssize_t F, Py_ssize_t n_factors, Py_ssize_t N, Py_ssize_t D, Py_ssize_t M,
@@ -212,7 +217,7 @@ def recurrence_backward(
     """Back-propagate through recurrence_forward.
 
     The last steps' own gradient of h is dh, or V dy where dh is empty. Each block adds to
-    its row of dW, dU (dU_labels for labels) and db; dx is left alone where it is empty.
+    its row of dW, dU (its transpose dU_labels for labels) and db; dx is left alone where it is empty.
     """
     cdef Sizes n
     n.planes, n.kind, n.F, n.stride = planes, kind, plan.shape[0], stride
@@ -297,7 +302,7 @@ cdef void backward_block(
 
         if labels != NULL:
             K.look_up_backward(
-                n.planes, n.N, n.D, width, dz, n.stride, labels + t * n.B + first, dU_labels
+                n.planes, n.N, width, dz, n.stride, labels + t * n.B + first, dU_labels
             )
         else:
             for plane in range(n.planes):

@@ -188,7 +188,11 @@ def backward(
         _scratch(plan, size, b.dtype),
         plan.stride,
     )
-    dU_sum = (dU_labels if one_hot else dU).sum(axis=0, dtype=np.float64)
+    if one_hot:
+        by_label = dU_labels.sum(axis=0, dtype=np.float64).reshape(D, planes, N)
+        dU_sum = by_label.transpose(1, 2, 0).reshape(-1)
+    else:
+        dU_sum = dU.sum(axis=0)
     db_sum = sum(
         db[i, : N * width].reshape(N, width).sum(axis=1, dtype=np.float64)
         for i, width in enumerate(np.diff(plan.columns))
@@ -218,8 +222,8 @@ def readout_backward(h: Array, dy: NDArray[np.floating]) -> Array:
     """Return dV, (M, N) or (M, 2N) for complex h; see SequenceModel.backward."""
     _, N, B = h.shape
     planes, columns, M = _planes(h), _columns(B), dy.shape[1]
-    width, gathered, lanes = int(np.diff(columns).max()), 8, 16
-    size = (planes * N + M) * gathered * width + 4 * M * lanes
+    gathered, lanes = kernels.gathered() * int(np.diff(columns).max()), 16
+    size = (planes * N + M) * gathered + 4 * M * lanes
     scratch = np.zeros((len(columns) - 1, size), dy.dtype)
     dV = np.zeros((len(columns) - 1, planes * N * M))
     level, _, _, threads = _settings("identity", planes, columns)

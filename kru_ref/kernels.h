@@ -137,7 +137,7 @@ static INLINE void NAME(gram)(int planes, int prows, int qcols, const REAL *dy,
             re[2 * p + q] = G[p * Q + q];
             im[2 * p + q] = planes == 2 ? G[PQ + p * Q + q] : re[0];
         }
-    vec tail = NAME(last)(n % LANES);
+    vec tail = n % LANES ? NAME(last)(n % LANES) : re[0];
     for (Py_ssize_t l = 0; l < left; l++)
         for (Py_ssize_t start = 0; start < n; start += LANES) {
             int overlap = start + LANES > n;
@@ -420,17 +420,17 @@ static void NAME(look_up)(int planes, Py_ssize_t N, Py_ssize_t D, Py_ssize_t wid
         }
 }
 
-/* np.add.at(dU, (slice(None), labels), dz), dU being planar */
-static void NAME(look_up_backward)(int planes, Py_ssize_t N, Py_ssize_t D, Py_ssize_t width,
-                                   const void *dz, Py_ssize_t stride, const int64_t *labels,
-                                   void *dU)
+/* np.add.at(dUT, labels, dz.T), dUT (D, planes, N) being the transpose: a label that comes again
+   and again would else wait for its own last sum */
+static void NAME(look_up_backward)(int planes, Py_ssize_t N, Py_ssize_t width, const void *dz,
+                                   Py_ssize_t stride, const int64_t *labels, void *dUT)
 {
-    for (int plane = 0; plane < planes; plane++)
-        for (Py_ssize_t n = 0; n < N; n++) {
-            const REAL *restrict from = (const REAL *)dz + plane * stride + n * width;
-            REAL *restrict row = (REAL *)dU + (plane * N + n) * D;
-            for (Py_ssize_t b = 0; b < width; b++)
-                row[labels[b]] += from[b];
+    for (Py_ssize_t b = 0; b < width; b++)
+        for (int plane = 0; plane < planes; plane++) {
+            const REAL *restrict from = (const REAL *)dz + plane * stride + b;
+            REAL *restrict column = (REAL *)dUT + (labels[b] * planes + plane) * N;
+            for (Py_ssize_t n = 0; n < N; n++)
+                column[n] += from[n * width];
         }
 }
 

@@ -27,8 +27,8 @@ typedef struct {
                  Py_ssize_t stride, void *array, Py_ssize_t B);
     void (*look_up)(int planes, Py_ssize_t N, Py_ssize_t D, Py_ssize_t width, const void *U,
                     const int64_t *labels, void *u, Py_ssize_t stride);
-    void (*look_up_backward)(int planes, Py_ssize_t N, Py_ssize_t D, Py_ssize_t width,
-                             const void *dz, Py_ssize_t stride, const int64_t *labels, void *dU);
+    void (*look_up_backward)(int planes, Py_ssize_t N, Py_ssize_t width, const void *dz,
+                             Py_ssize_t stride, const int64_t *labels, void *dUT);
 } Kernels;
 
 enum { MODRELU, TANH_KIND, RELU, IDENTITY };

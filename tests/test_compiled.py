@@ -1,0 +1,177 @@
+"""The compiled recurrence against the NumPy one: instruction sets, threads, sizes, memory."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+import kru_ref as kru
+from kru_ref import backend, compiled
+
+if backend.kernels is None:
+    pytest.skip(f"{backend.reason}", allow_module_level=True)
+
+LEVELS = backend.INSTRUCTION_SETS[: int(backend.kernels.supported_level()) + 1]
+TOLERANCE = {"float32": 2e-4, "complex64": 2e-4, "float64": 1e-11, "complex128": 1e-11}
+KINDS = [
+    *(("modrelu", dtype) for dtype in TOLERANCE),
+    *(("identity", dtype) for dtype in TOLERANCE),
+    *((name, dtype) for name in ("tanh", "relu") for dtype in ("float32", "float64")),
+]
+FACTORS = [
+    (12, ((2, 3), (3, 2), (2, 2))),
+    (12, ((1, 4), (12, 3))),
+    (7, None),
+    (32, None),
+    (30, ((5, 6), (6, 5))),
+]
+
+
+def close(actual, expected, dtype):
+    scale = np.abs(expected).max(initial=0) or 1.0
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=TOLERANCE[dtype] * scale)
+
+
+def pair(D, N, factors, activation, dtype):
+    """Return the same model on both backends."""
+    return [
+        kru.SequenceModel(kru.KRU(D, N, factors, activation, dtype, backend=b), 5)
+        for b in ("numpy", "cython")
+    ]
+
+
+def drawn_params(model, rng):
+    params = model.init(rng)
+    params["cell.b"] = rng.uniform(-0.2, 0.2, params["cell.b"].shape).astype(params["cell.b"].dtype)
+    return params
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(("activation", "dtype"), KINDS)
+@pytest.mark.parametrize(("N", "factors"), FACTORS)
+@pytest.mark.parametrize(
+    ("T", "B", "one_hot"),
+    [(1, 1, False), (3, 5, True), (19, 20, False), (9, 57, False), (9, 26, True)],
+)
+def test_it_agrees_with_numpy(
+    rng, draw, monkeypatch, level, activation, dtype, N, factors, T, B, one_hot
+):
+    monkeypatch.setenv("KRU_REF_SIMD", level)
+    reference, ours = pair(3, N, factors, activation, dtype)
+    assert ours.cell.matrix.is_compiled(N)
+    params = drawn_params(reference, rng)
+    x = rng.integers(3, size=(T, B)) if one_hot else draw((T, 3, B), "float64")
+    logits, saved = reference.forward(params, x)
+    logits_ours, saved_ours = ours.forward(params, x)
+    close(saved_ours.cell.h, saved.cell.h, dtype)
+    close(logits_ours, logits, dtype)
+
+    dlogits = draw(logits.shape, "float64").astype(logits.dtype)
+    grads = reference.backward(params, saved, dlogits)
+    grads_ours = ours.backward(params, saved_ours, dlogits)
+    assert {k: (g.shape, g.dtype) for k, g in grads_ours.items()} == {
+        k: (p.shape, p.dtype) for k, p in params.items()
+    }
+    for name, g in grads.items():
+        close(grads_ours[name], g, dtype)
+
+    cell_params = {k.removeprefix("cell."): p for k, p in params.items() if k.startswith("cell.")}
+    dh = draw((max(1, T - 2), N, B), dtype)
+    grads, dx, dh0 = reference.cell.backward(cell_params, saved.cell, dh)
+    grads_ours, dx_ours, dh0_ours = ours.cell.backward(cell_params, saved_ours.cell, dh)
+    close(dh0_ours, dh0, dtype)
+    assert (dx_ours is None) == one_hot
+    if not one_hot:
+        close(dx_ours, dx, dtype)
+    for name, g in grads.items():
+        close(grads_ours[name], g, dtype)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("B", [1, 3, 20, 64])
+@pytest.mark.parametrize(
+    "shapes", [[(2, 2)] * 7, [(2, 3), (5, 4), (1, 2)], [(40, 3), (3, 40)], [(3, 3)] * 3]
+)
+def test_the_product_agrees_with_numpy(draw, monkeypatch, level, dtype, B, shapes):
+    monkeypatch.setenv("KRU_REF_SIMD", level)
+    factors = [draw(shape, dtype) for shape in shapes]
+    rows, columns = (int(np.prod(sizes)) for sizes in zip(*shapes, strict=True))
+    x, dy = draw((columns, B), dtype), draw((rows, B), dtype)
+    y = kru.kron_matvec(factors, x, "cython")
+    close(y, kru.kron_matvec(factors, x, "numpy"), dtype)
+    dfactors, dx = kru.kron_matvec_backward(factors, x, dy, "cython")
+    expected, dx_expected = kru.kron_matvec_backward(factors, x, dy, "numpy")
+    close(dx, dx_expected, dtype)
+    for ours, reference in zip(dfactors, expected, strict=True):
+        close(ours, reference, dtype)
+
+
+@pytest.mark.parametrize("B", [1, 25, 26, 77])
+def test_any_number_of_threads_gives_the_same_bits(rng, monkeypatch, B):
+    _, model = pair(3, 32, None, "modrelu", "complex64")
+    params, x = drawn_params(model, rng), rng.standard_normal((9, 3, B))
+    results = []
+    for threads in (1, 2, 3, 8):
+        monkeypatch.setattr(compiled, "n_threads", lambda threads=threads: threads)
+        logits, saved = model.forward(params, x)
+        results.append([logits, saved.cell.h, *model.backward(params, saved, logits).values()])
+    for other in results[1:]:
+        for first, same in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(first, same)
+
+
+def test_large_factors_are_left_to_blas(rng):
+    cell = kru.KRU(3, 66, ((33, 33), (2, 2)), backend="auto")
+    assert not cell.matrix.is_compiled(66)
+    assert kru.KRU(3, 64, ((32, 32), (2, 2)), backend="cython").matrix.is_compiled(64)
+    assert not kru.KRU(3, 64, backend="numpy").matrix.is_compiled(64)
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "float32"])
+def test_memory_is_that_of_the_hidden_states(rng, dtype):
+    """What grows with T is h, and at most a tenth more: no gradient of h, no copy of the input."""
+    activation = "modrelu"
+    model = pair(1, 64, None, activation, dtype)[1]
+    params = model.init(rng)
+    peaks, states = [], []
+    for T in (100, 300):
+        x = rng.standard_normal((T, 1, 25)).astype("float32")
+        targets = rng.integers(5, size=25)
+        tracemalloc.start()
+        logits, saved = model.forward(params, x)
+        _, dlogits = kru.softmax_cross_entropy(logits[-1:], targets, last_only=True)
+        model.cell.backward(
+            {k.removeprefix("cell."): p for k, p in params.items() if k.startswith("cell.")},
+            saved.cell,
+            compiled.ReadoutGradient(model._readout(params), dlogits),
+            input_gradient=False,
+        )
+        peaks.append(tracemalloc.get_traced_memory()[1] - logits.nbytes)
+        tracemalloc.stop()
+        states.append(saved.cell.h.nbytes)
+    assert peaks[1] - peaks[0] <= 1.1 * (states[1] - states[0])
+
+
+def test_an_instruction_set_can_be_forced(monkeypatch, capsys):
+    for level in LEVELS:
+        monkeypatch.setenv("KRU_REF_SIMD", level)
+        kru.show_config()
+        assert level in capsys.readouterr().out
+    monkeypatch.setenv("KRU_REF_SIMD", "mmx")
+    with pytest.raises(ValueError, match=r"KRU_REF_SIMD must be one of baseline.*got 'mmx'"):
+        kru.show_config()
+
+
+def test_nan_stays_nan_through_time(rng):
+    """In the sequence it entered, from the step it entered on, and in the gradients."""
+    _, model = pair(3, 32, None, "modrelu", "complex64")
+    params = drawn_params(model, rng)
+    h0 = np.zeros((32, 30), "complex64")
+    h0[4, 7] = np.nan
+    logits, saved = model.forward(params, rng.standard_normal((5, 3, 30)), h0)
+    assert np.isnan(logits[..., 7]).all()
+    assert np.isfinite(np.delete(logits, 7, axis=2)).all()
+    grads = model.backward(params, saved, np.ones_like(logits))
+    assert np.isnan(grads["cell.W.0"]).any()
+    assert np.isnan(grads["cell.b"]).any()
