@@ -378,8 +378,8 @@ static void NAME(split)(int planes, Py_ssize_t rows, Py_ssize_t width, const voi
                         Py_ssize_t B, void *planar, Py_ssize_t stride, Py_ssize_t row_stride)
 {
     for (Py_ssize_t n = 0; n < rows; n++) {
-        const REAL *restrict from = (const REAL *)array + n * B * planes;
-        REAL *restrict re = (REAL *)planar + n * row_stride, *restrict im = re + stride;
+        const REAL *RESTRICT from = (const REAL *)array + n * B * planes;
+        REAL *RESTRICT re = (REAL *)planar + n * row_stride, *RESTRICT im = re + stride;
         if (planes == 1)
             memcpy(re, from, width * sizeof(REAL));
         else
@@ -395,8 +395,8 @@ static void NAME(join)(int planes, Py_ssize_t rows, Py_ssize_t width, const void
                        Py_ssize_t stride, void *array, Py_ssize_t B)
 {
     for (Py_ssize_t n = 0; n < rows; n++) {
-        const REAL *restrict re = (const REAL *)planar + n * width, *restrict im = re + stride;
-        REAL *restrict to = (REAL *)array + n * B * planes;
+        const REAL *RESTRICT re = (const REAL *)planar + n * width, *RESTRICT im = re + stride;
+        REAL *RESTRICT to = (REAL *)array + n * B * planes;
         if (planes == 1)
             memcpy(to, re, width * sizeof(REAL));
         else
@@ -413,8 +413,8 @@ static void NAME(look_up)(int planes, Py_ssize_t N, Py_ssize_t D, Py_ssize_t wid
 {
     for (int plane = 0; plane < planes; plane++)
         for (Py_ssize_t n = 0; n < N; n++) {
-            const REAL *restrict row = (const REAL *)U + (plane * N + n) * D;
-            REAL *restrict to = (REAL *)u + plane * stride + n * width;
+            const REAL *RESTRICT row = (const REAL *)U + (plane * N + n) * D;
+            REAL *RESTRICT to = (REAL *)u + plane * stride + n * width;
             for (Py_ssize_t b = 0; b < width; b++)
                 to[b] = row[labels[b]];
         }
@@ -427,8 +427,8 @@ static void NAME(look_up_backward)(int planes, Py_ssize_t N, Py_ssize_t width, c
 {
     for (Py_ssize_t b = 0; b < width; b++)
         for (int plane = 0; plane < planes; plane++) {
-            const REAL *restrict from = (const REAL *)dz + plane * stride + b;
-            REAL *restrict column = (REAL *)dUT + (labels[b] * planes + plane) * N;
+            const REAL *RESTRICT from = (const REAL *)dz + plane * stride + b;
+            REAL *RESTRICT column = (REAL *)dUT + (labels[b] * planes + plane) * N;
             for (Py_ssize_t n = 0; n < N; n++)
                 column[n] += from[n * width];
         }

@@ -36,8 +36,10 @@ enum { MODRELU, TANH_KIND, RELU, IDENTITY };
 #if defined(__GNUC__)
 #define VECTORS
 #define INLINE inline __attribute__((always_inline))
+#define RESTRICT __restrict__
 #else
 #define INLINE __forceinline
+#define RESTRICT __restrict
 #endif
 
 #define JOIN_(a, b) a##_##b

@@ -91,7 +91,8 @@ def test_it_agrees_with_numpy(
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("B", [1, 3, 20, 64])
 @pytest.mark.parametrize(
-    "shapes", [[(2, 2)] * 7, [(2, 3), (5, 4), (1, 2)], [(40, 3), (3, 40)], [(3, 3)] * 3]
+    "shapes",
+    [[(2, 2)] * 7, [(2, 3), (5, 4), (1, 2)], [(16, 3), (3, 16)], [(40, 3), (3, 40)], [(3, 3)] * 3],
 )
 def test_the_product_agrees_with_numpy(draw, monkeypatch, level, dtype, B, shapes):
     monkeypatch.setenv("KRU_REF_SIMD", level)
@@ -122,10 +123,9 @@ def test_any_number_of_threads_gives_the_same_bits(rng, monkeypatch, B):
 
 
 def test_large_factors_are_left_to_blas(rng):
-    cell = kru.KRU(3, 66, ((33, 33), (2, 2)), backend="auto")
-    assert not cell.matrix.is_compiled(66)
-    assert kru.KRU(3, 64, ((32, 32), (2, 2)), backend="cython").matrix.is_compiled(64)
-    assert not kru.KRU(3, 64, backend="numpy").matrix.is_compiled(64)
+    assert not kru.KRU(3, 34, ((17, 17), (2, 2)), backend="cython").matrix.is_compiled(34)
+    assert kru.KRU(3, 32, ((16, 16), (2, 2)), backend="cython").matrix.is_compiled(32)
+    assert not kru.KRU(3, 32, backend="numpy").matrix.is_compiled(32)
 
 
 @pytest.mark.parametrize("dtype", ["complex64", "float32"])
