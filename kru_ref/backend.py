@@ -88,6 +88,8 @@ def show_config() -> None:
     }
     if kernels is None:
         rows["to build it"] = REMEDY
+        rows["instruction set"] = "whatever NumPy uses"
+        rows["threads"] = "whatever NumPy's BLAS uses; see OMP_NUM_THREADS"
     else:
         rows["instruction set"] = instruction_set()
         rows["threads"] = str(n_threads())
