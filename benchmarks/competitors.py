@@ -620,23 +620,23 @@ def from_planes(y):
     return re + 1j * im
 
 
-def in_numpy(product, multiply, most=1):
+def in_numpy(product, multiply, most=None):
     """NumPy; factors merged, if asked for, inside the timed call."""
     x = product.x_rows if multiply is rows else product.x
     return Matvec(
-        lambda: multiply(merged(product.factors, most), x),
+        lambda: multiply(merged(product.factors, most) if most else product.factors, x),
         from_rows if multiply is rows else np.asarray,
     )
 
 
-def in_torch(product, multiply, most=1):
+def in_torch(product, multiply, most=None):
     """PyTorch without autograd; factors merged, if asked for, inside the timed call."""
     factors = product.torch_factors
     x = torch.from_numpy(product.x_rows) if multiply is rows else product.torch_x
 
     @torch.no_grad()
     def call():
-        return multiply(merged(factors, most), x)
+        return multiply(merged(factors, most) if most else factors, x)
 
     return Matvec(call, from_rows if multiply is rows else np.asarray)
 
@@ -664,10 +664,10 @@ def in_compiled_torch(product):
     return Matvec(torch.no_grad()(partial(multiply, parts, planes)), from_planes)
 
 
-def in_jax(product, multiply, most=1):
+def in_jax(product, multiply, most=None):
     """jax.jit; factors merged, if asked for, inside the timed call."""
     W, x = product.jax_factors, product.jax_x_rows if multiply is rows else product.jax_x
-    compiled = jax.jit(lambda W, x: multiply(merged(W, most), x))
+    compiled = jax.jit(lambda W, x: multiply(merged(W, most) if most else W, x))
     return Matvec(
         lambda: jax.block_until_ready(compiled(W, x)),
         from_rows if multiply is rows else np.asarray,

@@ -70,10 +70,10 @@ def run(case, names, rounds, rng):
             call, as_columns = competitors.MATVECS[name](product)
             y = as_columns(call())
         except ImportError as error:
-            results[name] = {"remark": f"not installed: {error}"}
+            results[name] = {"remark": measure.first_line("not installed", error)}
             continue
         except Exception as error:  # such as torch.compile without a C++ compiler
-            results[name] = {"remark": f"failed: {type(error).__name__}: {str(error)[:200]}"}
+            results[name] = {"remark": measure.first_line("failed", error)}
             continue
         results[name] = {"set_up_s": time.perf_counter() - start}
         right_kind = y.shape == reference.shape and y.dtype == reference.dtype

@@ -66,6 +66,12 @@ def chosen(names, only):
     return [name for name in names if not only or any(part in name for part in only)]
 
 
+def first_line(what, error):
+    """Say in one line what happened to a competitor, and why."""
+    lines = str(error).splitlines() or [""]
+    return f"{what}: {type(error).__name__}: {lines[0]}"
+
+
 def alternate(candidates, rounds, ours, least_seconds=0.05, warm_up=1):
     """Time callables in alternation, A B C A B C …, and compare each with ours.
 

@@ -16,7 +16,9 @@ import numpy as np
 import kru_ref as kru
 
 OURS = "kru_ref"
-TOLERANCE = 5e-3  # of ‖gradient - ours‖ / ‖ours‖, in single precision through all steps
+# Of ‖gradient - ours‖ / ‖ours‖. Over 784 steps in single precision, everybody's gradients,
+# ours too, are 0.1 to 0.3 % away from those in double precision; after 5 steps, 0.01 %.
+TOLERANCE = 0.01
 
 
 class SetUp(NamedTuple):
@@ -91,10 +93,10 @@ def run(setup, names, rounds, rng):
             candidate = competitors.TRAINING_STEPS[name](problem)
             loss, grads = candidate.step()
         except ImportError as error:
-            results[name] = {"remark": f"not installed: {error}"}
+            results[name] = {"remark": measure.first_line("not installed", error)}
             continue
         except Exception as error:  # such as torch.compile without a C++ compiler
-            results[name] = {"remark": f"failed: {type(error).__name__}: {str(error)[:200]}"}
+            results[name] = {"remark": measure.first_line("failed", error)}
             continue
         results[name] = {"set_up_s": time.perf_counter() - start}
         if grads is not None:

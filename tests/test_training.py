@@ -234,21 +234,25 @@ def finish(process):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
 def test_a_run_killed_at_random_moments_ends_as_if_it_never_was(tmp_path):
-    """Ten kills, each at a random moment of the same run."""
+    """Ten kills of the same run: while it starts, reads, trains or writes."""
     pytest.importorskip("tyro", reason="the command line needs the extra 'train'")
     finish(run_command(tmp_path / "whole"))
-    out = tmp_path / "killed"
-    moments, kills, arguments = random.Random(), 0, ()
-    while kills < 10:
-        process = run_command(out, *arguments)
-        while not (out / "checkpoint.npz").exists() and process.poll() is None:
-            time.sleep(0.001)
-        # from the time a resumed run needs to start up to when it may have gone on for a while
-        time.sleep(moments.uniform(0, 0.3) if not arguments else moments.uniform(0.3, 1.2))
-        assert process.poll() is None, "the run ended before its tenth kill"
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        kills, arguments = kills + 1, ("--resume",)
+    out, checkpoint_file = tmp_path / "killed", tmp_path / "killed" / "checkpoint.npz"
+    moments = random.Random()
+
+    def written():
+        return checkpoint_file.stat().st_mtime_ns if checkpoint_file.exists() else None
+
+    for kill in range(10):
+        before = written()
+        # at a moment before its first checkpoint, or soon after; the first run gets that far
+        latest = time.monotonic() + (moments.uniform(0, 2) if kill else 60)
+        with run_command(out, *(["--resume"] if kill else [])) as process:
+            while written() == before and time.monotonic() < latest:
+                time.sleep(0.001)
+            time.sleep(moments.uniform(0, 0.03))
+            assert process.poll() is None, "the run ended before it was killed"
+            process.send_signal(signal.SIGKILL)
     finish(run_command(out, "--resume"))
     assert_same_run(tmp_path / "whole", out)
 
