@@ -319,7 +319,7 @@ class RNN:
         elif x.ndim == 3 and x.shape[1] == D and x.dtype.kind in "fciub":
             if np.iscomplexobj(x) and not self.is_complex:
                 raise TypeError(f"x is complex, but the cell's dtype is {self.dtype}")
-            x = x.astype(self.dtype if np.iscomplexobj(x) else self.real_dtype, copy=False)
+            x = np.ascontiguousarray(x, self.dtype if np.iscomplexobj(x) else self.real_dtype)
             if not np.isfinite(x).all():
                 where = tuple(int(i) for i in np.argwhere(~np.isfinite(x))[0])
                 raise ValueError(f"x must be finite, but x[t, d, b] is {x[where]} at {where}")
@@ -402,13 +402,13 @@ def random_state(N: int, rng: np.random.Generator, dtype: np.dtype) -> Array:
 
 
 def checked_array(name: str, value: ArrayLike, shape: tuple[int, ...], dtype: np.dtype) -> Array:
-    """Return value as an array of that shape and dtype; refuse complex numbers for a real one."""
+    """Return value as a contiguous array of that shape and dtype; refuse complex for real."""
     array = np.asarray(value)
     if array.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
     if array.dtype.kind not in "fciub" or (np.iscomplexobj(array) and dtype.kind != "c"):
         raise TypeError(f"{name} must fit dtype {dtype}, got {array.dtype}")
-    return array.astype(dtype, copy=False)
+    return np.ascontiguousarray(array, dtype)
 
 
 def check_params(

@@ -19,6 +19,9 @@ from .sweeps import Array, sweeps
 
 KINDS = ("modrelu", "tanh", "relu", "identity")
 
+# Real numbers in the widest vector.
+LANES = 16
+
 # Columns in a block: a state of a few hundred rows stays in the cache, and rows are no
 # power of two apart, which would crowd them into a few of its lines.
 BLOCK = 25
@@ -87,7 +90,7 @@ def matvec_backward(factors: Sequence[Array], x: Array, dy: Array) -> tuple[list
     n_factors = planes * sum(W.size for W in merged)
     dW, dx = np.zeros(n_factors), np.empty_like(x)
     arrays = (4 + len(merged)) * planes * plan.stride
-    scratch = np.empty(arrays + 16 * n_factors, x.real.dtype)
+    scratch = np.empty(arrays + LANES * n_factors, x.real.dtype)
     scratch[arrays:] = 0
     kernels.matvec_backward(
         _level(),
@@ -118,7 +121,10 @@ def forward(
         len(plan.sweeps), 0, N, U.shape[1], 0, plan.width, plan.stride, planes
     )
     kernels.recurrence_forward(
-        *_settings(activation, planes, plan.columns),
+        _level(),
+        KINDS.index(activation),
+        planes,
+        _threads(plan.columns),
         plan.columns,
         plan.sweeps,
         _planar(*merged),
@@ -158,14 +164,17 @@ def backward(
     _, size = kernels.scratch_sizes(
         len(plan.sweeps), n_factors, N, D, dy.shape[1], plan.width, plan.stride, planes
     )
-    dh0 = np.empty_like(h0)
-    dx = np.empty_like(x) if input_gradient and not one_hot else np.empty((0, 1, 1), b.dtype)
+    dh0 = np.empty(h0.shape, h0.dtype)
+    dx = np.empty(x.shape if input_gradient and not one_hot else (0, 1, 1), b.dtype)
     dW = np.zeros((n_blocks, planes * n_factors))
     dU = np.zeros((n_blocks, 1 if one_hot else planes * U.size))
     dU_labels = np.zeros((n_blocks, planes * U.size if one_hot else 1), b.dtype)
     db = np.zeros((n_blocks, plan.stride), b.dtype)
     kernels.recurrence_backward(
-        *_settings(activation, planes, plan.columns),
+        _level(),
+        KINDS.index(activation),
+        planes,
+        _threads(plan.columns),
         plan.columns,
         plan.sweeps,
         _planar(*merged),
@@ -213,8 +222,10 @@ def readout(V: Array, c: Array, h: Array) -> NDArray[np.floating]:
     y = np.empty((T, len(V), B), c.dtype)
     size = (planes * N + len(V)) * int(np.diff(columns).max())
     scratch = np.empty((len(columns) - 1, size), c.dtype)
-    level, _, _, threads = _settings("identity", planes, columns)
-    kernels.readout_forward(level, planes, threads, columns, V.reshape(-1), c, _real(h), y, scratch)
+    flat_V, c = np.ravel(V), np.ascontiguousarray(c)
+    kernels.readout_forward(
+        _level(), planes, _threads(columns), columns, flat_V, c, _real(h), y, scratch
+    )
     return y
 
 
@@ -222,12 +233,13 @@ def readout_backward(h: Array, dy: NDArray[np.floating]) -> Array:
     """Return dV, (M, N) or (M, 2N) for complex h; see SequenceModel.backward."""
     _, N, B = h.shape
     planes, columns, M = _planes(h), _columns(B), dy.shape[1]
-    gathered, lanes = kernels.gathered() * int(np.diff(columns).max()), 16
-    size = (planes * N + M) * gathered + 4 * M * lanes
+    gathered = kernels.gathered() * int(np.diff(columns).max())
+    size = (planes * N + M) * gathered + 4 * M * LANES
     scratch = np.zeros((len(columns) - 1, size), dy.dtype)
     dV = np.zeros((len(columns) - 1, planes * N * M))
-    level, _, _, threads = _settings("identity", planes, columns)
-    kernels.readout_backward(level, planes, threads, columns, _real(h), dy, dV, scratch)
+    kernels.readout_backward(
+        _level(), planes, _threads(columns), columns, _real(h), dy, dV, scratch
+    )
     return dV.sum(axis=0).reshape(planes * N, M).T.astype(dy.dtype)
 
 
@@ -248,7 +260,7 @@ def _plan(shapes: tuple[tuple[int, int], ...], B: int, block: int = BLOCK) -> Pl
     largest = max(max(P, Q) * left * right for _, P, Q, left, right in rows)
     columns = _columns(B, block)
     width = int(np.diff(columns).max())
-    stride = -(-largest * width // 16) * 16
+    stride = -(-largest * width // LANES) * LANES
     return Plan(tuple(groups), np.array(rows, np.intp), columns, stride, width)
 
 
@@ -259,7 +271,7 @@ def _pays(first: tuple[int, int], second: tuple[int, int]) -> bool:
 
 
 def _merge(factors: Sequence[Array], groups: tuple[tuple[int, ...], ...]) -> list[Array]:
-    """Multiply out the groups; np.kron does the same, ten times slower at these sizes."""
+    """Multiply out the groups; np.kron does the same, but slowly at these sizes."""
     merged = []
     for group in groups:
         W = factors[group[0]]
@@ -303,10 +315,9 @@ def _columns(B: int, block: int = BLOCK) -> NDArray[np.intp]:
     return np.array([B * i // n_blocks for i in range(n_blocks + 1)], np.intp)
 
 
-def _settings(activation: str, planes: int, columns: NDArray[np.intp]) -> tuple[int, int, int, int]:
-    """Return instruction set, nonlinearity, planes, and threads: no more than blocks."""
-    threads = min(n_threads(), len(columns) - 1)
-    return _level(), KINDS.index(activation), planes, threads
+def _threads(columns: NDArray[np.intp]) -> int:
+    """Return how many threads to use: no more than blocks."""
+    return min(n_threads(), len(columns) - 1)
 
 
 def _level() -> int:
@@ -329,8 +340,7 @@ def _complex(planar: Array, shape: tuple[int, ...], planes: int) -> Array:
 
 
 def _real(a: Array) -> Array:
-    """View complex numbers as pairs of real ones."""
-    a = np.ascontiguousarray(a)
+    """View complex numbers as pairs of real ones; a view, for the kernels write into some."""
     return a.view(a.real.dtype)
 
 

@@ -159,6 +159,41 @@ def test_a_short_dh_belongs_to_the_last_steps(rng, draw, backend):
         np.testing.assert_array_equal(short[name], full[name])
 
 
+@pytest.mark.parametrize("layout", ["fortran", "transposed", "strided", "read-only"])
+@pytest.mark.parametrize("inputs", ["real", "one-hot"])
+def test_any_memory_layout(rng, draw, backend, layout, inputs):
+    """Of x, h0, dh, logits' gradient and parameters: values count, not where they lie."""
+
+    def laid_out(a):
+        if layout == "fortran":
+            return np.asfortranarray(a)
+        if layout == "transposed":  # as a batch that came as (B, T, D)
+            return np.ascontiguousarray(np.moveaxis(a, -1, 0)).transpose(*range(1, a.ndim), 0)
+        if layout == "strided":
+            return np.repeat(a, 2, axis=-1)[..., ::2]
+        a = a.copy()
+        a.setflags(write=False)
+        return a
+
+    model = kru.SequenceModel(make_cell("mixed", "modrelu", "complex128", backend), 4)
+    params = model.init(rng)
+    cell_params = {k.removeprefix("cell."): p for k, p in params.items() if k.startswith("cell.")}
+    x = rng.integers(D, size=(5, 3)) if inputs == "one-hot" else rng.standard_normal((5, D, 3))
+    h0, dh, dlogits = draw((N, 3)), draw((5, N, 3)), rng.standard_normal((5, 4, 3))
+    results = []
+    for lay in (np.ascontiguousarray, laid_out):
+        own = {name: lay(p) for name, p in cell_params.items()}
+        h, saved = model.cell.forward(own, lay(x), lay(h0))
+        grads, dx, dh0 = model.cell.backward(own, saved, lay(dh))
+        all_params = {name: lay(p) for name, p in params.items()}
+        logits, model_saved = model.forward(all_params, lay(x), lay(h0))
+        model_grads = model.backward(all_params, model_saved, lay(dlogits))
+        gradients = [dh0, *grads.values(), *model_grads.values()]
+        results.append([h, logits, *gradients, *([] if dx is None else [dx])])
+    for expected, actual in zip(*results, strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-13)
+
+
 def test_sequences_of_a_batch_are_independent(rng, draw, backend):
     cell = make_cell("mixed", "modrelu", "complex128", backend)
     params = drawn_params(cell, rng)

@@ -1,6 +1,7 @@
 """What every task says: its model, its batches, its loss and its metric."""
 
 import math
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ class Task(ABC):
                     f"{name} must be one of {', '.join(get_args(hint))}, got {value!r}"
                 )
         if self.factors is not None:
-            factors = tuple((int(P), int(Q)) for P, Q in self.factors)
+            factors = tuple((operator.index(P), operator.index(Q)) for P, Q in self.factors)
             object.__setattr__(self, "factors", factors)
         for name in ("batch_size", "updates", "log_every", "evaluate_every", "checkpoint_every"):
             if getattr(self, name) < 1:
