@@ -8,66 +8,72 @@ model.py; compiled.py prepares its arrays. The innermost loops are those of kern
 
 from cython.parallel cimport prange
 from libc.stdint cimport int64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 cdef extern from "simd.h":
     ctypedef struct Kernels:
         Py_ssize_t lanes
         void (*sweep)(
-            int planes, Py_ssize_t P, Py_ssize_t Q, const void* W,
-            const void* x, Py_ssize_t x_stride, void* y, Py_ssize_t y_stride,
-            Py_ssize_t left, Py_ssize_t R, Py_ssize_t r0, Py_ssize_t r1,
+            int mode, Py_ssize_t P, Py_ssize_t Q, const void* W, const void* x, void* y,
+            Py_ssize_t left, Py_ssize_t R,
         ) noexcept nogil
         void (*accumulate)(
-            int planes, Py_ssize_t P, Py_ssize_t Q, const void* dy, Py_ssize_t dy_stride,
-            const void* x, Py_ssize_t x_stride,
-            Py_ssize_t left, Py_ssize_t R, Py_ssize_t r0, Py_ssize_t r1, void* G,
+            int mode, Py_ssize_t P, Py_ssize_t Q, const void* dy, Py_ssize_t dy_left,
+            const void* x, Py_ssize_t x_left, Py_ssize_t left, Py_ssize_t R, void* G,
         ) noexcept nogil
-        void (*fold)(Py_ssize_t n, void* G, double* sums) noexcept nogil
+        void (*sweep_backward)(
+            int mode, Py_ssize_t P, Py_ssize_t Q, const void* WH, const void* dy,
+            const void* x, void* dx, Py_ssize_t left, Py_ssize_t R, void* G,
+        ) noexcept nogil
+        void (*fold)(int mode, Py_ssize_t n, void* G, double* sums) noexcept nogil
+        void (*row_sweep)(
+            Py_ssize_t K, Py_ssize_t J, const void* A, const void* x, void* y, Py_ssize_t left,
+        ) noexcept nogil
+        void (*row_accumulate)(
+            Py_ssize_t K, Py_ssize_t J, const void* x, const void* dy, Py_ssize_t left,
+            double* dA,
+        ) noexcept nogil
         void (*activate)(
-            int kind, int planes, Py_ssize_t n,
+            int kind, int parts, Py_ssize_t n,
             const void* z, const void* u, const void* b, void* h,
         ) noexcept nogil
         void (*activate_backward)(
-            int kind, int planes, Py_ssize_t n, const void* g, const void* direct,
+            int kind, int parts, Py_ssize_t n, const void* g, const void* direct,
             const void* h, const void* b, void* dz, void* db,
         ) noexcept nogil
-        void (*split)(
-            int planes, Py_ssize_t rows, Py_ssize_t width, const void* array, Py_ssize_t B,
-            void* planar, Py_ssize_t stride, Py_ssize_t row_stride,
+        void (*spread)(
+            int parts, Py_ssize_t rows, Py_ssize_t width, const void* x, Py_ssize_t B,
+            void* to, Py_ssize_t R,
         ) noexcept nogil
-        void (*join)(
-            int planes, Py_ssize_t rows, Py_ssize_t width, const void* planar, Py_ssize_t stride,
-            void* array, Py_ssize_t B,
+        void (*gather)(
+            int parts, Py_ssize_t rows, Py_ssize_t width, const void* x, Py_ssize_t R,
+            const void* c, void* y, Py_ssize_t B,
         ) noexcept nogil
         void (*look_up)(
-            int planes, Py_ssize_t N, Py_ssize_t D, Py_ssize_t width, const void* U,
-            const int64_t* labels, void* u, Py_ssize_t stride,
+            int parts, Py_ssize_t N, Py_ssize_t D, Py_ssize_t width, const void* U,
+            const int64_t* labels, void* u, Py_ssize_t R,
         ) noexcept nogil
         void (*look_up_backward)(
-            int planes, Py_ssize_t N, Py_ssize_t width, const void* dz,
-            Py_ssize_t stride, const int64_t* labels, void* dUT,
+            int parts, Py_ssize_t N, Py_ssize_t width, const void* dz, Py_ssize_t R,
+            const int64_t* labels, void* dUT,
         ) noexcept nogil
+
+    enum:
+        REALS
+        COMPLEXES
+        PAIRS
 
     int best_level() noexcept nogil
     int openmp_threads() noexcept nogil
     const Kernels* kernels_for(int level, int is_double) noexcept nogil
 
 
-# Arrays are planar: (N, width) real parts and `stride` elements further (N, width) imaginary
-# ones; so are the factors in W, one after the other. A row of plan is one sweep:
-# (offset in W, P, Q, left, right of a single column).
+ctypedef fused real:
+    float
+    double
 
-cdef struct Sizes:
-    int planes            # 2 for complex numbers, 1 for real ones
-    int kind              # of the nonlinearity
-    int direct            # whether dh is given, not dy
-    Py_ssize_t T, D, N, B
-    Py_ssize_t F          # sweeps
-    Py_ssize_t M          # outputs, where the gradient is given as dy
-    Py_ssize_t K          # last steps that have a gradient of their own
-    Py_ssize_t stride     # of a plane in scratch
-    Py_ssize_t n_factors  # entries of all factors
+# A number has one part, or two if it is complex: neighbours in memory. Sizes called E, R and
+# stride count parts, all others numbers.
 
 
 def supported_level():
@@ -80,79 +86,392 @@ def max_threads():
     return openmp_threads()
 
 
-ctypedef fused real:
-    float
-    double
+def merge(
+    int parts, const Py_ssize_t[:, ::1] shapes, const Py_ssize_t[::1] ends, const real[::1] factors,
+    real[::1] merged, real[::1] spare,
+):
+    """Multiply out groups of neighbouring factors, group i ending before factor ends[i]."""
+    cdef Py_ssize_t f = 0, i, P, Q
+    cdef const real* W = &factors[0]
+    cdef real* to = &merged[0]
+    with nogil:
+        for i in range(ends.shape[0]):
+            P, Q = shapes[f, 0], shapes[f, 1]
+            memcpy(to, W, parts * P * Q * sizeof(real))
+            W += parts * P * Q
+            f += 1
+            while f < ends[i]:
+                memcpy(&spare[0], to, parts * P * Q * sizeof(real))
+                kron(parts, P, Q, &spare[0], shapes[f, 0], shapes[f, 1], W, to)
+                W += parts * shapes[f, 0] * shapes[f, 1]
+                P, Q = P * shapes[f, 0], Q * shapes[f, 1]
+                f += 1
+            to += parts * P * Q
+
+
+cdef void kron(
+    int parts, Py_ssize_t P, Py_ssize_t Q, const real* A, Py_ssize_t R, Py_ssize_t S,
+    const real* B, real* C,
+) noexcept nogil:
+    cdef Py_ssize_t p, q, r, s
+    cdef const real* a
+    cdef const real* b
+    for p in range(P):
+        for r in range(R):
+            for q in range(Q):
+                for s in range(S):
+                    a = A + parts * (p * Q + q)
+                    b = B + parts * (r * S + s)
+                    C[0] = a[0] * b[0]
+                    if parts == 2:
+                        C[0] = C[0] - a[1] * b[1]
+                        C[1] = a[0] * b[1] + a[1] * b[0]
+                    C += parts
+
+
+# One product applied to panels: x (left, rows, columns) becomes y (left, rows, columns), each
+# panel being all rows of one left index and of some columns. Panels are independent; they are
+# dealt to a fixed number of chunks, each of which sums its own gradient: results are the
+# same for any number of threads.
+
+cdef struct Panels:
+    int parts
+    Py_ssize_t F              # sweeps
+    Py_ssize_t left, n_cuts   # panels: left × n_cuts
+    Py_ssize_t B              # columns of x and y
+    Py_ssize_t rows_in, rows_out
+    Py_ssize_t width          # of the widest panel
+    Py_ssize_t stride         # parts of the largest panel between sweeps
+    Py_ssize_t n_factors
 
 
 def matvec(
-    int level, int planes, const Py_ssize_t[:, ::1] plan, const real[::1] W,
-    const real[:, ::1] x, real[:, ::1] y, real[::1] scratch, Py_ssize_t stride,
+    int level, int parts, int threads, const Py_ssize_t[:, ::1] plan, const real[::1] W,
+    const real[:, :, ::1] x, real[:, :, ::1] y, const Py_ssize_t[::1] cuts,
+    real[:, ::1] scratch, Py_ssize_t stride,
 ):
-    """y = (W_0 ⊗ … ⊗ W_{F-1}) x; kronecker.numpy_matvec."""
-    cdef Sizes n
-    n.planes, n.F, n.stride, n.B = planes, plan.shape[0], stride, x.shape[1] // planes
-    cdef const Kernels* K = kernels_for(level, real is double)
-    cdef Py_ssize_t size = planes * stride
-    cdef real* planar = &scratch[0]
+    """y = (W_0 ⊗ … ⊗ W_{F-1}) x for each left index; kronecker.numpy_matvec."""
+    cdef Panels n
+    n.parts, n.F, n.stride = parts, plan.shape[0], stride
+    n.left, n.n_cuts, n.B = x.shape[0], cuts.shape[0] - 1, x.shape[2] // parts
+    n.rows_in, n.rows_out = x.shape[1], y.shape[1]
+    cdef Py_ssize_t chunk, chunks = scratch.shape[0]
+    if threads == 1 or chunks == 1:
+        with nogil:
+            for chunk in range(chunks):
+                matvec_chunk(
+                    level, n, chunk, chunks, &plan[0, 0], &W[0], &x[0, 0, 0], &y[0, 0, 0],
+                    &cuts[0], &scratch[chunk, 0],
+                )
+    else:
+        for chunk in prange(chunks, nogil=True, schedule="dynamic", num_threads=threads):
+            matvec_chunk(
+                level, n, chunk, chunks, &plan[0, 0], &W[0], &x[0, 0, 0], &y[0, 0, 0], &cuts[0],
+                &scratch[chunk, 0],
+            )
+
+
+cdef void matvec_chunk(
+    int level, Panels n, Py_ssize_t chunk, Py_ssize_t chunks, const Py_ssize_t* plan,
+    const real* W, const real* x, real* y, const Py_ssize_t* cuts, real* scratch,
+) noexcept nogil:
+    cdef Py_ssize_t panel, panels = n.left * n.n_cuts, l, first, width, E
+    cdef real* copied = scratch + 2 * n.stride
+    cdef real* form = scratch + 3 * n.stride
+    cdef real* to
+    cdef const real* start
     cdef const real* last
-    with nogil:
-        K.split(planes, x.shape[0], n.B, &x[0, 0], n.B, planar, stride, n.B)
-        last = apply_sweeps(K, n, n.B, &plan[0, 0], &W[0], n.F, planar, planar + size, size, 2)
-        K.join(planes, y.shape[0], n.B, last, stride, &y[0, 0], n.B)
+    for panel in range(panels * chunk // chunks, panels * (chunk + 1) // chunks):
+        l, first = panel // n.n_cuts, cuts[panel % n.n_cuts]
+        width = cuts[panel % n.n_cuts + 1] - first
+        E = n.parts * width
+        start = x + n.parts * (l * n.rows_in * n.B + first)
+        to = y + n.parts * (l * n.rows_out * n.B + first)
+        if width == n.B:
+            apply_sweeps(
+                level, n.parts, E, plan, W, n.F, start, scratch, n.stride, 2, to, form
+            )
+        else:
+            copy(n.rows_in, E, start, n.parts * n.B, copied, E)
+            last = apply_sweeps(
+                level, n.parts, E, plan, W, n.F, copied, scratch, n.stride, 2, <real*>NULL, form
+            )
+            copy(n.rows_out, E, last, E, to, n.parts * n.B)
 
 
 def matvec_backward(
-    int level, int planes, const Py_ssize_t[:, ::1] plan, const real[::1] W, const real[::1] WH,
-    const real[:, ::1] x, const real[:, ::1] dy, double[::1] dW, real[:, ::1] dx,
-    real[::1] scratch, Py_ssize_t stride,
+    int level, int parts, int threads, const Py_ssize_t[:, ::1] plan, const real[::1] W,
+    const real[::1] WH, const real[:, :, ::1] x, const real[:, :, ::1] dy, double[:, ::1] dW,
+    real[:, :, ::1] dx, const Py_ssize_t[::1] cuts, real[:, ::1] scratch, Py_ssize_t stride,
 ):
-    """Add to dW and set dx; kronecker.numpy_backward."""
-    cdef Sizes n
-    n.planes, n.F, n.stride, n.B = planes, plan.shape[0], stride, x.shape[1] // planes
-    cdef const Kernels* K = kernels_for(level, real is double)
-    cdef Py_ssize_t size = planes * stride
-    cdef real* before = &scratch[0]
-    cdef real* dlast = before + size
-    cdef real* g = before + 2 * size
-    cdef real* stages = before + 4 * size
-    cdef real* G = stages + n.F * size
-    with nogil:
-        K.split(planes, x.shape[0], n.B, &x[0, 0], n.B, before, stride, n.B)
-        K.split(planes, dy.shape[0], n.B, &dy[0, 0], n.B, dlast, stride, n.B)
-        apply_sweeps(K, n, n.B, &plan[0, 0], &W[0], n.F - 1, before, stages, size, n.F)
-        sweeps_backward(K, n, n.B, &plan[0, 0], &WH[0], before, stages, dlast, g, G)
-        K.fold(W.shape[0], G, &dW[0])
-        K.join(planes, x.shape[0], n.B, g, stride, &dx[0, 0], n.B)
+    """Set dx, and add to each chunk's row of dW; kronecker.numpy_backward."""
+    cdef Panels n
+    n.parts, n.F, n.stride = parts, plan.shape[0], stride
+    n.left, n.n_cuts, n.B = x.shape[0], cuts.shape[0] - 1, x.shape[2] // parts
+    n.rows_in, n.rows_out = x.shape[1], dy.shape[1]
+    n.n_factors = W.shape[0] // parts
+    cdef Py_ssize_t chunk, chunks = scratch.shape[0]
+    for chunk in prange(chunks, nogil=True, schedule="dynamic", num_threads=threads):
+        matvec_backward_chunk(
+            level, n, chunk, chunks, &plan[0, 0], &W[0], &WH[0], &x[0, 0, 0], &dy[0, 0, 0],
+            &dW[chunk, 0], &dx[0, 0, 0], &cuts[0], &scratch[chunk, 0],
+        )
+
+
+cdef void matvec_backward_chunk(
+    int level, Panels n, Py_ssize_t chunk, Py_ssize_t chunks, const Py_ssize_t* plan,
+    const real* W, const real* WH, const real* x, const real* dy, double* dW, real* dx,
+    const Py_ssize_t* cuts, real* scratch,
+) noexcept nogil:
+    cdef Py_ssize_t panel, panels = n.left * n.n_cuts, l, first, width, E
+    cdef real* before = scratch + 2 * n.stride
+    cdef real* dlast = before + n.stride
+    cdef real* stages = dlast + n.stride
+    cdef real* G = stages + n.F * n.stride
+    cdef real* form = G + LARGEST_VECTOR * n.parts * n.n_factors
+    cdef const real* start
+    cdef const real* dend
+    cdef real* to
+    for panel in range(panels * chunk // chunks, panels * (chunk + 1) // chunks):
+        l, first = panel // n.n_cuts, cuts[panel % n.n_cuts]
+        width = cuts[panel % n.n_cuts + 1] - first
+        E = n.parts * width
+        start = x + n.parts * (l * n.rows_in * n.B + first)
+        dend = dy + n.parts * (l * n.rows_out * n.B + first)
+        to = dx + n.parts * (l * n.rows_in * n.B + first)
+        if width < n.B:
+            copy(n.rows_in, E, start, n.parts * n.B, before, E)
+            copy(n.rows_out, E, dend, n.parts * n.B, dlast, E)
+            start, dend = before, dlast
+        apply_sweeps(
+            level, n.parts, E, plan, W, n.F - 1, start, stages, n.stride, n.F, <real*>NULL, form
+        )
+        sweeps_backward(
+            level, n.parts, E, n.F, plan, WH, start, stages, dend, scratch, n.stride,
+            to if width == n.B else stages, G, form, dW,
+        )
+        fold_sweeps(level, n.parts, E, n.F, plan, G, dW)
+        if width < n.B:
+            copy(n.rows_in, E, stages, E, to, n.parts * n.B)
+
+
+cdef void copy(
+    Py_ssize_t rows, Py_ssize_t E, const real* x, Py_ssize_t x_row, real* to, Py_ssize_t to_row,
+) noexcept nogil:
+    """to[:rows, :E] = x[:rows, :E]."""
+    cdef Py_ssize_t i
+    if E == x_row and E == to_row:
+        memcpy(to, x, rows * E * sizeof(real))
+    else:
+        for i in range(rows):
+            memcpy(to + i * to_row, x + i * x_row, E * sizeof(real))
+
+
+# Sweeps over one panel. Rows of a sweep's (left, Q, R) shorter than a vector of the widest
+# instruction set are left to a narrower one; where R is shorter than any vector, a left index is
+# one row of a small real matrix product, its matrix A made from W for the occasion.
+
+cdef enum:
+    OFFSET, P_, Q_, LEFT, RIGHT, PLAN_ROW  # of W; sizes; right of a single column
+    LARGEST_VECTOR = 16
+
+
+cdef const Kernels* fitting(int level, Py_ssize_t R, int is_double) noexcept nogil:
+    """Return the kernels of the widest vectors that R elements fill; NULL if there are none."""
+    cdef const Kernels* K
+    while level >= 0:
+        K = kernels_for(level, is_double)
+        if K.lanes <= R:
+            return K
+        level -= 1
+    return NULL
+
+
+cdef const real* apply_sweeps(
+    int level, int parts, Py_ssize_t E, const Py_ssize_t* plan, const real* W,
+    Py_ssize_t n_sweeps, const real* x, real* targets, Py_ssize_t stride, Py_ssize_t n_targets,
+    real* last, real* form,
+) noexcept nogil:
+    """Sweep x into one array of targets after the other, and around; return the last.
+
+    The last sweep of all goes to `last` unless that is NULL.
+    """
+    cdef Py_ssize_t s, P, Q, left, R
+    cdef real* target
+    cdef const real* factor
+    cdef const Kernels* K
+    for s in range(n_sweeps):
+        P, Q, left, R = plan[P_], plan[Q_], plan[LEFT], plan[RIGHT] * E
+        factor = W + parts * plan[OFFSET]
+        target = targets + (s % n_targets) * stride
+        if last != NULL and s == n_sweeps - 1:
+            target = last
+        K = fitting(level, R, real is double)
+        if K != NULL:
+            K.sweep(REALS if parts == 1 else COMPLEXES, P, Q, factor, x, target, left, R)
+        else:
+            real_form(parts, P, Q, R, factor, form)
+            K = kernels_for(level, real is double)
+            K.row_sweep(Q * R, P * R, form, x, target, left)
+        x = target
+        plan += PLAN_ROW
+    return x
+
+
+cdef void sweeps_backward(
+    int level, int parts, Py_ssize_t E, Py_ssize_t F, const Py_ssize_t* plan, const real* WH,
+    const real* x, const real* stages, const real* dy, real* targets, Py_ssize_t stride,
+    real* last, real* G, real* form, double* dW,
+) noexcept nogil:
+    """Set last = W^H dy, and add the factors' gradients to G, lane by lane, or to dW."""
+    cdef Py_ssize_t s, P, Q, left, R
+    cdef const real* before
+    cdef const real* factor
+    cdef real* target
+    cdef const Kernels* K
+    plan += PLAN_ROW * (F - 1)
+    for s in range(F - 1, -1, -1):
+        P, Q, left, R = plan[P_], plan[Q_], plan[LEFT], plan[RIGHT] * E
+        factor = WH + parts * plan[OFFSET]
+        before = stages + (s - 1) * stride if s else x
+        target = targets + (s % 2) * stride if s else last
+        K = fitting(level, R, real is double)
+        if K != NULL:
+            K.sweep_backward(
+                REALS if parts == 1 else COMPLEXES, P, Q, factor, dy, before, target, left, R,
+                G + LARGEST_VECTOR * parts * plan[OFFSET],
+            )
+        else:
+            K = kernels_for(level, real is double)
+            row_gradient(K, parts, P, Q, R, before, dy, left, form, dW + parts * plan[OFFSET])
+            real_form(parts, Q, P, R, factor, form)
+            K.row_sweep(P * R, Q * R, form, dy, target, left)
+        dy = target
+        plan -= PLAN_ROW
+
+
+cdef void fold_sweeps(
+    int level, int parts, Py_ssize_t E, Py_ssize_t F, const Py_ssize_t* plan, real* G, double* dW,
+) noexcept nogil:
+    """Add to dW what sweeps_backward left in G, and clear that."""
+    cdef Py_ssize_t s
+    cdef const Kernels* K
+    for s in range(F):
+        K = fitting(level, plan[RIGHT] * E, real is double)
+        if K != NULL:
+            K.fold(
+                REALS if parts == 1 else COMPLEXES, plan[P_] * plan[Q_],
+                G + LARGEST_VECTOR * parts * plan[OFFSET], dW + parts * plan[OFFSET],
+            )
+        plan += PLAN_ROW
+
+
+cdef void real_form(
+    int parts, Py_ssize_t P, Py_ssize_t Q, Py_ssize_t R, const real* W, real* A,
+) noexcept nogil:
+    """A = (W ⊗ I)^T as a real (Q R, P R) matrix; a complex entry is [[re, im], [-im, re]]."""
+    cdef Py_ssize_t p, q, r, J = P * R
+    cdef const real* w = W
+    cdef real* a
+    memset(A, 0, Q * R * J * sizeof(real))
+    for p in range(P):
+        for q in range(Q):
+            for r in range(R // parts):
+                a = A + (q * R + parts * r) * J + p * R + parts * r
+                a[0] = w[0]
+                if parts == 2:
+                    a[1], a[J], a[J + 1] = w[1], -w[1], w[0]
+            w += parts
+
+
+cdef void row_gradient(
+    const Kernels* K, int parts, Py_ssize_t P, Py_ssize_t Q, Py_ssize_t R, const real* x,
+    const real* dy, Py_ssize_t left, real* form, double* dW,
+) noexcept nogil:
+    """Add to dW what real_form makes of a gradient of A."""
+    cdef Py_ssize_t p, q, r, J = P * R
+    cdef double* dA = <double*>form
+    cdef double* a
+    memset(dA, 0, Q * R * J * sizeof(double))
+    K.row_accumulate(Q * R, J, x, dy, left, dA)
+    for p in range(P):
+        for q in range(Q):
+            for r in range(R // parts):
+                a = dA + (q * R + parts * r) * J + p * R + parts * r
+                if parts == 2:
+                    dW[0] += a[0] + a[J + 1]
+                    dW[1] += a[1] - a[J]
+                else:
+                    dW[0] += a[0]
+            dW += parts
 
 
 # The recurrence over time. Sequences are independent, so a batch is cut into blocks of
 # columns, and a block goes through all time steps by itself: its state stays in the cache,
 # and blocks share nothing but their parameters. The cut depends on the sizes alone and
 # each block sums its own gradients, so results are the same for any number of threads.
+# A row of a block has E parts: those of its columns, and zeros if they do not fill a vector.
 
-cdef Py_ssize_t GATHERED = 16  # time steps whose dz and x make one product dU
+cdef struct Sizes:
+    int level, parts
+    int kind                  # of the nonlinearity
+    int direct                # whether dh is given, not dy
+    Py_ssize_t T, D, N, B
+    Py_ssize_t F              # sweeps
+    Py_ssize_t M              # outputs, where the gradient is given as dy
+    Py_ssize_t K              # last steps that have a gradient of their own
+    Py_ssize_t stride         # parts of an array that holds any stage of a step
+    Py_ssize_t n_factors      # entries of all factors
+    Py_ssize_t gathered       # time steps whose dz and x make one product dU
 
 
-def gathered():
-    """Return how many time steps are gathered for one product."""
-    return GATHERED
+cdef struct Block:
+    Py_ssize_t first, width, E
+    Py_ssize_t size           # numbers in a state, in whole vectors
+    int whole                 # whether states in memory are as they are in scratch
 
 
-def scratch_sizes(Py_ssize_t F, Py_ssize_t n_factors, Py_ssize_t N, Py_ssize_t D, Py_ssize_t M,
-                  Py_ssize_t width, Py_ssize_t stride, int planes):
-    """Return how much scratch a block needs in each direction, in real numbers."""
-    cdef Py_ssize_t lanes = 16, size = planes * stride
-    forward = 4 * size + D * width
+cdef Block block_of(Sizes n, const Py_ssize_t* columns, Py_ssize_t i, int is_double) noexcept nogil:
+    cdef Block block
+    block.first, block.width = columns[i], columns[i + 1] - columns[i]
+    block.E = row_parts(n.parts, block.width, is_double)
+    block.size = whole_vectors(n.N * block.E) // n.parts
+    block.whole = block.width == n.B and block.size * n.parts == n.N * n.B * n.parts
+    return block
+
+
+cpdef Py_ssize_t row_parts(int parts, Py_ssize_t width, int is_double) noexcept nogil:
+    """Return E for a block of this width."""
+    cdef Py_ssize_t least = LARGEST_VECTOR // 2 if is_double else LARGEST_VECTOR
+    return max(parts * width, least)
+
+
+cdef Py_ssize_t whole_vectors(Py_ssize_t n) noexcept nogil:
+    """Round up to full vectors, two of them since complex numbers are activated by pairs."""
+    return (n + 2 * LARGEST_VECTOR - 1) // (2 * LARGEST_VECTOR) * (2 * LARGEST_VECTOR)
+
+
+def scratch_sizes(
+    int parts, Py_ssize_t F, Py_ssize_t n_factors, Py_ssize_t D, Py_ssize_t M,
+    Py_ssize_t most_rows, Py_ssize_t width, int is_double,
+):
+    """Return the stride of a block's arrays, how many steps to gather, and the numbers of
+    elements of scratch that a block needs forward, backward and for its readout."""
+    cdef Py_ssize_t E = row_parts(parts, width, is_double), gathered, stride, pairs
+    stride = whole_vectors(most_rows * E)
+    gathered = min(16, max(1, (1 << 18) // (stride * (8 if is_double else 4))))
+    pairs = whole_vectors((D + M) * E)
+    forward = 4 * stride + pairs
     backward = (
-        (F + 6) * size + (planes * N + D) * GATHERED * width + (M + 2 * D) * width
-        + lanes * (planes * n_factors + 4 * D)
+        (F + 5 + gathered) * stride + (gathered + 1) * pairs
+        + LARGEST_VECTOR * parts * n_factors + LARGEST_VECTOR * 4 * max(D, M)
     )
-    return forward, backward
+    readout = (gathered + 1) * (stride + pairs) + LARGEST_VECTOR * 4 * max(D, M)
+    return stride, gathered, forward, backward, readout
 
 
 def recurrence_forward(
-    int level, int kind, int planes, int threads,
+    int level, int kind, int parts, int threads,
     const Py_ssize_t[::1] columns, const Py_ssize_t[:, ::1] plan, const real[::1] W,
     const real[::1] U, const real[:, ::1] b,
     const real[:, :, ::1] x, const int64_t[:, ::1] labels, const real[:, ::1] h0,
@@ -160,74 +479,94 @@ def recurrence_forward(
 ):
     """h[t] = sigma(W h[t-1] + U x[t], b) for all t; x is empty where labels are given."""
     cdef Sizes n
-    n.planes, n.kind, n.F, n.stride = planes, kind, plan.shape[0], stride
-    n.T, n.N, n.B = h.shape[0], h.shape[1], h.shape[2] // planes
-    n.D = U.shape[0] // (planes * n.N)
-    cdef const Kernels* K = kernels_for(level, real is double)
+    n.level, n.parts, n.kind, n.F, n.stride = level, parts, kind, plan.shape[0], stride
+    n.T, n.N, n.B = h.shape[0], h.shape[1], h.shape[2] // parts
+    n.D = U.shape[0] // (parts * n.N)
     cdef const real* inputs = NULL
     cdef const int64_t* classes = NULL
     if x.shape[0]:
         inputs = &x[0, 0, 0]
     else:
         classes = &labels[0, 0]
-    cdef Py_ssize_t block
-    for block in prange(columns.shape[0] - 1, nogil=True, schedule="dynamic", num_threads=threads):
+    cdef Py_ssize_t i
+    for i in prange(columns.shape[0] - 1, nogil=True, schedule="dynamic", num_threads=threads):
         forward_block(
-            K, n, columns[block], columns[block + 1] - columns[block], &plan[0, 0], &W[0], &U[0],
-            &b[block, 0], inputs, classes, &h0[0, 0], &h[0, 0, 0], &scratch[block, 0],
+            n, block_of(n, &columns[0], i, real is double), &plan[0, 0], &W[0], &U[0], &b[i, 0],
+            inputs, classes, &h0[0, 0], &h[0, 0, 0], &scratch[i, 0],
         )
 
 
 cdef void forward_block(
-    const Kernels* K, Sizes n, Py_ssize_t first, Py_ssize_t width,
-    const Py_ssize_t* plan, const real* W, const real* U, const real* b,
+    Sizes n, Block block, const Py_ssize_t* plan, const real* W, const real* U, const real* b,
     const real* x, const int64_t* labels, const real* h0, real* h, real* scratch,
 ) noexcept nogil:
-    cdef Py_ssize_t size = n.planes * n.stride, t
-    cdef real* state = scratch
-    cdef real* u = scratch + size
-    cdef real* z = scratch + 2 * size
-    cdef real* x_t = scratch + 4 * size
+    cdef const Kernels* K = kernels_for(n.level, real is double)
+    cdef Py_ssize_t E = block.E, row = n.parts * n.B, t
+    cdef real* u = scratch
+    cdef real* z = scratch + n.stride
+    cdef real* copied = scratch + 3 * n.stride
+    cdef real* x_t = scratch + 4 * n.stride
+    cdef real* state
+    cdef const real* previous = h0
     cdef const real* Wh
-    K.split(n.planes, n.N, width, h0 + n.planes * first, n.B, state, n.stride, width)
+    if not block.whole:
+        copy(n.N, n.parts * block.width, h0 + n.parts * block.first, row, copied, E)
+        previous = copied
     for t in range(n.T):
-        Wh = apply_sweeps(K, n, width, plan, W, n.F, state, z, size, 2)
-        if labels != NULL:
-            K.look_up(n.planes, n.N, n.D, width, U, labels + t * n.B + first, u, n.stride)
-        else:
-            K.split(1, n.D, width, x + t * n.D * n.B + first, n.B, x_t, 0, width)
-            dense(K, n, n.N, n.D, width, U, x_t, u)
-        K.activate(n.kind, n.planes, n.stride, Wh, u, b, state)
-        K.join(
-            n.planes, n.N, width, state, n.stride,
-            h + n.planes * (t * n.N * n.B + first), n.B,
+        Wh = apply_sweeps(
+            n.level, n.parts, E, plan, W, n.F, previous, z, n.stride, 2, <real*>NULL, <real*>NULL
         )
+        if labels != NULL:
+            K.look_up(
+                n.parts, n.N, n.D, block.width, U, labels + t * n.B + block.first, u, E
+            )
+        else:
+            K.spread(n.parts, n.D, block.width, x + t * n.D * n.B + block.first, n.B, x_t, E)
+            K.sweep(REALS if n.parts == 1 else PAIRS, n.N, n.D, U, x_t, u, 1, E)
+        state = h + t * n.N * row if block.whole else copied
+        K.activate(n.kind, n.parts, block.size, Wh, u, b, state)
+        if not block.whole:
+            clear_columns(n.N, n.parts * block.width, E, state)
+            copy(
+                n.N, n.parts * block.width, state, E,
+                h + t * n.N * row + n.parts * block.first, row,
+            )
+        previous = state
+
+
+cdef void clear_columns(Py_ssize_t rows, Py_ssize_t used, Py_ssize_t E, real* state) noexcept nogil:
+    """state[:, used:] = 0: columns that only fill a vector have nothing to say."""
+    cdef Py_ssize_t i
+    if used < E:
+        for i in range(rows):
+            memset(state + i * E + used, 0, (E - used) * sizeof(real))
 
 
 def recurrence_backward(
-    int level, int kind, int planes, int threads,
+    int level, int kind, int parts, int threads,
     const Py_ssize_t[::1] columns, const Py_ssize_t[:, ::1] plan, const real[::1] W,
-    const real[::1] WH, const real[::1] U, const real[::1] UH, const real[:, ::1] b,
+    const real[::1] WH, const real[::1] U, const real[::1] UT, const real[:, ::1] b,
     const real[:, :, ::1] x, const int64_t[:, ::1] labels, const real[:, ::1] h0,
     const real[:, :, ::1] h, const real[:, :, ::1] dh, const real[::1] V,
     const real[:, :, ::1] dy,
     real[:, ::1] dh0, real[:, :, ::1] dx, double[:, ::1] dW, double[:, ::1] dU,
     real[:, ::1] dU_labels, real[:, ::1] db, real[:, ::1] scratch, Py_ssize_t stride,
+    Py_ssize_t gathered,
 ):
     """Back-propagate through recurrence_forward.
 
     The last steps' own gradient of h is dh, or V dy where dh is empty. Each block adds to
-    its row of dW, dU (its transpose dU_labels for labels) and db; dx is left alone where it is empty.
+    its row of dW, dU (its transpose dU_labels for labels) and db; dx is left alone where it is
+    empty.
     """
     cdef Sizes n
-    n.planes, n.kind, n.F, n.stride = planes, kind, plan.shape[0], stride
-    n.T, n.N, n.B = h.shape[0], h.shape[1], h.shape[2] // planes
-    n.D = U.shape[0] // (planes * n.N)
-    n.n_factors = W.shape[0] // planes
+    n.level, n.parts, n.kind, n.F, n.stride = level, parts, kind, plan.shape[0], stride
+    n.T, n.N, n.B = h.shape[0], h.shape[1], h.shape[2] // parts
+    n.D = U.shape[0] // (parts * n.N)
+    n.n_factors, n.gathered = W.shape[0] // parts, gathered
     n.direct = dh.shape[0] > 0
     n.M = dy.shape[1]
     n.K = dh.shape[0] if n.direct else dy.shape[0]
-    cdef const Kernels* K = kernels_for(level, real is double)
     cdef const real* inputs = NULL
     cdef const int64_t* classes = NULL
     cdef const real* gradient
@@ -244,235 +583,191 @@ def recurrence_backward(
         readout = &V[0]
     if dx.shape[0]:
         dinputs = &dx[0, 0, 0]
-    cdef Py_ssize_t block
-    for block in prange(columns.shape[0] - 1, nogil=True, schedule="dynamic", num_threads=threads):
+    cdef Py_ssize_t i
+    for i in prange(columns.shape[0] - 1, nogil=True, schedule="dynamic", num_threads=threads):
         backward_block(
-            K, n, columns[block], columns[block + 1] - columns[block], &plan[0, 0],
-            &W[0], &WH[0], &U[0], &UH[0], &b[block, 0], inputs, classes, &h0[0, 0], &h[0, 0, 0],
-            gradient, readout, &dh0[0, 0], dinputs, &dW[block, 0], &dU[block, 0],
-            &dU_labels[block, 0], &db[block, 0], &scratch[block, 0],
+            n, block_of(n, &columns[0], i, real is double), &plan[0, 0], &W[0], &WH[0], &UT[0],
+            &b[i, 0], inputs, classes, &h0[0, 0], &h[0, 0, 0], gradient, readout, &dh0[0, 0],
+            dinputs, &dW[i, 0], &dU[i, 0], &dU_labels[i, 0], &db[i, 0], &scratch[i, 0],
         )
 
 
 cdef void backward_block(
-    const Kernels* K, Sizes n, Py_ssize_t first, Py_ssize_t width,
-    const Py_ssize_t* plan, const real* W, const real* WH, const real* U, const real* UH,
+    Sizes n, Block block, const Py_ssize_t* plan, const real* W, const real* WH, const real* UT,
     const real* b, const real* x, const int64_t* labels, const real* h0, const real* h,
     const real* gradient, const real* V,
     real* dh0, real* dx, double* dW, double* dU, real* dU_labels, real* db, real* scratch,
 ) noexcept nogil:
-    cdef Py_ssize_t size = n.planes * n.stride, R = GATHERED * width, NR = n.N * R
-    cdef real* state = scratch
-    cdef real* previous = scratch + size
-    cdef real* dz = scratch + 2 * size
-    cdef real* g = scratch + 3 * size       # W^H dz of the step after, and a spare behind it
-    cdef real* own = scratch + 5 * size     # what h[t] gets from the loss directly
-    cdef real* stages = scratch + 6 * size  # h[t-1] after each sweep but the last
-    cdef real* gathered_dz = stages + n.F * size
-    cdef real* gathered_x = gathered_dz + n.planes * NR
-    cdef real* columns_t = gathered_x + n.D * R
-    cdef real* G = columns_t + (n.M + 2 * n.D) * width
+    cdef const Kernels* K = kernels_for(n.level, real is double)
+    cdef int mode = REALS if n.parts == 1 else PAIRS
+    cdef Py_ssize_t E = block.E, row = n.parts * n.B, used = n.parts * block.width
+    cdef Py_ssize_t pairs = whole_vectors((n.D + n.M) * E), stride = n.stride
+    cdef real* g = scratch                     # W^H dz of the step after
+    cdef real* targets = scratch + stride      # two, on the way there
+    cdef real* own = scratch + 3 * stride      # what h[t] gets from the loss directly
+    cdef real* copied = scratch + 4 * stride   # h[t] and h[t-1], in turn with the stages' spare
+    cdef real* stages = scratch + 5 * stride   # h[t-1] after each sweep but the last
+    cdef real* other = stages + (n.F - 1) * stride
+    cdef real* dz_steps = other + stride
+    cdef real* x_steps = dz_steps + n.gathered * stride
+    cdef real* columns_t = x_steps + n.gathered * pairs
+    cdef real* G = columns_t + pairs
+    cdef real* G_product = G + LARGEST_VECTOR * n.parts * n.n_factors
+    cdef real* dz
     cdef real* swap
-    cdef Py_ssize_t t, i, plane, k = 0
-    K.split(
-        n.planes, n.N, width, h + n.planes * ((n.T - 1) * n.N * n.B + first), n.B,
-        state, n.stride, width,
-    )
+    cdef const real* state = h + (n.T - 1) * n.N * row
+    cdef const real* previous
+    cdef Py_ssize_t t, i, k = 0
+    if not block.whole:
+        copy(n.N, used, state + n.parts * block.first, row, copied, E)
+        state = copied
     for t in range(n.T - 1, -1, -1):
         i = t - (n.T - n.K)
         if i >= 0 and n.direct:
-            K.split(
-                n.planes, n.N, width, gradient + n.planes * (i * n.N * n.B + first), n.B,
-                own, n.stride, width,
-            )
+            copy(n.N, used, gradient + i * n.N * row + n.parts * block.first, row, own, E)
         elif i >= 0:
-            K.split(1, n.M, width, gradient + i * n.M * n.B + first, n.B, columns_t, 0, width)
-            dense(K, n, n.N, n.M, width, V, columns_t, own)
+            K.spread(
+                n.parts, n.M, block.width, gradient + i * n.M * n.B + block.first, n.B,
+                columns_t, E,
+            )
+            K.sweep(mode, n.N, n.M, V, columns_t, own, 1, E)
         elif i == -1:
-            memset(own, 0, size * sizeof(real))
-        K.activate_backward(n.kind, n.planes, n.stride, g, own, state, b, dz, db)
+            memset(own, 0, stride * sizeof(real))
+        dz = dz_steps + k * stride
+        K.activate_backward(n.kind, n.parts, block.size, g, own, state, b, dz, db)
 
-        K.split(
-            n.planes, n.N, width,
-            h + n.planes * ((t - 1) * n.N * n.B + first) if t else h0 + n.planes * first, n.B,
-            previous, n.stride, width,
+        previous = h + (t - 1) * n.N * row if t else h0
+        if not block.whole:
+            copy(n.N, used, previous + n.parts * block.first, row, other, E)
+            previous = other
+            swap = other
+            other = copied
+            copied = swap
+        apply_sweeps(
+            n.level, n.parts, E, plan, W, n.F - 1, previous, stages, stride, n.F, <real*>NULL,
+            <real*>NULL,
         )
-        apply_sweeps(K, n, width, plan, W, n.F - 1, previous, stages, size, n.F)
-        sweeps_backward(K, n, width, plan, WH, previous, stages, dz, g, G)
+        sweeps_backward(
+            n.level, n.parts, E, n.F, plan, WH, previous, stages, dz, targets, stride, g, G,
+            <real*>NULL, dW,
+        )
 
         if labels != NULL:
             K.look_up_backward(
-                n.planes, n.N, width, dz, n.stride, labels + t * n.B + first, dU_labels
+                n.parts, n.N, block.width, dz, E, labels + t * n.B + block.first, dU_labels
             )
         else:
-            for plane in range(n.planes):
-                K.split(
-                    1, n.N, width, dz + plane * n.stride, width,
-                    gathered_dz + plane * NR + k * width, 0, R,
-                )
-            K.split(1, n.D, width, x + t * n.D * n.B + first, n.B, gathered_x + k * width, 0, R)
+            K.spread(
+                n.parts, n.D, block.width, x + t * n.D * n.B + block.first, n.B,
+                x_steps + k * pairs, E,
+            )
             if dx != NULL:
-                input_gradient(K, n, width, UH, dz, columns_t, dx + t * n.D * n.B + first)
+                K.sweep(mode, n.D, n.N, UT, dz, columns_t, 1, E)
+                K.gather(
+                    n.parts, n.D, block.width, columns_t, E, NULL,
+                    dx + t * n.D * n.B + block.first, n.B,
+                )
         k += 1
-        if k == GATHERED or t == 0:
-            K.fold(n.planes * n.n_factors, G, dW)
+        if k == n.gathered or t == 0:
+            fold_sweeps(n.level, n.parts, E, n.F, plan, G, dW)
             if labels == NULL:
-                for plane in range(n.planes):
-                    product(
-                        K, n.N, n.D, gathered_dz + plane * NR, gathered_x, R, k * width,
-                        G + K.lanes * n.planes * n.n_factors, dU + plane * n.N * n.D,
-                    )
+                product(
+                    K, mode, n.N, n.D, dz_steps, stride, x_steps, pairs, k, E, G_product, dU
+                )
             k = 0
-        swap = state
         state = previous
-        previous = swap
-    K.join(n.planes, n.N, width, g, n.stride, dh0 + n.planes * first, n.B)
-
-
-cdef const real* apply_sweeps(
-    const Kernels* K, Sizes n, Py_ssize_t width, const Py_ssize_t* plan, const real* W,
-    Py_ssize_t n_sweeps, const real* x, real* targets, Py_ssize_t size, Py_ssize_t n_targets,
-) noexcept nogil:
-    """Sweep x into one array of targets after the other, and around; return the last."""
-    cdef Py_ssize_t s
-    cdef real* target
-    for s in range(n_sweeps):
-        target = targets + (s % n_targets) * size
-        K.sweep(
-            n.planes, plan[1], plan[2], W + n.planes * plan[0], x, n.stride, target, n.stride,
-            plan[3], plan[4] * width, 0, plan[4] * width,
-        )
-        x = target
-        plan += 5
-    return x
-
-
-cdef void sweeps_backward(
-    const Kernels* K, Sizes n, Py_ssize_t width, const Py_ssize_t* plan, const real* WH,
-    const real* x, const real* stages, const real* dz, real* g, real* G,
-) noexcept nogil:
-    """Add dW to G, lane by lane, and set g = W^H dz; kronecker.numpy_backward."""
-    cdef Py_ssize_t size = n.planes * n.stride, s, P, Q, left, right
-    cdef const real* dy = dz
-    cdef const real* before
-    cdef real* target
-    plan += 5 * (n.F - 1)
-    for s in range(n.F - 1, -1, -1):
-        P, Q, left, right = plan[1], plan[2], plan[3], plan[4] * width
-        before = stages + (s - 1) * size if s else x
-        target = g + (s % 2) * size
-        K.accumulate(
-            n.planes, P, Q, dy, n.stride, before, n.stride, left, right, 0, right,
-            G + K.lanes * n.planes * plan[0],
-        )
-        K.sweep(
-            n.planes, Q, P, WH + n.planes * plan[0], dy, n.stride, target, n.stride,
-            left, right, 0, right,
-        )
-        dy = target
-        plan -= 5
-
-
-cdef void dense(
-    const Kernels* K, Sizes n, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t width,
-    const real* A, const real* x, real* y,
-) noexcept nogil:
-    """y = A x for a real x, plane by plane."""
-    cdef Py_ssize_t plane
-    for plane in range(n.planes):
-        K.sweep(
-            1, rows, columns, A + plane * rows * columns, x, 0, y + plane * n.stride, 0,
-            1, width, 0, width,
-        )
-
-
-cdef void input_gradient(
-    const Kernels* K, Sizes n, Py_ssize_t width, const real* UH, const real* dz,
-    real* parts, real* dx,
-) noexcept nogil:
-    """dx = Re(U^H dz), the sum over planes of each plane's transpose times dz's."""
-    cdef Py_ssize_t plane, i
-    for plane in range(n.planes):
-        K.sweep(
-            1, n.D, n.N, UH + plane * n.N * n.D, dz + plane * n.stride, 0,
-            parts + plane * n.D * width, 0, 1, width, 0, width,
-        )
-    if n.planes == 2:
-        for i in range(n.D * width):
-            parts[i] = parts[i] + parts[n.D * width + i]
-    K.join(1, n.D, width, parts, 0, dx, n.B)
+    copy(n.N, used, g, E, dh0 + n.parts * block.first, row)
 
 
 cdef void product(
-    const Kernels* K, Py_ssize_t rows, Py_ssize_t columns, const real* a, const real* b,
-    Py_ssize_t R, Py_ssize_t used, real* G, double* sums,
+    const Kernels* K, int mode, Py_ssize_t rows, Py_ssize_t columns, const real* a,
+    Py_ssize_t a_left, const real* b, Py_ssize_t b_left, Py_ssize_t left, Py_ssize_t R,
+    real* G, double* sums,
 ) noexcept nogil:
-    """sums += a @ b.T over the first `used` of R columns, four rows at a time."""
-    cdef Py_ssize_t row, count
-    for row in range(0, rows, 4):
-        count = min(<Py_ssize_t>4, rows - row)
-        K.accumulate(1, count, columns, a + row * R, 0, b, 0, 1, R, 0, used, G)
-        K.fold(count * columns, G, sums + row * columns)
+    """sums += a @ b.T, over `left` indices and R, four rows at a time."""
+    cdef Py_ssize_t i, count
+    for i in range(0, rows, 4):
+        count = min(<Py_ssize_t>4, rows - i)
+        K.accumulate(mode, count, columns, a + i * R, a_left, b, b_left, left, R, G)
+        K.fold(mode, count * columns, G, sums)
+        sums += count * columns * (2 if mode == PAIRS else 1)
 
 
 def readout_forward(
-    int level, int planes, int threads, const Py_ssize_t[::1] columns,
+    int level, int parts, int threads, const Py_ssize_t[::1] columns,
     const real[::1] V, const real[::1] c, const real[:, :, ::1] h,
-    real[:, :, ::1] y, real[:, ::1] scratch,
+    real[:, :, ::1] y, real[:, ::1] scratch, Py_ssize_t stride,
 ):
-    """y[t] = V [Re h[t]; Im h[t]] + c for all t."""
-    cdef const Kernels* K = kernels_for(level, real is double)
-    cdef Py_ssize_t T = h.shape[0], N = h.shape[1], B = h.shape[2] // planes, M = y.shape[1]
-    cdef Py_ssize_t block, t, first, width
-    cdef real* state
-    cdef real* y_t
-    for block in prange(columns.shape[0] - 1, nogil=True, schedule="dynamic", num_threads=threads):
-        first = columns[block]
-        width = columns[block + 1] - first
-        state = &scratch[block, 0]
-        y_t = state + planes * N * width
-        for t in range(T):
-            # the planes follow each other without a gap: [Re h; Im h]
-            K.split(
-                planes, N, width, &h[t, 0, planes * first], B, state, N * width, width
+    """y[t] = V [Re h[t]; Im h[t]] + c for all t; V in pairs (M, N)."""
+    cdef Sizes n
+    n.level, n.parts, n.stride, n.M = level, parts, stride, y.shape[1]
+    n.T, n.N, n.B = h.shape[0], h.shape[1], h.shape[2] // parts
+    cdef Py_ssize_t i
+    for i in prange(columns.shape[0] - 1, nogil=True, schedule="dynamic", num_threads=threads):
+        readout_block(
+            n, block_of(n, &columns[0], i, real is double), &V[0], &c[0], &h[0, 0, 0],
+            &y[0, 0, 0], &scratch[i, 0],
+        )
+
+
+cdef void readout_block(
+    Sizes n, Block block, const real* V, const real* c, const real* h, real* y, real* scratch,
+) noexcept nogil:
+    cdef const Kernels* K = kernels_for(n.level, real is double)
+    cdef Py_ssize_t row = n.parts * n.B, t
+    cdef real* y_t = scratch + n.stride
+    cdef const real* state
+    for t in range(n.T):
+        state = h + t * n.N * row
+        if not block.whole:
+            copy(
+                n.N, n.parts * block.width, state + n.parts * block.first, row, scratch, block.E
             )
-            K.sweep(1, M, planes * N, &V[0], state, 0, y_t, 0, 1, width, 0, width)
-            add_bias(M, width, y_t, &c[0])
-            K.join(1, M, width, y_t, 0, &y[t, 0, first], B)
-
-
-cdef void add_bias(Py_ssize_t M, Py_ssize_t width, real* y, const real* c) noexcept nogil:
-    cdef Py_ssize_t m, r
-    for m in range(M):
-        for r in range(width):
-            y[m * width + r] += c[m]
+            state = scratch
+        K.sweep(REALS if n.parts == 1 else PAIRS, n.M, n.N, V, state, y_t, 1, block.E)
+        K.gather(
+            n.parts, n.M, block.width, y_t, block.E, c, y + t * n.M * n.B + block.first, n.B
+        )
 
 
 def readout_backward(
-    int level, int planes, int threads, const Py_ssize_t[::1] columns,
+    int level, int parts, int threads, const Py_ssize_t[::1] columns,
     const real[:, :, ::1] h, const real[:, :, ::1] dy, double[:, ::1] dV,
-    real[:, ::1] scratch,
+    real[:, ::1] scratch, Py_ssize_t stride, Py_ssize_t gathered,
 ):
-    """dV^T = sum over t of [Re h[t]; Im h[t]] dy[t]^T; a block adds to its row of dV."""
-    cdef const Kernels* K = kernels_for(level, real is double)
-    cdef Py_ssize_t T = h.shape[0], N = h.shape[1], B = h.shape[2] // planes, M = dy.shape[1]
-    cdef Py_ssize_t block, t, first, width, R, k
-    cdef real* gathered_h
-    cdef real* gathered_dy
-    for block in prange(columns.shape[0] - 1, nogil=True, schedule="dynamic", num_threads=threads):
-        first = columns[block]
-        width = columns[block + 1] - first
-        R = GATHERED * width
-        gathered_h = &scratch[block, 0]
-        gathered_dy = gathered_h + planes * N * R
-        for t in range(T):
-            k = t % GATHERED
-            K.split(
-                planes, N, width, &h[t, 0, planes * first], B, gathered_h + k * width, N * R, R
+    """dV^T = sum over t of [Re h[t]; Im h[t]] dy[t]^T in pairs (N, M); a block adds to its row."""
+    cdef Sizes n
+    n.level, n.parts, n.stride, n.M, n.gathered = level, parts, stride, dy.shape[1], gathered
+    n.T, n.N, n.B = h.shape[0], h.shape[1], h.shape[2] // parts
+    cdef Py_ssize_t i
+    for i in prange(columns.shape[0] - 1, nogil=True, schedule="dynamic", num_threads=threads):
+        readout_backward_block(
+            n, block_of(n, &columns[0], i, real is double), &h[0, 0, 0], &dy[0, 0, 0], &dV[i, 0],
+            &scratch[i, 0],
+        )
+
+
+cdef void readout_backward_block(
+    Sizes n, Block block, const real* h, const real* dy, double* dV, real* scratch,
+) noexcept nogil:
+    cdef const Kernels* K = kernels_for(n.level, real is double)
+    cdef Py_ssize_t row = n.parts * n.B, pairs = whole_vectors(n.M * block.E), t, k = 0
+    cdef real* h_steps = scratch
+    cdef real* dy_steps = scratch + n.gathered * n.stride
+    cdef real* G = dy_steps + n.gathered * pairs
+    for t in range(n.T):
+        copy(
+            n.N, n.parts * block.width, h + t * n.N * row + n.parts * block.first, row,
+            h_steps + k * n.stride, block.E,
+        )
+        K.spread(
+            n.parts, n.M, block.width, dy + t * n.M * n.B + block.first, n.B,
+            dy_steps + k * pairs, block.E,
+        )
+        k += 1
+        if k == n.gathered or t == n.T - 1:
+            product(
+                K, REALS if n.parts == 1 else PAIRS, n.N, n.M, h_steps, n.stride, dy_steps, pairs,
+                k, block.E, G, dV,
             )
-            K.split(1, M, width, &dy[t, 0, first], B, gathered_dy + k * width, 0, R)
-            if k == GATHERED - 1 or t == T - 1:
-                product(
-                    K, planes * N, M, gathered_h, gathered_dy, R, (k + 1) * width,
-                    gathered_dy + M * R, &dV[block, 0],
-                )
+            k = 0

@@ -1,9 +1,9 @@
-"""The whole recurrence in compiled code: what its arrays look like there, and the calls.
+"""The compiled kernels' arrays, and the calls.
 
-The kernels take flat arrays of real numbers. A complex matrix is *planar*: its real parts,
-then its imaginary parts. Neighbouring factors whose product costs no more than they do
-apart (2×2 ones) are merged: the same arithmetic in half the passes over memory. A batch is
-cut into blocks of columns that fit the cache, each of which goes through time by itself.
+A complex number is to the kernels two neighbouring real ones. Neighbouring factors whose
+product costs no more than they do apart (2×2 ones) are merged: the same arithmetic in half the
+passes over memory. A batch is cut into blocks of columns that fit the cache, each of which
+goes through time by itself; a product too large for the cache is cut into panels.
 """
 
 import functools
@@ -15,16 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .backend import INSTRUCTION_SETS, instruction_set, kernels, n_threads
-from .sweeps import Array, sweeps
+from .sweeps import Array, Sweep, sweeps
 
 KINDS = ("modrelu", "tanh", "relu", "identity")
 
 # Real numbers in the widest vector.
 LANES = 16
 
-# Columns in a block: a state of a few hundred rows stays in the cache, and rows are no
-# power of two apart, which would crowd them into a few of its lines.
+# Columns in a block of the recurrence: a state of a few hundred rows stays in the cache, and
+# rows are no power of two apart, which would crowd them into a few of its lines.
 BLOCK = 25
+
+# Bytes of a panel: with its copies it stays in the second-level cache.
+PANEL = 2**18
+
+# Chunks of panels, each with its own scratch and its own gradient.
+CHUNKS = 8
 
 # Beyond factors of about this size a product by BLAS for each of them is as fast or faster.
 LARGEST_FACTOR = 16
@@ -45,67 +51,133 @@ class ReadoutGradient(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Everything about a recurrence that follows from shapes."""
+    """Everything about a product of factors that follows from shapes."""
 
+    shapes: NDArray[np.intp]  # of the factors
     groups: tuple[tuple[int, ...], ...]  # factors merged into one, in order
+    ends: NDArray[np.intp]  # of the groups
+    merged: tuple[tuple[int, int], ...]  # their shapes
+    rows: tuple[int, int]  # ∏P, ∏Q
     sweeps: NDArray[np.intp]
-    columns: NDArray[np.intp]  # where each block of the batch begins, and the end
-    stride: int
-    width: int
+    most_rows: int  # of any stage
+    most_form: int  # entries of the largest matrix of a sweep with too short rows
+
+
+class Phase(NamedTuple):
+    """Neighbouring factors applied to x (left, rows, B), panel by panel."""
+
+    factors: tuple[int, ...]
+    left: int
+    B: int
+    cuts: NDArray[np.intp]  # where panels begin in B, and the end
+    by_blas: bool
 
 
 def supports(shapes: Iterable[tuple[int, ...]]) -> bool:
-    """Tell whether factors of these shapes are small enough for the kernels."""
+    """Tell whether factors of these shapes are small enough for a compiled recurrence."""
     return max(max(shape) for shape in shapes) <= LARGEST_FACTOR
 
 
 def matvec(factors: Sequence[Array], x: Array) -> Array:
     """Return (W_0 ⊗ … ⊗ W_{F-1}) x; see kronecker.numpy_matvec."""
-    B, planes = x.shape[1], _planes(x)
-    y = np.empty((math.prod(len(W) for W in factors), B), x.dtype)
-    if B == 0:
+    B = x.shape[1]
+    for phase in _phases(tuple([W.shape for W in factors]), B, x.itemsize):
+        x = _phase_matvec(phase, [factors[f] for f in phase.factors], x)
+    return x.reshape(-1 if B else math.prod(len(W) for W in factors), B)
+
+
+def _phase_matvec(phase: Phase, factors: list[Array], x: Array) -> Array:
+    if phase.by_blas:
+        return _blas_matvec(phase, factors[0], x)
+    plan = _plan(tuple([W.shape for W in factors]), x.itemsize, phase.B)
+    parts, (rows_out, rows_in) = _parts(x), plan.rows
+    y = np.empty((phase.left, rows_out, phase.B), x.dtype)
+    if y.size == 0:
         return y
-    plan = _plan(tuple(W.shape for W in factors), B, B)
-    merged = _merge(factors, plan.groups)
+    width = phase.B if len(phase.cuts) == 2 else int(np.diff(phase.cuts).max())
+    stride = _whole_vectors(plan.most_rows * width * parts)
+    panels = phase.left * (len(phase.cuts) - 1)
+    scratch = _aligned_empty((min(CHUNKS, panels), 3 * stride + plan.most_form), _real_dtype(x))
     kernels.matvec(
         _level(),
-        planes,
+        parts,
+        1 if panels == 1 else n_threads(),
         plan.sweeps,
-        _planar(*merged),
-        _real(x),
+        _merge(factors, plan),
+        _real(x.reshape(phase.left, rows_in, phase.B)),
         _real(y),
-        np.empty(3 * planes * plan.stride, x.real.dtype),
-        plan.stride,
+        phase.cuts,
+        scratch,
+        stride,
     )
     return y
 
 
 def matvec_backward(factors: Sequence[Array], x: Array, dy: Array) -> tuple[list[Array], Array]:
     """Return dfactors and dx; see kronecker.numpy_backward."""
-    B, planes = x.shape[1], _planes(x)
-    if B == 0:
-        return [np.zeros_like(W) for W in factors], np.empty_like(x)
-    plan = _plan(tuple(W.shape for W in factors), B, B)
-    merged = _merge(factors, plan.groups)
-    n_factors = planes * sum(W.size for W in merged)
-    dW, dx = np.zeros(n_factors), np.empty_like(x)
-    arrays = (4 + len(merged)) * planes * plan.stride
-    scratch = np.empty(arrays + LANES * n_factors, x.real.dtype)
-    scratch[arrays:] = 0
+    shape, before = x.shape, []
+    phases = _phases(tuple([W.shape for W in factors]), shape[1], x.itemsize)
+    for phase in phases:
+        before.append(x)
+        if phase is not phases[-1]:
+            x = _phase_matvec(phase, [factors[f] for f in phase.factors], x)
+    dfactors: list[Array] = [np.empty(0)] * len(factors)
+    for phase, x in zip(reversed(phases), reversed(before), strict=True):
+        dphase, dy = _phase_backward(phase, [factors[f] for f in phase.factors], x, dy)
+        for f, dW in zip(phase.factors, dphase, strict=True):
+            dfactors[f] = dW
+    return dfactors, dy.reshape(shape)
+
+
+def _phase_backward(
+    phase: Phase, factors: list[Array], x: Array, dy: Array
+) -> tuple[list[Array], Array]:
+    if phase.by_blas:
+        return _blas_backward(phase, factors[0], x, dy)
+    plan = _plan(tuple([W.shape for W in factors]), x.itemsize, phase.B)
+    parts, (rows_out, rows_in) = _parts(x), plan.rows
+    x = x.reshape(phase.left, rows_in, phase.B)
+    dx = np.empty(x.shape, x.dtype)
+    if dx.size == 0:
+        return [np.zeros_like(W) for W in factors], dx
+    stride = _whole_vectors(plan.most_rows * int(np.diff(phase.cuts).max()) * parts)
+    panels = phase.left * (len(phase.cuts) - 1)
+    chunks = min(CHUNKS, panels)
+    W = _merge(factors, plan)
+    size = (4 + len(plan.merged)) * stride + LANES * W.size + 2 * plan.most_form
+    scratch = _aligned_zeros(chunks, size, _real_dtype(x))
+    dW = np.zeros((chunks, W.size))
     kernels.matvec_backward(
         _level(),
-        planes,
+        parts,
+        1 if panels == 1 else n_threads(),
         plan.sweeps,
-        _planar(*merged),
-        _planar(*(W.conj().T for W in merged)),
+        W,
+        _adjoint(W, plan, parts),
         _real(x),
-        _real(dy),
+        _real(dy.reshape(phase.left, rows_out, phase.B)),
         dW,
         _real(dx),
+        phase.cuts,
         scratch,
-        plan.stride,
+        stride,
     )
-    return _dfactors(factors, plan, merged, dW, x.dtype), dx
+    return _dfactors(factors, plan, dW.sum(axis=0), x.dtype), dx
+
+
+def _blas_matvec(phase: Phase, W: Array, x: Array) -> Array:
+    if phase.B == 1:
+        return x.reshape(phase.left, -1) @ W.T
+    return np.matmul(W, x.reshape(phase.left, W.shape[1], phase.B))
+
+
+def _blas_backward(phase: Phase, W: Array, x: Array, dy: Array) -> tuple[list[Array], Array]:
+    x = x.reshape(phase.left, W.shape[1], phase.B)
+    dy = dy.reshape(phase.left, W.shape[0], phase.B)
+    dW = np.tensordot(dy, x.conj(), axes=((0, 2), (0, 2)))
+    if phase.B == 1:
+        return [dW], dy[..., 0] @ W.conj()
+    return [dW], np.matmul(W.conj().T, dy)
 
 
 def forward(
@@ -113,28 +185,25 @@ def forward(
 ) -> Array:
     """Return h (T, N, B); see RNN.forward."""
     N, B = h0.shape
-    plan = _plan(tuple(W.shape for W in factors), B)
-    merged = _merge(factors, plan.groups)
-    h = np.empty((len(x), N, B), U.dtype)
-    planes = _planes(U)
-    size, _ = kernels.scratch_sizes(
-        len(plan.sweeps), 0, N, U.shape[1], 0, plan.width, plan.stride, planes
-    )
+    plan = _plan(tuple(W.shape for W in factors), U.itemsize, BLOCK)
+    columns = _columns(B)
+    scratch = _block_scratch(plan, columns, U, 0)
+    h = _aligned_empty((len(x), N, B), U.dtype)
     kernels.recurrence_forward(
         _level(),
         KINDS.index(activation),
-        planes,
-        _threads(plan.columns),
-        plan.columns,
+        _parts(U),
+        _threads(columns),
+        columns,
         plan.sweeps,
-        _planar(*merged),
-        _planar(U),
-        _bias(b, plan),
+        _merge(factors, plan),
+        _flat(U),
+        _bias(b, columns, scratch.stride, U),
         *_inputs(x, h.dtype),
         _real(h0),
         _real(h),
-        _scratch(plan, size, b.dtype),
-        plan.stride,
+        scratch.forward(),
+        scratch.stride,
     )
     return h
 
@@ -152,36 +221,34 @@ def backward(
 ) -> tuple[list[Array], Array, Array, Array | None, Array]:
     """Return dfactors, dU, db, dx and dh0; see RNN.backward."""
     N, B = h0.shape
-    D, planes = U.shape[1], _planes(U)
-    plan = _plan(tuple(W.shape for W in factors), B)
-    merged = _merge(factors, plan.groups)
-    n_blocks, one_hot = len(plan.columns) - 1, x.ndim == 2
+    D, parts = U.shape[1], _parts(U)
+    plan = _plan(tuple(W.shape for W in factors), U.itemsize, BLOCK)
+    columns, one_hot = _columns(B), x.ndim == 2
+    n_blocks = len(columns) - 1
     if isinstance(dh, ReadoutGradient):
-        direct, V, dy = np.empty((0, 1, 1), b.dtype), _planar(dh.C.T), dh.dy
+        direct, V, dy = np.empty((0, 1, 1), b.dtype), _flat(dh.C.T), dh.dy
     else:
         direct, V, dy = _real(dh), np.empty(0, b.dtype), np.empty((0, 0, 1), b.dtype)
-    n_factors = sum(W.size for W in merged)
-    _, size = kernels.scratch_sizes(
-        len(plan.sweeps), n_factors, N, D, dy.shape[1], plan.width, plan.stride, planes
-    )
+    scratch = _block_scratch(plan, columns, U, dy.shape[1])
+    W = _merge(factors, plan)
     dh0 = np.empty(h0.shape, h0.dtype)
     dx = np.empty(x.shape if input_gradient and not one_hot else (0, 1, 1), b.dtype)
-    dW = np.zeros((n_blocks, planes * n_factors))
-    dU = np.zeros((n_blocks, 1 if one_hot else planes * U.size))
-    dU_labels = np.zeros((n_blocks, planes * U.size if one_hot else 1), b.dtype)
-    db = np.zeros((n_blocks, plan.stride), b.dtype)
+    dW = np.zeros((n_blocks, W.size))
+    dU = np.zeros((n_blocks, 1 if one_hot else parts * U.size))
+    dU_labels = np.zeros((n_blocks, parts * U.size if one_hot else 1), b.dtype)
+    db = np.zeros((n_blocks, scratch.stride // parts), b.dtype)
     kernels.recurrence_backward(
         _level(),
         KINDS.index(activation),
-        planes,
-        _threads(plan.columns),
-        plan.columns,
+        parts,
+        _threads(columns),
+        columns,
         plan.sweeps,
-        _planar(*merged),
-        _planar(*(W.conj().T for W in merged)),
-        _planar(U),
-        _planar(U.T),
-        _bias(b, plan),
+        W,
+        _adjoint(W, plan, parts),
+        _flat(U),
+        _flat(U.T),
+        _bias(b, columns, scratch.stride, U),
         *_inputs(x, h.dtype),
         _real(h0),
         _real(h),
@@ -194,22 +261,22 @@ def backward(
         dU,
         dU_labels,
         db,
-        _scratch(plan, size, b.dtype),
-        plan.stride,
+        scratch.backward(),
+        scratch.stride,
+        scratch.gathered,
     )
     if one_hot:
-        by_label = dU_labels.sum(axis=0, dtype=np.float64).reshape(D, planes, N)
-        dU_sum = by_label.transpose(1, 2, 0).reshape(-1)
+        dU_sum = _complex(dU_labels.sum(axis=0, dtype=np.float64), parts).reshape(D, N).T
     else:
-        dU_sum = dU.sum(axis=0)
-    db_sum = sum(
-        db[i, : N * width].reshape(N, width).sum(axis=1, dtype=np.float64)
-        for i, width in enumerate(np.diff(plan.columns))
-    )
+        dU_sum = _complex(dU.sum(axis=0), parts).reshape(N, D)
+    db_sum = np.zeros(N)
+    for sums, width in zip(db, np.diff(columns), strict=True):
+        row = kernels.row_parts(parts, width, b.dtype == np.float64) // parts
+        db_sum += sums[: N * row].reshape(N, row)[:, :width].sum(axis=1, dtype=np.float64)
     return (
-        _dfactors(factors, plan, merged, dW.sum(axis=0), U.dtype),
-        _complex(dU_sum, U.shape, planes).astype(U.dtype),
-        np.asarray(db_sum, b.dtype),
+        _dfactors(factors, plan, dW.sum(axis=0), U.dtype),
+        np.ascontiguousarray(dU_sum, U.dtype),
+        db_sum.astype(b.dtype),
         dx if dx.size else None,
         dh0,
     )
@@ -218,13 +285,19 @@ def backward(
 def readout(V: Array, c: Array, h: Array) -> NDArray[np.floating]:
     """Return y_t = V [Re h_t; Im h_t] + c, (T, M, B); see SequenceModel.forward."""
     T, N, B = h.shape
-    planes, columns = _planes(h), _columns(B)
-    y = np.empty((T, len(V), B), c.dtype)
-    size = (planes * N + len(V)) * int(np.diff(columns).max())
-    scratch = np.empty((len(columns) - 1, size), c.dtype)
-    flat_V, c = np.ravel(V), np.ascontiguousarray(c)
+    columns, y = _columns(B), np.empty((T, len(V), B), c.dtype)
+    scratch = BlockScratch(columns, N, h.dtype, M=len(V))
     kernels.readout_forward(
-        _level(), planes, _threads(columns), columns, flat_V, c, _real(h), y, scratch
+        _level(),
+        _parts(h),
+        _threads(columns),
+        columns,
+        _flat(V[:, :N] + 1j * V[:, N:] if _parts(h) == 2 else V).astype(c.dtype, copy=False),
+        np.ascontiguousarray(c),
+        _real(h),
+        y,
+        scratch.readout(),
+        scratch.stride,
     )
     return y
 
@@ -232,36 +305,95 @@ def readout(V: Array, c: Array, h: Array) -> NDArray[np.floating]:
 def readout_backward(h: Array, dy: NDArray[np.floating]) -> Array:
     """Return dV, (M, N) or (M, 2N) for complex h; see SequenceModel.backward."""
     _, N, B = h.shape
-    planes, columns, M = _planes(h), _columns(B), dy.shape[1]
-    gathered = kernels.gathered() * int(np.diff(columns).max())
-    size = (planes * N + M) * gathered + 4 * M * LANES
-    scratch = np.zeros((len(columns) - 1, size), dy.dtype)
-    dV = np.zeros((len(columns) - 1, planes * N * M))
+    M, parts, columns = dy.shape[1], _parts(h), _columns(B)
+    scratch = BlockScratch(columns, N, h.dtype, M=M)
+    dV = np.zeros((len(columns) - 1, parts * N * M))
     kernels.readout_backward(
-        _level(), planes, _threads(columns), columns, _real(h), dy, dV, scratch
+        _level(),
+        parts,
+        _threads(columns),
+        columns,
+        _real(h),
+        dy,
+        dV,
+        scratch.readout(),
+        scratch.stride,
+        scratch.gathered,
     )
-    return dV.sum(axis=0).reshape(planes * N, M).T.astype(dy.dtype)
+    by_part = dV.sum(axis=0).reshape(N, M, parts).transpose(1, 2, 0)
+    return by_part.reshape(M, parts * N).astype(dy.dtype)
 
 
 @functools.lru_cache(maxsize=256)
-def _plan(shapes: tuple[tuple[int, int], ...], B: int, block: int = BLOCK) -> Plan:
+def _phases(shapes: tuple[tuple[int, int], ...], B: int, itemsize: int) -> tuple[Phase, ...]:
+    """Cut a product into runs of neighbouring factors whose panels fit the cache.
+
+    What fits as a whole is one run, its sweeps in the cheapest order. A larger one goes
+    through its factors in that order and starts a new run where the next factor is no
+    neighbour, goes to BLAS, or would let a panel outgrow the cache.
+    """
+    order = sweeps(shapes, B)
+    largest = max(max(shapes[f]) * left * right for f, left, right in order)
+    small = supports(shapes)
+    if small and largest * itemsize <= 2 * PANEL:
+        return (_phase(tuple(range(len(shapes))), 1, B, B),)
+    runs: list[list[Sweep]] = []
+    for sweep in order:
+        if runs and _joins(shapes, runs[-1], sweep, itemsize):
+            runs[-1].append(sweep)
+        else:
+            runs.append([sweep])
+    phases = []
+    for run in runs:
+        chosen = tuple(sweep.factor for sweep in run)
+        rows = max(_rows(shapes, chosen))
+        width = max(1, min(run[-1].right, PANEL // (rows * itemsize)))
+        by_blas = not supports([shapes[f] for f in chosen])
+        phases.append(_phase(chosen, run[0].left, run[-1].right, width, by_blas))
+    return tuple(phases)
+
+
+def _joins(
+    shapes: tuple[tuple[int, int], ...], run: list[Sweep], sweep: Sweep, itemsize: int
+) -> bool:
+    if sweep.factor != run[-1].factor + 1 or not supports(
+        [shapes[run[0].factor], shapes[sweep.factor]]
+    ):
+        return False
+    rows = max(_rows(shapes, [s.factor for s in run] + [sweep.factor]))
+    return rows * min(sweep.right, 4 * LANES) * itemsize <= PANEL
+
+
+def _rows(shapes: tuple[tuple[int, int], ...], factors: Iterable[int]) -> tuple[int, int]:
+    chosen = [shapes[f] for f in factors]
+    return math.prod(P for P, _ in chosen), math.prod(Q for _, Q in chosen)
+
+
+def _phase(factors: tuple[int, ...], left: int, B: int, width: int, by_blas: bool = False) -> Phase:
+    return Phase(factors, left, B, _columns(B, width), by_blas)
+
+
+@functools.lru_cache(maxsize=256)
+def _plan(shapes: tuple[tuple[int, int], ...], itemsize: int, B: int) -> Plan:
     groups: list[tuple[int, ...]] = []
     for f, shape in enumerate(shapes):
         if groups and len(groups[-1]) == 1 and _pays(shapes[f - 1], shape):
             groups[-1] = (f - 1, f)
         else:
             groups.append((f,))
-    merged = tuple(
-        (math.prod(shapes[f][0] for f in group), math.prod(shapes[f][1] for f in group))
-        for group in groups
-    )
+    merged = tuple(_rows(shapes, group) for group in groups)
     offsets = np.cumsum([0] + [P * Q for P, Q in merged])
     rows = [(offsets[f], *merged[f], left, right) for f, left, right in sweeps(merged, 1)]
-    largest = max(max(P, Q) * left * right for _, P, Q, left, right in rows)
-    columns = _columns(B, block)
-    width = int(np.diff(columns).max())
-    stride = -(-largest * width // LANES) * LANES
-    return Plan(tuple(groups), np.array(rows, np.intp), columns, stride, width)
+    return Plan(
+        np.array(shapes, np.intp),
+        tuple(groups),
+        np.array([group[-1] + 1 for group in groups], np.intp),
+        merged,
+        _rows(shapes, range(len(shapes))),
+        np.array(rows, np.intp),
+        max(max(P, Q) * left * right for _, P, Q, left, right in rows),
+        max(P * Q for P, Q in merged) * 16,
+    )
 
 
 def _pays(first: tuple[int, int], second: tuple[int, int]) -> bool:
@@ -270,48 +402,122 @@ def _pays(first: tuple[int, int], second: tuple[int, int]) -> bool:
     return min(P * Q * S + P * R * S, R * S * Q + P * R * Q) >= P * Q * R * S
 
 
-def _merge(factors: Sequence[Array], groups: tuple[tuple[int, ...], ...]) -> list[Array]:
-    """Multiply out the groups; np.kron does the same, but slowly at these sizes."""
-    merged = []
-    for group in groups:
-        W = factors[group[0]]
-        for f in group[1:]:
-            product = W[:, None, :, None] * factors[f][None, :, None, :]  # (P, R, Q, S)
-            W = product.reshape(len(W) * len(factors[f]), -1)
-        merged.append(W)
+def _merge(factors: Sequence[Array], plan: Plan) -> Array:
+    """Multiply out the groups; one flat array for the kernels."""
+    flat = np.concatenate([W.reshape(-1) for W in factors])
+    parts = _parts(flat)
+    sizes = [parts * P * Q for P, Q in plan.merged]
+    merged = np.empty(sum(sizes), _real_dtype(flat))
+    kernels.merge(
+        parts, plan.shapes, plan.ends, _real(flat), merged, np.empty(max(sizes), merged.dtype)
+    )
     return merged
 
 
-def _merge_backward(
-    factors: Sequence[Array], groups: tuple[tuple[int, ...], ...], dmerged: Sequence[Array]
-) -> list[Array]:
-    """Back-propagate M = A ⊗ B: dA[p, q] = Σ dM[p, r, q, s] conj(B[r, s]), and dB likewise."""
-    dfactors: list[Array] = []
-    for group, dM in zip(groups, dmerged, strict=True):
-        if len(group) == 1:
-            dfactors.append(dM)
-            continue
-        A, B = factors[group[0]], factors[group[1]]
-        dM = dM.reshape(len(A), len(B), A.shape[1], B.shape[1])
-        dfactors.append(np.einsum("prqs,rs->pq", dM, B.conj()))
-        dfactors.append(np.einsum("prqs,pq->rs", dM, A.conj()))
-    return dfactors
-
-
-def _dfactors(
-    factors: Sequence[Array], plan: Plan, merged: Sequence[Array], dW: Array, dtype: np.dtype
-) -> list[Array]:
-    planes = 2 if dtype.kind == "c" else 1
-    ends = np.cumsum([planes * W.size for W in merged])[:-1]
-    dmerged = [
-        _complex(part, W.shape, planes) for part, W in zip(np.split(dW, ends), merged, strict=True)
+def _adjoint(W: Array, plan: Plan, parts: int) -> Array:
+    """Return the merged factors' conjugate transposes, flat as they are."""
+    flat = _complex(W, parts)
+    pieces = np.split(flat, np.cumsum([P * Q for P, Q in plan.merged])[:-1])
+    transposed = [
+        piece.reshape(shape).conj().T.reshape(-1)
+        for piece, shape in zip(pieces, plan.merged, strict=True)
     ]
-    return [d.astype(dtype) for d in _merge_backward(factors, plan.groups, dmerged)]
+    return _real(np.concatenate(transposed))
+
+
+def _dfactors(factors: Sequence[Array], plan: Plan, dW: Array, dtype: np.dtype) -> list[Array]:
+    """Cut dW into the gradients of the groups, and those into the factors'."""
+    ends = np.cumsum([P * Q for P, Q in plan.merged])[:-1]
+    dfactors = []
+    for group, dM in zip(
+        plan.groups, np.split(_complex(dW, _dtype_parts(dtype)), ends), strict=True
+    ):
+        dfactors += _merge_backward([factors[f] for f in group], dM)
+    return [d.astype(dtype) for d in dfactors]
+
+
+def _merge_backward(factors: Sequence[Array], dM: Array) -> list[Array]:
+    """Back-propagate M = A ⊗ B: dA[p, q] = Σ dM[p, r, q, s] conj(B[r, s]), and dB likewise."""
+    if len(factors) == 1:
+        return [dM.reshape(factors[0].shape)]
+    A, B = factors
+    dM = dM.reshape(len(A), len(B), A.shape[1], B.shape[1])
+    return [np.einsum("prqs,rs->pq", dM, B.conj()), np.einsum("prqs,pq->rs", dM, A.conj())]
+
+
+class BlockScratch:
+    """Scratch memory for each block of a batch."""
+
+    def __init__(
+        self,
+        columns: NDArray[np.intp],
+        most_rows: int,
+        dtype: np.dtype,
+        D: int = 0,
+        M: int = 0,
+        n_sweeps: int = 0,
+        n_factors: int = 0,
+    ) -> None:
+        self._dtype, self._n_blocks = np.finfo(dtype).dtype, len(columns) - 1
+        self.stride, self.gathered, *self._sizes = kernels.scratch_sizes(
+            _dtype_parts(dtype),
+            n_sweeps,
+            n_factors,
+            D,
+            M,
+            most_rows,
+            int(np.diff(columns).max()),
+            self._dtype == np.float64,
+        )
+
+    def forward(self) -> Array:
+        """For recurrence_forward."""
+        return _aligned_zeros(self._n_blocks, self._sizes[0], self._dtype)
+
+    def backward(self) -> Array:
+        """For recurrence_backward."""
+        return _aligned_zeros(self._n_blocks, self._sizes[1], self._dtype)
+
+    def readout(self) -> Array:
+        """For readout_forward and readout_backward."""
+        return _aligned_zeros(self._n_blocks, self._sizes[2], self._dtype)
+
+
+def _block_scratch(plan: Plan, columns: NDArray[np.intp], U: Array, M: int) -> BlockScratch:
+    return BlockScratch(
+        columns,
+        plan.most_rows,
+        U.dtype,
+        U.shape[1],
+        M,
+        len(plan.merged),
+        sum(P * Q for P, Q in plan.merged),
+    )
+
+
+def _aligned_zeros(rows: int, columns: int, dtype: np.dtype) -> Array:
+    """Return zeros (rows, at least columns), each row at the beginning of a cache line."""
+    line = 64 // dtype.itemsize
+    zeros = _aligned_empty((rows, -(-columns // line) * line), dtype)
+    zeros[...] = 0
+    return zeros
+
+
+def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> Array:
+    """Return an array that begins at the beginning of a cache line."""
+    n_bytes = math.prod(shape) * dtype.itemsize
+    memory = np.empty(n_bytes + 64, np.uint8)
+    skipped = -memory.ctypes.data % 64
+    return memory[skipped : skipped + n_bytes].view(dtype).reshape(shape)
+
+
+def _whole_vectors(n: int) -> int:
+    return -(-n // LANES) * LANES
 
 
 def _columns(B: int, block: int = BLOCK) -> NDArray[np.intp]:
     """Cut a batch into blocks of nearly equal width."""
-    n_blocks = max(1, -(-B // block))
+    n_blocks = max(1, -(-B // max(1, block)))
     return np.array([B * i // n_blocks for i in range(n_blocks + 1)], np.intp)
 
 
@@ -324,24 +530,30 @@ def _level() -> int:
     return INSTRUCTION_SETS.index(instruction_set())
 
 
-def _planes(a: Array) -> int:
-    return 2 if np.iscomplexobj(a) else 1
+def _parts(a: Array) -> int:
+    return _dtype_parts(a.dtype)
 
 
-def _planar(*matrices: Array) -> Array:
-    if not np.iscomplexobj(matrices[0]):
-        return np.concatenate([A.reshape(-1) for A in matrices])
-    return np.concatenate([part.reshape(-1) for A in matrices for part in (A.real, A.imag)])
+def _dtype_parts(dtype: np.dtype) -> int:
+    return 2 if dtype.kind == "c" else 1
 
 
-def _complex(planar: Array, shape: tuple[int, ...], planes: int) -> Array:
-    parts = planar.reshape(planes, *shape)
-    return parts[0] + 1j * parts[1] if planes == 2 else parts[0]
+def _real_dtype(a: Array) -> np.dtype:
+    return np.dtype(f"f{a.itemsize // _parts(a)}")
+
+
+def _flat(a: Array) -> Array:
+    return _real(np.ascontiguousarray(a).reshape(-1))
 
 
 def _real(a: Array) -> Array:
     """View complex numbers as pairs of real ones; a view, for the kernels write into some."""
-    return a.view(a.real.dtype)
+    return a.view(_real_dtype(a))
+
+
+def _complex(a: Array, parts: int) -> Array:
+    """View pairs of real numbers as complex ones."""
+    return a.view(f"c{2 * a.itemsize}") if parts == 2 else a
 
 
 def _inputs(x: NDArray[Any], dtype: np.dtype) -> tuple[Array, NDArray[np.int64]]:
@@ -351,13 +563,10 @@ def _inputs(x: NDArray[Any], dtype: np.dtype) -> tuple[Array, NDArray[np.int64]]
     return np.ascontiguousarray(x, real), np.empty((0, 1), np.int64)
 
 
-def _bias(b: Array, plan: Plan) -> Array:
+def _bias(b: Array, columns: NDArray[np.intp], stride: int, U: Array) -> Array:
     """Repeat b for each column of each block."""
-    repeated = np.zeros((len(plan.columns) - 1, plan.stride), b.dtype)
-    for i, width in enumerate(np.diff(plan.columns)):
-        repeated[i, : len(b) * width] = np.repeat(b, width)
+    repeated = np.zeros((len(columns) - 1, stride // _parts(U)), b.dtype)
+    for i, width in enumerate(np.diff(columns)):
+        row = kernels.row_parts(_parts(U), width, b.dtype == np.float64) // _parts(U)
+        repeated[i, : len(b) * row].reshape(len(b), row)[:, :width] = b[:, None]
     return repeated
-
-
-def _scratch(plan: Plan, size: int, dtype: np.dtype) -> Array:
-    return np.zeros((len(plan.columns) - 1, size), dtype)

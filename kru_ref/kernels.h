@@ -1,247 +1,385 @@
 /* The innermost loops, on vectors of REAL that are BYTES long.
 
    Included by simd.h once for each instruction set and precision, with NAME(x) a name of
-   its own for each. Arrays are flat. A complex one is planar: a plane of real parts, and
-   `stride` elements further a plane of imaginary parts; planes is 1 or 2. A sweep maps
-   (left, Q, R) to (left, P, R), as in kronecker.py. The NumPy line stands above each loop. */
+   its own for each. Arrays are flat; a complex number is two neighbouring elements, real part
+   first. R counts elements. A sweep maps (left, Q, R) to (left, P, R), as in kronecker.py;
+   its R is at least LANES. The NumPy line stands above each loop.
 
-#define LANES ((Py_ssize_t)(BYTES / sizeof(REAL)))
+   What the entries of a matrix are:
+     REALS      one element each;
+     COMPLEXES  two, a complex number;
+     PAIRS      two, one for the real parts of what is multiplied, one for the imaginary parts:
+                what U, V and their transposes do between real and complex vectors.          */
+
+#define ENTRY(mode) ((mode) == REALS ? 1 : 2)
+
+#ifdef VECTORS
+#define LANES ((Py_ssize_t)NLANES)
 #define vec NAME(vec)
 #define bits NAME(bits)
-#ifdef VECTORS
 typedef REAL vec __attribute__((vector_size(BYTES), aligned(sizeof(REAL)), may_alias));
 typedef INTEGER bits __attribute__((vector_size(BYTES), aligned(sizeof(REAL)), may_alias));
 #define WHERE(condition, yes, no) \
     ((vec)(((bits)(condition) & (bits)(yes)) | (~(bits)(condition) & (bits)(no))))
-#else /* a compiler without vector types: vectors of one lane */
-typedef REAL vec;
+#define EVENS(a, b) SHUFFLE(a, b, EVEN)
+#define ODDS(a, b) SHUFFLE(a, b, ODD)
+#define FIRST_PAIRS(re, im) SHUFFLE(re, im, LOW_ZIP)
+#define LAST_PAIRS(re, im) SHUFFLE(re, im, HIGH_ZIP)
+#define TIMES_I(v) ((vec)((bits)SHUFFLE(v, v, SWAP) ^ (bits)(vec){LANEWISE(MINUS_EVEN)}))
+#define PAIR(w) WHERE(((bits){LANEWISE(IS_EVEN)}), NAME(filled)((w)[0]), NAME(filled)((w)[1]))
+#else /* a compiler without vector types: vectors of one lane, and plain loops */
+#define LANES ((Py_ssize_t)1)
+typedef REAL NAME(vec);
+#define vec NAME(vec)
 #define WHERE(condition, yes, no) ((condition) ? (yes) : (no))
+#define EVENS(a, b) (a)
+#define ODDS(a, b) (b)
+#define FIRST_PAIRS(re, im) (re)
+#define LAST_PAIRS(re, im) (im)
 #endif
 #define LOAD(p) (*(const vec *)(p))
 #define STORE(p, value) (*(vec *)(p) = (value))
-
-/* Sum of the lanes. */
-static INLINE double NAME(total)(vec v)
-{
-    const REAL *lane = (const REAL *)&v;
-    double sum = 0;
-    for (int i = 0; i < LANES; i++)
-        sum += lane[i];
-    return sum;
-}
-
-/* Ones in the last n lanes. */
-static INLINE vec NAME(last)(Py_ssize_t n)
-{
-    REAL lane[BYTES / sizeof(REAL)];
-    for (Py_ssize_t i = 0; i < LANES; i++)
-        lane[i] = i >= LANES - n;
-    return LOAD(lane);
-}
-
-/* rows ≤ 4 of y = W x for one vector of columns. */
-static INLINE void NAME(tile)(int planes, int rows, Py_ssize_t Q, const REAL *W, const REAL *Wi,
-                              const REAL *x, Py_ssize_t x_stride, REAL *y, Py_ssize_t y_stride,
-                              Py_ssize_t R)
-{
-    vec re[4] = {0}, im[4] = {0};
-    for (Py_ssize_t q = 0; q < Q; q++) {
-        vec xr = LOAD(x + q * R), xi = planes == 2 ? LOAD(x + x_stride + q * R) : xr;
-        for (int p = 0; p < rows; p++) {
-            re[p] += W[p * Q + q] * xr;
-            if (planes == 2) {
-                im[p] += W[p * Q + q] * xi;
-                re[p] -= Wi[p * Q + q] * xi;
-                im[p] += Wi[p * Q + q] * xr;
-            }
-        }
-    }
-    for (int p = 0; p < rows; p++) {
-        STORE(y + p * R, re[p]);
-        if (planes == 2)
-            STORE(y + y_stride + p * R, im[p]);
-    }
-}
-
-/* Columns r0 … r1 of one left index. The last vector overlaps the one before it. */
-static INLINE void NAME(columns)(int planes, Py_ssize_t P, Py_ssize_t Q, const REAL *W,
-                                 const REAL *Wi, const REAL *x, Py_ssize_t x_stride, REAL *y,
-                                 Py_ssize_t y_stride, Py_ssize_t R, Py_ssize_t r0, Py_ssize_t r1)
-{
-    if (r1 - r0 < LANES) {
-        for (Py_ssize_t p = 0; p < P; p++)
-            for (Py_ssize_t r = r0; r < r1; r++) {
-                REAL re = 0, im = 0;
-                for (Py_ssize_t q = 0; q < Q; q++) {
-                    re += W[p * Q + q] * x[q * R + r];
-                    if (planes == 2) {
-                        im += W[p * Q + q] * x[x_stride + q * R + r];
-                        re -= Wi[p * Q + q] * x[x_stride + q * R + r];
-                        im += Wi[p * Q + q] * x[q * R + r];
-                    }
-                }
-                y[p * R + r] = re;
-                if (planes == 2)
-                    y[y_stride + p * R + r] = im;
-            }
-        return;
-    }
-    for (Py_ssize_t start = r0; start < r1; start += LANES) {
-        Py_ssize_t r = start + LANES <= r1 ? start : r1 - LANES, p = 0;
-        for (; p + 4 <= P; p += 4)
-            NAME(tile)(planes, 4, Q, W + p * Q, Wi + p * Q, x + r, x_stride, y + p * R + r,
-                       y_stride, R);
-        if (P - p == 3)
-            NAME(tile)(planes, 3, Q, W + p * Q, Wi + p * Q, x + r, x_stride, y + p * R + r,
-                       y_stride, R);
-        if (P - p == 2)
-            NAME(tile)(planes, 2, Q, W + p * Q, Wi + p * Q, x + r, x_stride, y + p * R + r,
-                       y_stride, R);
-        if (P - p == 1)
-            NAME(tile)(planes, 1, Q, W + p * Q, Wi + p * Q, x + r, x_stride, y + p * R + r,
-                       y_stride, R);
-    }
-}
-
-/* y = np.matmul(W, x), columns r0 … r1 of each left index */
-static void NAME(sweep)(int planes, Py_ssize_t P, Py_ssize_t Q, const void *W, const void *x,
-                        Py_ssize_t x_stride, void *y, Py_ssize_t y_stride, Py_ssize_t left,
-                        Py_ssize_t R, Py_ssize_t r0, Py_ssize_t r1)
-{
-    const REAL *Wr = W, *Wi = planes == 2 ? Wr + P * Q : Wr, *from = x;
-    REAL *to = y;
-    for (Py_ssize_t l = 0; l < left; l++, from += Q * R, to += P * R) {
-        /* constants, so that the compiler unrolls the common sizes */
-        if (planes == 2 && P == 4 && Q == 4)
-            NAME(columns)(2, 4, 4, Wr, Wi, from, x_stride, to, y_stride, R, r0, r1);
-        else if (planes == 2 && P == 2 && Q == 2)
-            NAME(columns)(2, 2, 2, Wr, Wi, from, x_stride, to, y_stride, R, r0, r1);
-        else if (planes == 2)
-            NAME(columns)(2, P, Q, Wr, Wi, from, x_stride, to, y_stride, R, r0, r1);
-        else if (P == 4 && Q == 4)
-            NAME(columns)(1, 4, 4, Wr, Wi, from, x_stride, to, y_stride, R, r0, r1);
-        else
-            NAME(columns)(1, P, Q, Wr, Wi, from, x_stride, to, y_stride, R, r0, r1);
-    }
-}
-
-/* prows × qcols ≤ 2 × 2 entries of G += dy conj(x)^T, over n columns of `left` indices. */
-static INLINE void NAME(gram)(int planes, int prows, int qcols, const REAL *dy,
-                              Py_ssize_t dy_stride, Py_ssize_t dy_left, const REAL *x,
-                              Py_ssize_t x_stride, Py_ssize_t x_left, Py_ssize_t R,
-                              Py_ssize_t left, Py_ssize_t n, vec *G, Py_ssize_t Q, Py_ssize_t PQ)
-{
-    vec re[4], im[4];
-    for (int p = 0; p < prows; p++)
-        for (int q = 0; q < qcols; q++) {
-            re[2 * p + q] = G[p * Q + q];
-            im[2 * p + q] = planes == 2 ? G[PQ + p * Q + q] : re[0];
-        }
-    vec tail = n % LANES ? NAME(last)(n % LANES) : re[0];
-    for (Py_ssize_t l = 0; l < left; l++)
-        for (Py_ssize_t start = 0; start < n; start += LANES) {
-            int overlap = start + LANES > n;
-            Py_ssize_t r = overlap ? n - LANES : start;
-            vec xr[2], xi[2];
-            for (int q = 0; q < qcols; q++) {
-                xr[q] = LOAD(x + l * x_left + q * R + r);
-                xi[q] = planes == 2 ? LOAD(x + x_stride + l * x_left + q * R + r) : xr[q];
-            }
-            for (int p = 0; p < prows; p++) {
-                vec dr = LOAD(dy + l * dy_left + p * R + r);
-                vec di = planes == 2 ? LOAD(dy + dy_stride + l * dy_left + p * R + r) : dr;
-                if (overlap) {
-                    dr *= tail;
-                    di *= tail;
-                }
-                for (int q = 0; q < qcols; q++) {
-                    re[2 * p + q] += dr * xr[q];
-                    if (planes == 2) {
-                        im[2 * p + q] += di * xr[q];
-                        re[2 * p + q] += di * xi[q];
-                        im[2 * p + q] -= dr * xi[q];
-                    }
-                }
-            }
-        }
-    for (int p = 0; p < prows; p++)
-        for (int q = 0; q < qcols; q++) {
-            G[p * Q + q] = re[2 * p + q];
-            if (planes == 2)
-                G[PQ + p * Q + q] = im[2 * p + q];
-        }
-}
-
-static INLINE void NAME(gram_blocks)(int planes, Py_ssize_t P, Py_ssize_t Q, const REAL *dy,
-                                     Py_ssize_t dy_stride, const REAL *x, Py_ssize_t x_stride,
-                                     Py_ssize_t R, Py_ssize_t left, Py_ssize_t n, vec *G)
-{
-    for (Py_ssize_t p = 0; p < P; p += 2)
-        for (Py_ssize_t q = 0; q < Q; q += 2) {
-            const REAL *d = dy + p * R, *s = x + q * R;
-            vec *g = G + p * Q + q;
-            if (P - p > 1 && Q - q > 1)
-                NAME(gram)(planes, 2, 2, d, dy_stride, P * R, s, x_stride, Q * R, R, left, n, g, Q,
-                           P * Q);
-            else if (P - p > 1)
-                NAME(gram)(planes, 2, 1, d, dy_stride, P * R, s, x_stride, Q * R, R, left, n, g, Q,
-                           P * Q);
-            else if (Q - q > 1)
-                NAME(gram)(planes, 1, 2, d, dy_stride, P * R, s, x_stride, Q * R, R, left, n, g, Q,
-                           P * Q);
-            else
-                NAME(gram)(planes, 1, 1, d, dy_stride, P * R, s, x_stride, Q * R, R, left, n, g, Q,
-                           P * Q);
-        }
-}
-
-/* G += np.tensordot(dy, x.conj(), axes=((0, 2), (0, 2))), lane by lane: G holds P·Q vectors a
-   plane, which fold() sums; columns r0 … r1 of each left index */
-static void NAME(accumulate)(int planes, Py_ssize_t P, Py_ssize_t Q, const void *dy,
-                             Py_ssize_t dy_stride, const void *x, Py_ssize_t x_stride,
-                             Py_ssize_t left, Py_ssize_t R, Py_ssize_t r0, Py_ssize_t r1, void *G)
-{
-    const REAL *d = (const REAL *)dy + r0, *s = (const REAL *)x + r0;
-    if (r1 - r0 < LANES) {
-        REAL *lane0 = G; /* the first lane of each vector */
-        for (Py_ssize_t l = 0; l < left; l++, d += P * R, s += Q * R)
-            for (Py_ssize_t p = 0; p < P; p++)
-                for (Py_ssize_t q = 0; q < Q; q++) {
-                    REAL re = 0, im = 0;
-                    for (Py_ssize_t r = 0; r < r1 - r0; r++) {
-                        re += d[p * R + r] * s[q * R + r];
-                        if (planes == 2) {
-                            im += d[dy_stride + p * R + r] * s[q * R + r];
-                            re += d[dy_stride + p * R + r] * s[x_stride + q * R + r];
-                            im -= d[p * R + r] * s[x_stride + q * R + r];
-                        }
-                    }
-                    lane0[(p * Q + q) * LANES] += re;
-                    if (planes == 2)
-                        lane0[(P * Q + p * Q + q) * LANES] += im;
-                }
-        return;
-    }
-    if (planes == 2 && P == 4 && Q == 4)
-        NAME(gram_blocks)(2, 4, 4, d, dy_stride, s, x_stride, R, left, r1 - r0, G);
-    else if (planes == 2)
-        NAME(gram_blocks)(2, P, Q, d, dy_stride, s, x_stride, R, left, r1 - r0, G);
-    else
-        NAME(gram_blocks)(1, P, Q, d, dy_stride, s, x_stride, R, left, r1 - r0, G);
-}
-
-/* sums += G.sum(axis=lanes), in double precision; G = 0 */
-static void NAME(fold)(Py_ssize_t n, void *G, double *sums)
-{
-    for (Py_ssize_t i = 0; i < n; i++)
-        sums[i] += NAME(total)(((vec *)G)[i]);
-    memset(G, 0, n * sizeof(vec));
-}
 
 static INLINE vec NAME(filled)(REAL value)
 {
     vec v = {0};
     return v + value;
+}
+
+#ifdef VECTORS
+
+/* rows ≤ 4 of y = W x for one or two vectors of columns */
+static INLINE void NAME(tile)(int mode, int rows, int vectors, Py_ssize_t Q, const REAL *W,
+                              const REAL *x, REAL *y, Py_ssize_t R)
+{
+    vec sum[4][2] = {{{0}}};
+    for (Py_ssize_t q = 0; q < Q; q++) {
+        vec xv[2], ix[2];
+        for (int v = 0; v < vectors; v++) {
+            xv[v] = LOAD(x + q * R + v * LANES);
+            ix[v] = mode == COMPLEXES ? TIMES_I(xv[v]) : xv[v];
+        }
+        for (int p = 0; p < rows; p++) {
+            const REAL *w = W + (p * Q + q) * ENTRY(mode);
+            vec re = mode == PAIRS ? PAIR(w) : NAME(filled)(w[0]);
+            for (int v = 0; v < vectors; v++)
+                sum[p][v] += re * xv[v];
+            if (mode == COMPLEXES)
+                for (int v = 0; v < vectors; v++)
+                    sum[p][v] += w[1] * ix[v];
+        }
+    }
+    for (int p = 0; p < rows; p++)
+        for (int v = 0; v < vectors; v++)
+            STORE(y + p * R + v * LANES, sum[p][v]);
+}
+
+/* all rows of y = W x for one or two vectors of columns */
+static INLINE void NAME(tiles)(int mode, int vectors, Py_ssize_t P, Py_ssize_t Q, const REAL *W,
+                               const REAL *x, REAL *y, Py_ssize_t R)
+{
+    Py_ssize_t p = 0;
+    for (; p + 4 <= P; p += 4)
+        NAME(tile)(mode, 4, vectors, Q, W + p * Q * ENTRY(mode), x, y + p * R, R);
+    if (P - p == 3)
+        NAME(tile)(mode, 3, vectors, Q, W + p * Q * ENTRY(mode), x, y + p * R, R);
+    if (P - p == 2)
+        NAME(tile)(mode, 2, vectors, Q, W + p * Q * ENTRY(mode), x, y + p * R, R);
+    if (P - p == 1)
+        NAME(tile)(mode, 1, vectors, Q, W + p * Q * ENTRY(mode), x, y + p * R, R);
+}
+
+/* n ≥ LANES columns of one left index; the last vectors overlap those before them */
+static INLINE void NAME(columns)(int mode, Py_ssize_t P, Py_ssize_t Q, const REAL *W,
+                                 const REAL *x, REAL *y, Py_ssize_t R, Py_ssize_t n)
+{
+    Py_ssize_t r = 0;
+    for (; r + 2 * LANES <= n; r += 2 * LANES)
+        NAME(tiles)(mode, 2, P, Q, W, x + r, y + r, R);
+    if (n - r > LANES) {
+        NAME(tiles)(mode, 1, P, Q, W, x + r, y + r, R);
+        r += LANES;
+    }
+    if (n > r)
+        NAME(tiles)(mode, 1, P, Q, W, x + n - LANES, y + n - LANES, R);
+}
+
+/* prows × qcols ≤ 4 × 2 entries of G += dy conj(x)^T, lane by lane, over n ≥ LANES columns of
+   `left` indices; of an overlapping last vector only the new lanes count */
+static INLINE void NAME(gram)(int mode, int prows, int qcols, const REAL *dy, Py_ssize_t dy_left,
+                              const REAL *x, Py_ssize_t x_left, Py_ssize_t R, Py_ssize_t left,
+                              Py_ssize_t n, vec *G, Py_ssize_t Q, Py_ssize_t PQ)
+{
+    vec re[4][2], im[4][2];
+    for (int p = 0; p < prows; p++)
+        for (int q = 0; q < qcols; q++) {
+            re[p][q] = G[p * Q + q];
+            im[p][q] = mode == COMPLEXES ? G[PQ + p * Q + q] : re[p][q];
+        }
+    REAL lane[NLANES];
+    for (Py_ssize_t i = 0; i < LANES; i++)
+        lane[i] = i >= LANES - n % LANES;
+    vec last = LOAD(lane);
+    for (Py_ssize_t l = 0; l < left; l++)
+        for (Py_ssize_t start = 0; start < n; start += LANES) {
+            int overlap = start + LANES > n;
+            Py_ssize_t r = overlap ? n - LANES : start;
+            vec xv[2], ix[2];
+            for (int q = 0; q < qcols; q++) {
+                xv[q] = LOAD(x + l * x_left + q * R + r);
+                if (overlap)
+                    xv[q] *= last;
+                ix[q] = mode == COMPLEXES ? TIMES_I(xv[q]) : xv[q];
+            }
+            for (int p = 0; p < prows; p++) {
+                vec d = LOAD(dy + l * dy_left + p * R + r);
+                for (int q = 0; q < qcols; q++) {
+                    re[p][q] += d * xv[q];
+                    if (mode == COMPLEXES)
+                        im[p][q] += d * ix[q];
+                }
+            }
+        }
+    for (int p = 0; p < prows; p++)
+        for (int q = 0; q < qcols; q++) {
+            G[p * Q + q] = re[p][q];
+            if (mode == COMPLEXES)
+                G[PQ + p * Q + q] = im[p][q];
+        }
+}
+
+/* as many entries at a time as accumulators fit the registers */
+#define GRAM_ROWS (BYTES == 64 ? 4 : 2)
+
+static INLINE void NAME(grams)(int mode, Py_ssize_t P, Py_ssize_t Q, const REAL *dy,
+                               Py_ssize_t dy_left, const REAL *x, Py_ssize_t x_left, Py_ssize_t R,
+                               Py_ssize_t left, Py_ssize_t n, vec *G)
+{
+#define GRAM(prows, qcols)                                                                  \
+    NAME(gram)(mode, prows, qcols, dy + p * R, dy_left, x + q * R, x_left, R, left, n,      \
+               G + p * Q + q, Q, P * Q)
+    for (Py_ssize_t q = 0; q < Q; q += 2) {
+        Py_ssize_t p = 0;
+        for (; p + GRAM_ROWS <= P; p += GRAM_ROWS)
+            if (Q - q > 1)
+                GRAM(GRAM_ROWS, 2);
+            else
+                GRAM(GRAM_ROWS, 1);
+        for (; p < P; p++)
+            if (Q - q > 1)
+                GRAM(1, 2);
+            else
+                GRAM(1, 1);
+    }
+#undef GRAM
+}
+
+/* sums += G.sum(axis=lanes), in double precision; G = 0. For PAIRS even and odd lanes apart. */
+static void NAME(fold)(int mode, Py_ssize_t n, void *G, double *sums)
+{
+    const REAL *lane = G;
+    for (Py_ssize_t i = 0; i < n; i++, lane += LANES)
+        for (int j = 0; j < LANES; j++)
+            sums[mode == PAIRS ? 2 * i + j % 2 : ENTRY(mode) * i] += lane[j];
+    if (mode == COMPLEXES)
+        for (Py_ssize_t i = 0; i < n; i++, lane += LANES)
+            for (int j = 0; j < LANES; j++)
+                sums[2 * i + 1] += lane[j];
+    memset(G, 0, (mode == COMPLEXES ? 2 : 1) * n * sizeof(vec));
+}
+
+#else
+
+/* n columns of one left index of y = W x */
+static INLINE void NAME(columns)(int mode, Py_ssize_t P, Py_ssize_t Q, const REAL *W,
+                                 const REAL *x, REAL *y, Py_ssize_t R, Py_ssize_t n)
+{
+    for (Py_ssize_t p = 0; p < P; p++)
+        for (Py_ssize_t r = 0; r < n; r++) {
+            REAL sum = 0;
+            for (Py_ssize_t q = 0; q < Q; q++) {
+                const REAL *w = W + (p * Q + q) * ENTRY(mode), *xq = x + q * R + r;
+                if (mode == COMPLEXES)
+                    sum += w[0] * xq[0] + w[1] * (r % 2 ? xq[-1] : -xq[1]);
+                else
+                    sum += w[mode == PAIRS ? r % 2 : 0] * xq[0];
+            }
+            y[p * R + r] = sum;
+        }
+}
+
+/* G += dy conj(x)^T over n columns of `left` indices; two elements for each entry of G */
+static INLINE void NAME(grams)(int mode, Py_ssize_t P, Py_ssize_t Q, const REAL *dy,
+                               Py_ssize_t dy_left, const REAL *x, Py_ssize_t x_left, Py_ssize_t R,
+                               Py_ssize_t left, Py_ssize_t n, vec *G)
+{
+    for (Py_ssize_t p = 0; p < P; p++)
+        for (Py_ssize_t q = 0; q < Q; q++) {
+            REAL sum[2] = {0, 0};
+            for (Py_ssize_t l = 0; l < left; l++)
+                for (Py_ssize_t r = 0; r < n; r++) {
+                    const REAL *xq = x + l * x_left + q * R + r;
+                    REAL d = dy[l * dy_left + p * R + r];
+                    sum[mode == PAIRS ? r % 2 : 0] += d * xq[0];
+                    if (mode == COMPLEXES)
+                        sum[1] += d * (r % 2 ? xq[-1] : -xq[1]);
+                }
+            G[2 * (p * Q + q)] += sum[0];
+            G[2 * (p * Q + q) + 1] += sum[1];
+        }
+}
+
+/* sums += G; G = 0 */
+static void NAME(fold)(int mode, Py_ssize_t n, void *G, double *sums)
+{
+    const REAL *entry = G;
+    for (Py_ssize_t i = 0; i < n; i++)
+        for (int part = 0; part < ENTRY(mode); part++)
+            sums[ENTRY(mode) * i + part] += entry[2 * i + part];
+    memset(G, 0, 2 * n * sizeof(REAL));
+}
+
+#endif
+
+/* y = np.matmul(W, x) */
+static void NAME(sweep)(int mode, Py_ssize_t P, Py_ssize_t Q, const void *W, const void *x, void *y,
+                        Py_ssize_t left, Py_ssize_t R)
+{
+    const REAL *from = x;
+    REAL *to = y;
+    for (Py_ssize_t l = 0; l < left; l++, from += Q * R, to += P * R) {
+        /* constants, so that the compiler unrolls the common sizes */
+        if (mode == COMPLEXES && P == 4 && Q == 4)
+            NAME(columns)(COMPLEXES, 4, 4, W, from, to, R, R);
+        else if (mode == COMPLEXES && P == 2 && Q == 2)
+            NAME(columns)(COMPLEXES, 2, 2, W, from, to, R, R);
+        else if (mode == COMPLEXES)
+            NAME(columns)(COMPLEXES, P, Q, W, from, to, R, R);
+        else if (mode == PAIRS)
+            NAME(columns)(PAIRS, P, Q, W, from, to, R, R);
+        else if (P == 4 && Q == 4)
+            NAME(columns)(REALS, 4, 4, W, from, to, R, R);
+        else
+            NAME(columns)(REALS, P, Q, W, from, to, R, R);
+    }
+}
+
+/* G += np.tensordot(dy, x.conj(), axes=((0, 2), (0, 2))), to be summed by fold(). dy_left and
+   x_left elements lie between left indices. */
+static void NAME(accumulate)(int mode, Py_ssize_t P, Py_ssize_t Q, const void *dy,
+                             Py_ssize_t dy_left, const void *x, Py_ssize_t x_left, Py_ssize_t left,
+                             Py_ssize_t R, void *G)
+{
+    if (mode == COMPLEXES)
+        NAME(grams)(COMPLEXES, P, Q, dy, dy_left, x, x_left, R, left, R, G);
+    else if (mode == PAIRS)
+        NAME(grams)(PAIRS, P, Q, dy, dy_left, x, x_left, R, left, R, G);
+    else
+        NAME(grams)(REALS, P, Q, dy, dy_left, x, x_left, R, left, R, G);
+}
+
+static INLINE void NAME(sweep_backward_as)(int mode, Py_ssize_t P, Py_ssize_t Q, const REAL *WH,
+                                           const REAL *dy, const REAL *x, REAL *dx,
+                                           Py_ssize_t left, Py_ssize_t R, vec *G)
+{
+    Py_ssize_t piece = (Py_ssize_t)(PIECE / sizeof(REAL)) / (P + Q) / LANES * LANES;
+    if (piece < 2 * LANES)
+        piece = 2 * LANES;
+    Py_ssize_t lefts = R < piece ? piece / R : 1, n;
+    for (Py_ssize_t l = 0; l < left; l += lefts) {
+        Py_ssize_t count = left - l < lefts ? left - l : lefts;
+        for (Py_ssize_t r = 0; r < R; r += n) {
+            n = R - r < piece + LANES ? R - r : piece;
+            const REAL *d = dy + l * P * R + r, *before = x + l * Q * R + r;
+            NAME(grams)(mode, P, Q, d, P * R, before, Q * R, R, count, n, G);
+            for (Py_ssize_t i = 0; i < count; i++)
+                NAME(columns)(mode, Q, P, WH, d + i * P * R, dx + (l + i) * Q * R + r, R, n);
+        }
+    }
+}
+
+/* accumulate(), and dx = np.matmul(WH, dy), in pieces that stay in the first-level cache */
+static void NAME(sweep_backward)(int mode, Py_ssize_t P, Py_ssize_t Q, const void *WH,
+                                 const void *dy, const void *x, void *dx, Py_ssize_t left,
+                                 Py_ssize_t R, void *G)
+{
+    if (mode == COMPLEXES && P == 4 && Q == 4)
+        NAME(sweep_backward_as)(COMPLEXES, 4, 4, WH, dy, x, dx, left, R, G);
+    else if (mode == COMPLEXES && P == 2 && Q == 2)
+        NAME(sweep_backward_as)(COMPLEXES, 2, 2, WH, dy, x, dx, left, R, G);
+    else if (mode == COMPLEXES)
+        NAME(sweep_backward_as)(COMPLEXES, P, Q, WH, dy, x, dx, left, R, G);
+    else if (P == 4 && Q == 4)
+        NAME(sweep_backward_as)(REALS, 4, 4, WH, dy, x, dx, left, R, G);
+    else
+        NAME(sweep_backward_as)(REALS, P, Q, WH, dy, x, dx, left, R, G);
+}
+
+/* rows ≤ 8 of y = x A for one vector of columns */
+static INLINE void NAME(row_tile)(int rows, Py_ssize_t K, Py_ssize_t J, const REAL *A,
+                                  const REAL *x, REAL *y)
+{
+    vec sum[8] = {{0}};
+    for (Py_ssize_t k = 0; k < K; k++) {
+        vec a = LOAD(A + k * J);
+        for (int i = 0; i < rows; i++)
+            sum[i] += x[i * K + k] * a;
+    }
+    for (int i = 0; i < rows; i++)
+        STORE(y + i * J, sum[i]);
+}
+
+/* y (left, J) = x (left, K) @ A (K, J), all real: the sweep where R is too short for a vector */
+static void NAME(row_sweep)(Py_ssize_t K, Py_ssize_t J, const void *A, const void *x, void *y,
+                            Py_ssize_t left)
+{
+    const REAL *a = A, *from = x;
+    REAL *to = y;
+    if (J < LANES) {
+        for (Py_ssize_t l = 0; l < left; l++)
+            for (Py_ssize_t j = 0; j < J; j++) {
+                REAL sum = 0;
+                for (Py_ssize_t k = 0; k < K; k++)
+                    sum += from[l * K + k] * a[k * J + j];
+                to[l * J + j] = sum;
+            }
+        return;
+    }
+    for (Py_ssize_t l = 0; l < left; l += 8)
+        for (Py_ssize_t start = 0; start < J; start += LANES) {
+            Py_ssize_t j = start + LANES <= J ? start : J - LANES;
+            if (l + 8 <= left)
+                NAME(row_tile)(8, K, J, a + j, from + l * K, to + l * J + j);
+            else
+                for (Py_ssize_t i = l; i < left; i++)
+                    NAME(row_tile)(1, K, J, a + j, from + i * K, to + i * J + j);
+        }
+}
+
+/* dA (K, J) += x.T @ dy, in double precision */
+static void NAME(row_accumulate)(Py_ssize_t K, Py_ssize_t J, const void *x, const void *dy,
+                                 Py_ssize_t left, double *dA)
+{
+    const REAL *from = x, *d = dy;
+    for (Py_ssize_t k = 0; k < K; k++) {
+        for (Py_ssize_t start = 0; start < J && J >= LANES; start += LANES) {
+            Py_ssize_t j = start + LANES <= J ? start : J - LANES;
+            vec sum[4] = {{0}};
+            Py_ssize_t l = 0;
+            for (; l + 4 <= left; l += 4)
+                for (int i = 0; i < 4; i++)
+                    sum[i] += from[(l + i) * K + k] * LOAD(d + (l + i) * J + j);
+            for (; l < left; l++)
+                sum[0] += from[l * K + k] * LOAD(d + l * J + j);
+            sum[0] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+            const REAL *lane = (const REAL *)&sum[0];
+            for (Py_ssize_t i = start - j; i < LANES; i++)
+                dA[k * J + j + i] += lane[i];
+        }
+        for (Py_ssize_t j = 0; j < J && J < LANES; j++)
+            for (Py_ssize_t l = 0; l < left; l++)
+                dA[k * J + j] += from[l * K + k] * d[l * J + j];
+    }
 }
 
 static INLINE vec NAME(root)(vec v)
@@ -267,10 +405,10 @@ static INLINE vec NAME(positive)(vec v)
 }
 
 /* np.abs(z), and z becomes z / np.abs(z), 0 at 0; scaled, lest a square over- or underflow */
-static INLINE vec NAME(modulus)(int planes, vec *re, vec *im)
+static INLINE vec NAME(modulus)(int parts, vec *re, vec *im)
 {
     vec a = WHERE(*re < 0, -*re, *re), one = NAME(filled)(1), zero = NAME(filled)(0);
-    if (planes == 1) {
+    if (parts == 1) {
         *re = WHERE(a == 0, zero, *re / a);
         return a;
     }
@@ -285,17 +423,39 @@ static INLINE vec NAME(modulus)(int planes, vec *re, vec *im)
     return r * down;
 }
 
-/* h = σ(z + u, b), as in activations.py; n is a multiple of the lanes */
-static INLINE void NAME(activate_as)(int kind, int planes, Py_ssize_t n, const REAL *z,
+/* real and imaginary parts of LANES numbers */
+static INLINE void NAME(apart)(int parts, const REAL *z, Py_ssize_t i, vec *re, vec *im)
+{
+    *re = *im = LOAD(z + parts * i);
+    if (parts == 2) {
+        vec first = *re, second = LOAD(z + 2 * i + LANES);
+        *re = EVENS(first, second);
+        *im = ODDS(first, second);
+    }
+}
+
+static INLINE void NAME(together)(int parts, vec re, vec im, REAL *z, Py_ssize_t i)
+{
+    if (parts == 1) {
+        STORE(z + i, re);
+    } else {
+        STORE(z + 2 * i, FIRST_PAIRS(re, im));
+        STORE(z + 2 * i + LANES, LAST_PAIRS(re, im));
+    }
+}
+
+/* h = σ(z + u, b) of n numbers, a multiple of LANES, as in activations.py */
+static INLINE void NAME(activate_as)(int kind, int parts, Py_ssize_t n, const REAL *z,
                                      const REAL *u, const REAL *b, REAL *h)
 {
     for (Py_ssize_t i = 0; i < n; i += LANES) {
-        vec re = LOAD(z + i) + LOAD(u + i), bias = LOAD(b + i);
-        vec im = re;
-        if (planes == 2)
-            im = LOAD(z + n + i) + LOAD(u + n + i);
+        vec re, im, u_re, u_im, bias = LOAD(b + i);
+        NAME(apart)(parts, z, i, &re, &im);
+        NAME(apart)(parts, u, i, &u_re, &u_im);
+        re += u_re;
+        im += u_im;
         if (kind == MODRELU) {
-            vec grown = NAME(positive)(NAME(modulus)(planes, &re, &im) + bias);
+            vec grown = NAME(positive)(NAME(modulus)(parts, &re, &im) + bias);
             re *= grown;
             im *= grown;
         } else {
@@ -305,39 +465,37 @@ static INLINE void NAME(activate_as)(int kind, int planes, Py_ssize_t n, const R
             if (kind == RELU)
                 re = NAME(positive)(re);
         }
-        STORE(h + i, re);
-        if (planes == 2)
-            STORE(h + n + i, im);
+        NAME(together)(parts, re, im, h, i);
     }
 }
 
-static void NAME(activate)(int kind, int planes, Py_ssize_t n, const void *z, const void *u,
+static void NAME(activate)(int kind, int parts, Py_ssize_t n, const void *z, const void *u,
                            const void *b, void *h)
 {
-    if (kind == MODRELU && planes == 2)
+    if (kind == MODRELU && parts == 2)
         NAME(activate_as)(MODRELU, 2, n, z, u, b, h);
     else if (kind == MODRELU)
         NAME(activate_as)(MODRELU, 1, n, z, u, b, h);
     else
-        NAME(activate_as)(kind, planes, n, z, u, b, h);
+        NAME(activate_as)(kind, parts, n, z, u, b, h);
 }
 
 /* dz and db += its real part along u, for the gradient g + direct of h; as in activations.py */
-static INLINE void NAME(activate_backward_as)(int kind, int planes, Py_ssize_t n, const REAL *g,
+static INLINE void NAME(activate_backward_as)(int kind, int parts, Py_ssize_t n, const REAL *g,
                                               const REAL *direct, const REAL *h, const REAL *b,
                                               REAL *dz, REAL *db)
 {
     for (Py_ssize_t i = 0; i < n; i += LANES) {
-        vec re = LOAD(g + i) + LOAD(direct + i), hr = LOAD(h + i);
-        vec im = re;
-        if (planes == 2)
-            im = LOAD(g + n + i) + LOAD(direct + n + i);
-        vec hi = planes == 2 ? LOAD(h + n + i) : hr;
-        vec along = re;
+        vec re, im, more_re, more_im, hr, hi, along;
+        NAME(apart)(parts, g, i, &re, &im);
+        NAME(apart)(parts, direct, i, &more_re, &more_im);
+        NAME(apart)(parts, h, i, &hr, &hi);
+        re += more_re;
+        im += more_im;
         if (kind == MODRELU) {
             vec zero = NAME(filled)(0), bias = LOAD(b + i);
-            vec length = NAME(modulus)(planes, &hr, &hi);
-            if (planes == 2) {
+            vec length = NAME(modulus)(parts, &hr, &hi);
+            if (parts == 2) {
                 along = hr * re + hi * im;
                 vec r = length - bias, least = NAME(filled)(EPSILON) * length;
                 vec stretch = bias / WHERE(r < least, least, r);
@@ -354,95 +512,109 @@ static INLINE void NAME(activate_backward_as)(int kind, int planes, Py_ssize_t n
                 re = WHERE(hr > 0, re, NAME(filled)(0));
             along = re;
         }
-        STORE(dz + i, re);
-        if (planes == 2)
-            STORE(dz + n + i, im);
+        NAME(together)(parts, re, im, dz, i);
         STORE(db + i, LOAD(db + i) + along);
     }
 }
 
-static void NAME(activate_backward)(int kind, int planes, Py_ssize_t n, const void *g,
+static void NAME(activate_backward)(int kind, int parts, Py_ssize_t n, const void *g,
                                     const void *direct, const void *h, const void *b, void *dz,
                                     void *db)
 {
-    if (kind == MODRELU && planes == 2)
+    if (kind == MODRELU && parts == 2)
         NAME(activate_backward_as)(MODRELU, 2, n, g, direct, h, b, dz, db);
     else if (kind == MODRELU)
         NAME(activate_backward_as)(MODRELU, 1, n, g, direct, h, b, dz, db);
     else
-        NAME(activate_backward_as)(kind, planes, n, g, direct, h, b, dz, db);
+        NAME(activate_backward_as)(kind, parts, n, g, direct, h, b, dz, db);
 }
 
-/* planar[:rows, :width] = array[:, first : first + width], real and imaginary parts apart */
-static void NAME(split)(int planes, Py_ssize_t rows, Py_ssize_t width, const void *array,
-                        Py_ssize_t B, void *planar, Py_ssize_t stride, Py_ssize_t row_stride)
+/* to[:, :width] = x[:, :width], real numbers, each written `parts` times: what PAIRS multiply */
+static void NAME(spread)(int parts, Py_ssize_t rows, Py_ssize_t width, const void *x, Py_ssize_t B,
+                         void *to, Py_ssize_t R)
 {
     for (Py_ssize_t n = 0; n < rows; n++) {
-        const REAL *RESTRICT from = (const REAL *)array + n * B * planes;
-        REAL *RESTRICT re = (REAL *)planar + n * row_stride, *RESTRICT im = re + stride;
-        if (planes == 1)
-            memcpy(re, from, width * sizeof(REAL));
+        const REAL *RESTRICT from = (const REAL *)x + n * B;
+        REAL *RESTRICT twice = (REAL *)to + n * R;
+        if (parts == 1)
+            memcpy(twice, from, width * sizeof(REAL));
         else
-            for (Py_ssize_t b = 0; b < width; b++) {
-                re[b] = from[2 * b];
-                im[b] = from[2 * b + 1];
-            }
+            for (Py_ssize_t b = 0; b < width; b++)
+                twice[2 * b] = twice[2 * b + 1] = from[b];
     }
 }
 
-/* array[:, first : first + width] = planar, the inverse */
-static void NAME(join)(int planes, Py_ssize_t rows, Py_ssize_t width, const void *planar,
-                       Py_ssize_t stride, void *array, Py_ssize_t B)
+/* y[:, :width] = the sum of each number's parts, + c where it is given */
+static void NAME(gather)(int parts, Py_ssize_t rows, Py_ssize_t width, const void *x, Py_ssize_t R,
+                         const void *c, void *y, Py_ssize_t B)
 {
     for (Py_ssize_t n = 0; n < rows; n++) {
-        const REAL *RESTRICT re = (const REAL *)planar + n * width, *RESTRICT im = re + stride;
-        REAL *RESTRICT to = (REAL *)array + n * B * planes;
-        if (planes == 1)
-            memcpy(to, re, width * sizeof(REAL));
-        else
-            for (Py_ssize_t b = 0; b < width; b++) {
-                to[2 * b] = re[b];
-                to[2 * b + 1] = im[b];
-            }
+        const REAL *RESTRICT from = (const REAL *)x + n * R;
+        REAL *RESTRICT to = (REAL *)y + n * B, constant = c ? ((const REAL *)c)[n] : 0;
+        for (Py_ssize_t b = 0; b < width; b++)
+            to[b] = (parts == 1 ? from[b] : from[2 * b] + from[2 * b + 1]) + constant;
     }
 }
 
-/* u = U[:, labels] */
-static void NAME(look_up)(int planes, Py_ssize_t N, Py_ssize_t D, Py_ssize_t width, const void *U,
-                          const int64_t *labels, void *u, Py_ssize_t stride)
+/* u[:, :width] = U[:, labels] */
+static void NAME(look_up)(int parts, Py_ssize_t N, Py_ssize_t D, Py_ssize_t width, const void *U,
+                          const int64_t *labels, void *u, Py_ssize_t R)
 {
-    for (int plane = 0; plane < planes; plane++)
-        for (Py_ssize_t n = 0; n < N; n++) {
-            const REAL *RESTRICT row = (const REAL *)U + (plane * N + n) * D;
-            REAL *RESTRICT to = (REAL *)u + plane * stride + n * width;
+    for (Py_ssize_t n = 0; n < N; n++) {
+        const REAL *RESTRICT row = (const REAL *)U + n * D * parts;
+        REAL *RESTRICT to = (REAL *)u + n * R;
+        if (parts == 1)
             for (Py_ssize_t b = 0; b < width; b++)
                 to[b] = row[labels[b]];
-        }
+        else
+            for (Py_ssize_t b = 0; b < width; b++) {
+                to[2 * b] = row[2 * labels[b]];
+                to[2 * b + 1] = row[2 * labels[b] + 1];
+            }
+    }
 }
 
-/* np.add.at(dUT, labels, dz.T), dUT (D, planes, N) being the transpose: a label that comes again
-   and again would else wait for its own last sum */
-static void NAME(look_up_backward)(int planes, Py_ssize_t N, Py_ssize_t width, const void *dz,
-                                   Py_ssize_t stride, const int64_t *labels, void *dUT)
+/* np.add.at(dUT, labels, dz.T), dUT (D, N) being the transpose: a label that comes again and
+   again would else wait for its own last sum */
+static void NAME(look_up_backward)(int parts, Py_ssize_t N, Py_ssize_t width, const void *dz,
+                                   Py_ssize_t R, const int64_t *labels, void *dUT)
 {
-    for (Py_ssize_t b = 0; b < width; b++)
-        for (int plane = 0; plane < planes; plane++) {
-            const REAL *RESTRICT from = (const REAL *)dz + plane * stride + b;
-            REAL *RESTRICT column = (REAL *)dUT + (labels[b] * planes + plane) * N;
-            for (Py_ssize_t n = 0; n < N; n++)
-                column[n] += from[n * width];
-        }
+    for (Py_ssize_t b = 0; b < width; b++) {
+        const REAL *RESTRICT from = (const REAL *)dz + b * parts;
+        REAL *RESTRICT column = (REAL *)dUT + labels[b] * N * parts;
+        for (Py_ssize_t n = 0; n < N; n++)
+            for (int part = 0; part < parts; part++)
+                column[n * parts + part] += from[n * R + part];
+    }
 }
 
 static const Kernels NAME(kernels) = {
-    BYTES / sizeof(REAL),    NAME(sweep),    NAME(accumulate), NAME(fold),
-    NAME(activate),          NAME(activate_backward),          NAME(split),
-    NAME(join),              NAME(look_up),  NAME(look_up_backward),
+    LANES,
+    NAME(sweep),
+    NAME(accumulate),
+    NAME(sweep_backward),
+    NAME(fold),
+    NAME(row_sweep),
+    NAME(row_accumulate),
+    NAME(activate),
+    NAME(activate_backward),
+    NAME(spread),
+    NAME(gather),
+    NAME(look_up),
+    NAME(look_up_backward),
 };
 
+#undef ENTRY
 #undef LANES
 #undef vec
 #undef bits
 #undef WHERE
+#undef EVENS
+#undef ODDS
+#undef FIRST_PAIRS
+#undef LAST_PAIRS
+#undef TIMES_I
+#undef PAIR
 #undef LOAD
 #undef STORE
+#undef GRAM_ROWS

@@ -156,20 +156,6 @@ def numpy_backward(factors: Sequence[Array], x: Array, dy: Array) -> tuple[list[
     return dfactors, dy.reshape(shape)
 
 
-def cython_matvec(factors: Sequence[Array], x: Array) -> Array:
-    """Do as numpy_matvec: compiled for small factors, by BLAS for large ones."""
-    if compiled.supports(W.shape for W in factors):
-        return compiled.matvec(factors, x)
-    return numpy_matvec(factors, x)
-
-
-def cython_backward(factors: Sequence[Array], x: Array, dy: Array) -> tuple[list[Array], Array]:
-    """Do as numpy_backward, likewise."""
-    if compiled.supports(W.shape for W in factors):
-        return compiled.matvec_backward(factors, x, dy)
-    return numpy_backward(factors, x, dy)
-
-
 class Engine(NamedTuple):
     """A backend's matrix-vector product and its backward."""
 
@@ -179,7 +165,7 @@ class Engine(NamedTuple):
 
 ENGINES = {
     "numpy": Engine(numpy_matvec, numpy_backward),
-    "cython": Engine(cython_matvec, cython_backward),
+    "cython": Engine(compiled.matvec, compiled.matvec_backward),
 }
 
 

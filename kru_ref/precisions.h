@@ -1,6 +1,7 @@
 /* kernels.h in both precisions, for the instruction set LEVEL. */
 
 #define REAL float
+#define NLANES FLOATS
 #define INTEGER int32_t
 #define SUFFIX JOIN(LEVEL, float)
 #define SQRT sqrtf
@@ -11,6 +12,7 @@
 #define SCALE 0x1p100f
 #include "kernels.h"
 #undef REAL
+#undef NLANES
 #undef INTEGER
 #undef SUFFIX
 #undef SQRT
@@ -21,6 +23,7 @@
 #undef SCALE
 
 #define REAL double
+#define NLANES DOUBLES
 #define INTEGER int64_t
 #define SUFFIX JOIN(LEVEL, double)
 #define SQRT sqrt
@@ -31,6 +34,7 @@
 #define SCALE 0x1p700
 #include "kernels.h"
 #undef REAL
+#undef NLANES
 #undef INTEGER
 #undef SUFFIX
 #undef SQRT

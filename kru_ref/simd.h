@@ -9,32 +9,44 @@
 
 typedef struct {
     Py_ssize_t lanes;
-    void (*sweep)(int planes, Py_ssize_t P, Py_ssize_t Q, const void *W, const void *x,
-                  Py_ssize_t x_stride, void *y, Py_ssize_t y_stride, Py_ssize_t left,
-                  Py_ssize_t R, Py_ssize_t r0, Py_ssize_t r1);
-    void (*accumulate)(int planes, Py_ssize_t P, Py_ssize_t Q, const void *dy,
-                       Py_ssize_t dy_stride, const void *x, Py_ssize_t x_stride, Py_ssize_t left,
-                       Py_ssize_t R, Py_ssize_t r0, Py_ssize_t r1, void *G);
-    void (*fold)(Py_ssize_t n, void *G, double *sums);
-    void (*activate)(int kind, int planes, Py_ssize_t n, const void *z, const void *u,
+    void (*sweep)(int mode, Py_ssize_t P, Py_ssize_t Q, const void *W, const void *x, void *y,
+                  Py_ssize_t left, Py_ssize_t R);
+    void (*accumulate)(int mode, Py_ssize_t P, Py_ssize_t Q, const void *dy, Py_ssize_t dy_left,
+                       const void *x, Py_ssize_t x_left, Py_ssize_t left, Py_ssize_t R, void *G);
+    void (*sweep_backward)(int mode, Py_ssize_t P, Py_ssize_t Q, const void *WH, const void *dy,
+                           const void *x, void *dx, Py_ssize_t left, Py_ssize_t R, void *G);
+    void (*fold)(int mode, Py_ssize_t n, void *G, double *sums);
+    void (*row_sweep)(Py_ssize_t K, Py_ssize_t J, const void *A, const void *x, void *y,
+                      Py_ssize_t left);
+    void (*row_accumulate)(Py_ssize_t K, Py_ssize_t J, const void *x, const void *dy,
+                           Py_ssize_t left, double *dA);
+    void (*activate)(int kind, int parts, Py_ssize_t n, const void *z, const void *u,
                      const void *b, void *h);
-    void (*activate_backward)(int kind, int planes, Py_ssize_t n, const void *g,
+    void (*activate_backward)(int kind, int parts, Py_ssize_t n, const void *g,
                               const void *direct, const void *h, const void *b, void *dz,
                               void *db);
-    void (*split)(int planes, Py_ssize_t rows, Py_ssize_t width, const void *array, Py_ssize_t B,
-                  void *planar, Py_ssize_t stride, Py_ssize_t row_stride);
-    void (*join)(int planes, Py_ssize_t rows, Py_ssize_t width, const void *planar,
-                 Py_ssize_t stride, void *array, Py_ssize_t B);
-    void (*look_up)(int planes, Py_ssize_t N, Py_ssize_t D, Py_ssize_t width, const void *U,
-                    const int64_t *labels, void *u, Py_ssize_t stride);
-    void (*look_up_backward)(int planes, Py_ssize_t N, Py_ssize_t width, const void *dz,
-                             Py_ssize_t stride, const int64_t *labels, void *dUT);
+    void (*spread)(int parts, Py_ssize_t rows, Py_ssize_t width, const void *x, Py_ssize_t B,
+                   void *to, Py_ssize_t R);
+    void (*gather)(int parts, Py_ssize_t rows, Py_ssize_t width, const void *x, Py_ssize_t R,
+                   const void *c, void *y, Py_ssize_t B);
+    void (*look_up)(int parts, Py_ssize_t N, Py_ssize_t D, Py_ssize_t width, const void *U,
+                    const int64_t *labels, void *u, Py_ssize_t R);
+    void (*look_up_backward)(int parts, Py_ssize_t N, Py_ssize_t width, const void *dz,
+                             Py_ssize_t R, const int64_t *labels, void *dUT);
 } Kernels;
+
+/* What the entries of a matrix are; see kernels.h. */
+enum { REALS, COMPLEXES, PAIRS };
 
 enum { MODRELU, TANH_KIND, RELU, IDENTITY };
 
-#if defined(__GNUC__)
+/* Bytes that a piece of a backward sweep may take of the first-level cache. */
+#define PIECE 16384
+
+#if defined(__GNUC__) && !defined(KRU_REF_PLAIN_C)
 #define VECTORS
+#endif
+#if defined(__GNUC__)
 #define INLINE inline __attribute__((always_inline))
 #define RESTRICT __restrict__
 #else
@@ -42,11 +54,34 @@ enum { MODRELU, TANH_KIND, RELU, IDENTITY };
 #define RESTRICT __restrict
 #endif
 
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLE(a, b, lane) __builtin_shufflevector(a, b, LANEWISE(lane))
+#else
+#define SHUFFLE(a, b, lane) __builtin_shuffle(a, b, (bits){LANEWISE(lane)})
+#endif
+
+/* f(0), f(1), … for each lane of a vector. */
+#define FOR_2(f, i) f(i), f(i + 1)
+#define FOR_4(f, i) FOR_2(f, i), FOR_2(f, i + 2)
+#define FOR_8(f, i) FOR_4(f, i), FOR_4(f, i + 4)
+#define FOR_16(f, i) FOR_8(f, i), FOR_8(f, i + 8)
+#define LANEWISE(f) JOIN(FOR, NLANES)(f, 0)
+
+/* Which lane of (a, b) comes here. */
+#define SWAP(i) ((i) ^ 1)
+#define EVEN(i) (2 * (i))
+#define ODD(i) (2 * (i) + 1)
+#define LOW_ZIP(i) ((i) / 2 + (i) % 2 * NLANES)
+#define HIGH_ZIP(i) ((i) / 2 + (i) % 2 * NLANES + NLANES / 2)
+
+#define IS_EVEN(i) ((i) % 2 - 1)
+#define MINUS_EVEN(i) ((i) % 2 ? 0.0 : -0.0)
+
 #define JOIN_(a, b) a##_##b
 #define JOIN(a, b) JOIN_(a, b)
 #define NAME(x) JOIN(x, SUFFIX)
 
-#if defined(__GNUC__) && defined(__x86_64__)
+#if defined(VECTORS) && defined(__x86_64__)
 #define X86_LEVELS
 
 #if defined(__clang__)
@@ -56,9 +91,13 @@ enum { MODRELU, TANH_KIND, RELU, IDENTITY };
 #pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")
 #endif
 #define BYTES 64
+#define FLOATS 16
+#define DOUBLES 8
 #define LEVEL avx512
 #include "precisions.h"
 #undef BYTES
+#undef FLOATS
+#undef DOUBLES
 #undef LEVEL
 #if defined(__clang__)
 #pragma clang attribute pop
@@ -69,9 +108,13 @@ enum { MODRELU, TANH_KIND, RELU, IDENTITY };
 #pragma GCC target("avx2,fma")
 #endif
 #define BYTES 32
+#define FLOATS 8
+#define DOUBLES 4
 #define LEVEL avx2
 #include "precisions.h"
 #undef BYTES
+#undef FLOATS
+#undef DOUBLES
 #undef LEVEL
 #if defined(__clang__)
 #pragma clang attribute pop
@@ -80,14 +123,14 @@ enum { MODRELU, TANH_KIND, RELU, IDENTITY };
 #endif
 #endif
 
-#if defined(VECTORS)
 #define BYTES 16
-#else
-#define BYTES sizeof(REAL)
-#endif
+#define FLOATS 4
+#define DOUBLES 2
 #define LEVEL baseline
 #include "precisions.h"
 #undef BYTES
+#undef FLOATS
+#undef DOUBLES
 #undef LEVEL
 
 /* The best of "avx512", "avx2" and "baseline" that this processor has: 2, 1 or 0. */
