@@ -6,9 +6,13 @@ Each function is the twin of a NumPy one, named in its docstring, in kronecker.p
 model.py; compiled.py prepares its arrays. The innermost loops are those of kernels.h.
 """
 
-from cython.parallel cimport prange
+cimport numpy as cnp
+from cython.parallel cimport prange, threadid
 from libc.stdint cimport int64_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
+
+cnp.import_array()
 
 cdef extern from "simd.h":
     ctypedef struct Kernels:
@@ -86,140 +90,191 @@ def max_threads():
     return openmp_threads()
 
 
+def shapes_of(factors, x):
+    """Return the factors' shapes if they and x are as the kernels need them, else None.
+
+    That is non-empty matrices and an array, contiguous, of one of the four dtypes.
+    """
+    cdef list shapes = []
+    if type(factors) is not list and type(factors) is not tuple or not is_ready(x):
+        return None
+    cdef int dtype = cnp.PyArray_TYPE(x)
+    for W in factors:
+        if not is_ready(W) or cnp.PyArray_TYPE(W) != dtype or cnp.PyArray_NDIM(W) != 2:
+            return None
+        if cnp.PyArray_SIZE(W) == 0:
+            return None
+        shapes.append((cnp.PyArray_DIM(W, 0), cnp.PyArray_DIM(W, 1)))
+    return tuple(shapes) or None
+
+
+cdef bint is_ready(a):
+    if not cnp.PyArray_CheckExact(a) or not cnp.PyArray_ISCARRAY_RO(a):
+        return False
+    return cnp.PyArray_TYPE(a) in (
+        cnp.NPY_FLOAT, cnp.NPY_DOUBLE, cnp.NPY_CFLOAT, cnp.NPY_CDOUBLE
+    )
+
+
+def concatenated(factors):
+    """Return the entries of all factors; np.concatenate(factors, axis=None) of such as above."""
+    cdef cnp.npy_intp size = 0
+    for W in factors:
+        size += cnp.PyArray_SIZE(W)
+    flat = cnp.PyArray_SimpleNew(1, &size, cnp.PyArray_TYPE(factors[0]))
+    cdef char* to = <char*>cnp.PyArray_DATA(flat)
+    for W in factors:
+        memcpy(to, cnp.PyArray_DATA(W), cnp.PyArray_NBYTES(W))
+        to += cnp.PyArray_NBYTES(W)
+    return flat
+
+
 def merge(
-    int parts, const Py_ssize_t[:, ::1] shapes, const Py_ssize_t[::1] ends, const real[::1] factors,
-    real[::1] merged, real[::1] spare,
+    int parts, const Py_ssize_t[::1] groups, const real[::1] factors, real[::1] merged,
 ):
-    """Multiply out groups of neighbouring factors, group i ending before factor ends[i]."""
-    cdef Py_ssize_t f = 0, i, P, Q
-    cdef const real* W = &factors[0]
-    cdef real* to = &merged[0]
-    with nogil:
-        for i in range(ends.shape[0]):
-            P, Q = shapes[f, 0], shapes[f, 1]
-            memcpy(to, W, parts * P * Q * sizeof(real))
-            W += parts * P * Q
-            f += 1
-            while f < ends[i]:
-                memcpy(&spare[0], to, parts * P * Q * sizeof(real))
-                kron(parts, P, Q, &spare[0], shapes[f, 0], shapes[f, 1], W, to)
-                W += parts * shapes[f, 0] * shapes[f, 1]
-                P, Q = P * shapes[f, 0], Q * shapes[f, 1]
-                f += 1
-            to += parts * P * Q
+    """Multiply out groups of neighbouring factors: kronecker.to_dense of each."""
+    merge_groups(parts, &groups[0], &factors[0], &merged[0])
+
+
+cdef void merge_groups(
+    int parts, const Py_ssize_t* groups, const real* W, real* merged,
+) noexcept nogil:
+    """Groups are given as how many there are, and each as its length and its factors' shapes."""
+    cdef Py_ssize_t i, f, P, Q, n_groups = groups[0]
+    groups += 1
+    for i in range(n_groups):
+        P, Q = groups[1], groups[2]
+        memcpy(merged, W, parts * P * Q * sizeof(real))
+        W += parts * P * Q
+        for f in range(1, groups[0]):
+            kron(parts, P, Q, merged, groups[1 + 2 * f], groups[2 + 2 * f], W)
+            W += parts * groups[1 + 2 * f] * groups[2 + 2 * f]
+            P, Q = P * groups[1 + 2 * f], Q * groups[2 + 2 * f]
+        merged += parts * P * Q
+        groups += 1 + 2 * groups[0]
 
 
 cdef void kron(
-    int parts, Py_ssize_t P, Py_ssize_t Q, const real* A, Py_ssize_t R, Py_ssize_t S,
-    const real* B, real* C,
+    int parts, Py_ssize_t P, Py_ssize_t Q, real* A, Py_ssize_t R, Py_ssize_t S, const real* B,
 ) noexcept nogil:
+    """A (P, Q) becomes A ⊗ B (P R, Q S), from the back: nothing is overwritten too early."""
     cdef Py_ssize_t p, q, r, s
-    cdef const real* a
+    cdef real re, im
     cdef const real* b
-    for p in range(P):
-        for r in range(R):
-            for q in range(Q):
-                for s in range(S):
-                    a = A + parts * (p * Q + q)
+    cdef real* to
+    for p in range(P - 1, -1, -1):
+        for r in range(R - 1, -1, -1):
+            for q in range(Q - 1, -1, -1):
+                re = A[parts * (p * Q + q)]
+                im = A[parts * (p * Q + q) + parts - 1]
+                for s in range(S - 1, -1, -1):
                     b = B + parts * (r * S + s)
-                    C[0] = a[0] * b[0]
-                    if parts == 2:
-                        C[0] = C[0] - a[1] * b[1]
-                        C[1] = a[0] * b[1] + a[1] * b[0]
-                    C += parts
+                    to = A + parts * (((p * R + r) * Q + q) * S + s)
+                    if parts == 1:
+                        to[0] = re * b[0]
+                    else:
+                        to[1] = re * b[1] + im * b[0]
+                        to[0] = re * b[0] - im * b[1]
 
 
 # One product applied to panels: x (left, rows, columns) becomes y (left, rows, columns), each
-# panel being all rows of one left index and of some columns. Panels are independent; they are
-# dealt to a fixed number of chunks, each of which sums its own gradient: results are the
-# same for any number of threads.
+# panel being all rows of one left index and of some columns. Panels are independent; for the
+# gradient they are dealt to a fixed number of chunks, each with a sum of its own: results are
+# the same for any number of threads.
 
 cdef struct Panels:
-    int parts
+    int level, parts
     Py_ssize_t F              # sweeps
     Py_ssize_t left, n_cuts   # panels: left × n_cuts
     Py_ssize_t B              # columns of x and y
     Py_ssize_t rows_in, rows_out
-    Py_ssize_t width          # of the widest panel
     Py_ssize_t stride         # parts of the largest panel between sweeps
-    Py_ssize_t n_factors
+    Py_ssize_t n_factors      # entries of all factors, merged
+    Py_ssize_t form           # those of the largest real_form()
+
+
+cdef real* cache_lines(real* memory) noexcept nogil:
+    """Return the first beginning of a cache line in memory."""
+    return <real*>((<size_t>memory + 63) // 64 * 64)
 
 
 def matvec(
-    int level, int parts, int threads, const Py_ssize_t[:, ::1] plan, const real[::1] W,
-    const real[:, :, ::1] x, real[:, :, ::1] y, const Py_ssize_t[::1] cuts,
-    real[:, ::1] scratch, Py_ssize_t stride,
+    int level, int parts, int threads, const Py_ssize_t[:, ::1] plan,
+    const Py_ssize_t[::1] groups, const Py_ssize_t[::1] cuts, const real[::1] factors,
+    const real[::1] x, real[::1] y, Py_ssize_t left, Py_ssize_t rows_in, Py_ssize_t rows_out,
+    Py_ssize_t stride, Py_ssize_t n_factors, Py_ssize_t form,
 ):
     """y = (W_0 ⊗ … ⊗ W_{F-1}) x for each left index; kronecker.numpy_matvec."""
     cdef Panels n
-    n.parts, n.F, n.stride = parts, plan.shape[0], stride
-    n.left, n.n_cuts, n.B = x.shape[0], cuts.shape[0] - 1, x.shape[2] // parts
-    n.rows_in, n.rows_out = x.shape[1], y.shape[1]
-    cdef Py_ssize_t chunk, chunks = scratch.shape[0]
-    if threads == 1 or chunks == 1:
+    n.level, n.parts, n.F, n.stride = level, parts, plan.shape[0], stride
+    n.left, n.n_cuts, n.B = left, cuts.shape[0] - 1, cuts[cuts.shape[0] - 1]
+    n.rows_in, n.rows_out, n.n_factors, n.form = rows_in, rows_out, n_factors, form
+    cdef Py_ssize_t panel, panels = n.left * n.n_cuts
+    cdef Py_ssize_t size = 3 * stride + (form + 15) // 16 * 16
+    if threads > panels:
+        threads = panels
+    cdef real* memory = <real*>malloc((threads * size + parts * n_factors) * sizeof(real) + 64)
+    if memory == NULL:
+        raise MemoryError("no memory for the panels of a Kronecker product")
+    cdef real* scratch = cache_lines(memory)
+    cdef real* W = scratch + threads * size
+    if threads == 1:
         with nogil:
-            for chunk in range(chunks):
-                matvec_chunk(
-                    level, n, chunk, chunks, &plan[0, 0], &W[0], &x[0, 0, 0], &y[0, 0, 0],
-                    &cuts[0], &scratch[chunk, 0],
-                )
+            merge_groups(parts, &groups[0], &factors[0], W)
+            for panel in range(panels):
+                matvec_panel(n, panel, &plan[0, 0], W, &x[0], &y[0], &cuts[0], scratch)
     else:
-        for chunk in prange(chunks, nogil=True, schedule="dynamic", num_threads=threads):
-            matvec_chunk(
-                level, n, chunk, chunks, &plan[0, 0], &W[0], &x[0, 0, 0], &y[0, 0, 0], &cuts[0],
-                &scratch[chunk, 0],
+        merge_groups(parts, &groups[0], &factors[0], W)
+        for panel in prange(panels, nogil=True, schedule="static", num_threads=threads):
+            matvec_panel(
+                n, panel, &plan[0, 0], W, &x[0], &y[0], &cuts[0], scratch + threadid() * size
             )
+    free(memory)
 
 
-cdef void matvec_chunk(
-    int level, Panels n, Py_ssize_t chunk, Py_ssize_t chunks, const Py_ssize_t* plan,
-    const real* W, const real* x, real* y, const Py_ssize_t* cuts, real* scratch,
+cdef void matvec_panel(
+    Panels n, Py_ssize_t panel, const Py_ssize_t* plan, const real* W, const real* x, real* y,
+    const Py_ssize_t* cuts, real* scratch,
 ) noexcept nogil:
-    cdef Py_ssize_t panel, panels = n.left * n.n_cuts, l, first, width, E
+    cdef Py_ssize_t l = panel // n.n_cuts, first = cuts[panel % n.n_cuts]
+    cdef Py_ssize_t width = cuts[panel % n.n_cuts + 1] - first, E = n.parts * width
     cdef real* copied = scratch + 2 * n.stride
     cdef real* form = scratch + 3 * n.stride
-    cdef real* to
-    cdef const real* start
     cdef const real* last
-    for panel in range(panels * chunk // chunks, panels * (chunk + 1) // chunks):
-        l, first = panel // n.n_cuts, cuts[panel % n.n_cuts]
-        width = cuts[panel % n.n_cuts + 1] - first
-        E = n.parts * width
-        start = x + n.parts * (l * n.rows_in * n.B + first)
-        to = y + n.parts * (l * n.rows_out * n.B + first)
-        if width == n.B:
-            apply_sweeps(
-                level, n.parts, E, plan, W, n.F, start, scratch, n.stride, 2, to, form
-            )
-        else:
-            copy(n.rows_in, E, start, n.parts * n.B, copied, E)
-            last = apply_sweeps(
-                level, n.parts, E, plan, W, n.F, copied, scratch, n.stride, 2, <real*>NULL, form
-            )
-            copy(n.rows_out, E, last, E, to, n.parts * n.B)
+    x += n.parts * (l * n.rows_in * n.B + first)
+    y += n.parts * (l * n.rows_out * n.B + first)
+    if width == n.B:
+        apply_sweeps(n.level, n.parts, E, plan, W, n.F, x, scratch, n.stride, 2, y, form)
+    else:
+        copy(n.rows_in, E, x, n.parts * n.B, copied, E)
+        last = apply_sweeps(
+            n.level, n.parts, E, plan, W, n.F, copied, scratch, n.stride, 2, <real*>NULL, form
+        )
+        copy(n.rows_out, E, last, E, y, n.parts * n.B)
 
 
 def matvec_backward(
-    int level, int parts, int threads, const Py_ssize_t[:, ::1] plan, const real[::1] W,
-    const real[::1] WH, const real[:, :, ::1] x, const real[:, :, ::1] dy, double[:, ::1] dW,
-    real[:, :, ::1] dx, const Py_ssize_t[::1] cuts, real[:, ::1] scratch, Py_ssize_t stride,
+    int level, int parts, int threads, const Py_ssize_t[:, ::1] plan,
+    const Py_ssize_t[::1] cuts, const real[::1] W, const real[::1] WH,
+    const real[::1] x, const real[::1] dy, double[:, ::1] dW, real[::1] dx,
+    Py_ssize_t left, Py_ssize_t rows_in, Py_ssize_t rows_out,
+    real[:, ::1] scratch, Py_ssize_t stride,
 ):
     """Set dx, and add to each chunk's row of dW; kronecker.numpy_backward."""
     cdef Panels n
-    n.parts, n.F, n.stride = parts, plan.shape[0], stride
-    n.left, n.n_cuts, n.B = x.shape[0], cuts.shape[0] - 1, x.shape[2] // parts
-    n.rows_in, n.rows_out = x.shape[1], dy.shape[1]
-    n.n_factors = W.shape[0] // parts
+    n.level, n.parts, n.F, n.stride = level, parts, plan.shape[0], stride
+    n.left, n.n_cuts, n.B = left, cuts.shape[0] - 1, cuts[cuts.shape[0] - 1]
+    n.rows_in, n.rows_out, n.n_factors = rows_in, rows_out, W.shape[0] // parts
     cdef Py_ssize_t chunk, chunks = scratch.shape[0]
     for chunk in prange(chunks, nogil=True, schedule="dynamic", num_threads=threads):
         matvec_backward_chunk(
-            level, n, chunk, chunks, &plan[0, 0], &W[0], &WH[0], &x[0, 0, 0], &dy[0, 0, 0],
-            &dW[chunk, 0], &dx[0, 0, 0], &cuts[0], &scratch[chunk, 0],
+            n, chunk, chunks, &plan[0, 0], &W[0], &WH[0], &x[0], &dy[0], &dW[chunk, 0], &dx[0],
+            &cuts[0], &scratch[chunk, 0],
         )
 
 
 cdef void matvec_backward_chunk(
-    int level, Panels n, Py_ssize_t chunk, Py_ssize_t chunks, const Py_ssize_t* plan,
+    Panels n, Py_ssize_t chunk, Py_ssize_t chunks, const Py_ssize_t* plan,
     const real* W, const real* WH, const real* x, const real* dy, double* dW, real* dx,
     const Py_ssize_t* cuts, real* scratch,
 ) noexcept nogil:
@@ -244,13 +299,13 @@ cdef void matvec_backward_chunk(
             copy(n.rows_out, E, dend, n.parts * n.B, dlast, E)
             start, dend = before, dlast
         apply_sweeps(
-            level, n.parts, E, plan, W, n.F - 1, start, stages, n.stride, n.F, <real*>NULL, form
+            n.level, n.parts, E, plan, W, n.F - 1, start, stages, n.stride, n.F, <real*>NULL, form
         )
         sweeps_backward(
-            level, n.parts, E, n.F, plan, WH, start, stages, dend, scratch, n.stride,
+            n.level, n.parts, E, n.F, plan, WH, start, stages, dend, scratch, n.stride,
             to if width == n.B else stages, G, form, dW,
         )
-        fold_sweeps(level, n.parts, E, n.F, plan, G, dW)
+        fold_sweeps(n.level, n.parts, E, n.F, plan, G, dW)
         if width < n.B:
             copy(n.rows_in, E, stages, E, to, n.parts * n.B)
 
@@ -311,7 +366,9 @@ cdef const real* apply_sweeps(
             K.sweep(REALS if parts == 1 else COMPLEXES, P, Q, factor, x, target, left, R)
         else:
             real_form(parts, P, Q, R, factor, form)
-            K = kernels_for(level, real is double)
+            K = fitting(level, P * R, real is double)
+            if K == NULL:
+                K = kernels_for(0, real is double)
             K.row_sweep(Q * R, P * R, form, x, target, left)
         x = target
         plan += PLAN_ROW
@@ -342,7 +399,9 @@ cdef void sweeps_backward(
                 G + LARGEST_VECTOR * parts * plan[OFFSET],
             )
         else:
-            K = kernels_for(level, real is double)
+            K = fitting(level, min(P, Q) * R, real is double)
+            if K == NULL:
+                K = kernels_for(0, real is double)
             row_gradient(K, parts, P, Q, R, before, dy, left, form, dW + parts * plan[OFFSET])
             real_form(parts, Q, P, R, factor, form)
             K.row_sweep(P * R, Q * R, form, dy, target, left)

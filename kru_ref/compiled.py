@@ -36,6 +36,9 @@ CHUNKS = 8
 LARGEST_FACTOR = 16
 
 
+_REAL_DTYPES = {char: np.dtype(char.lower()) for char in "fdFD"}
+
+
 class ReadoutGradient(NamedTuple):
     """Gradient of h behind a readout, dh_t = C^T dy_t, which never stands in memory whole.
 
@@ -53,24 +56,25 @@ class ReadoutGradient(NamedTuple):
 class Plan(NamedTuple):
     """Everything about a product of factors that follows from shapes."""
 
-    shapes: NDArray[np.intp]  # of the factors
     groups: tuple[tuple[int, ...], ...]  # factors merged into one, in order
-    ends: NDArray[np.intp]  # of the groups
-    merged: tuple[tuple[int, int], ...]  # their shapes
+    merging: NDArray[np.intp]  # the same for kernels.merge
+    merged: tuple[tuple[int, int], ...]  # the groups' shapes
+    n_entries: int  # of the groups
     rows: tuple[int, int]  # ∏P, ∏Q
     sweeps: NDArray[np.intp]
     most_rows: int  # of any stage
-    most_form: int  # entries of the largest matrix of a sweep with too short rows
+    form: int  # entries of the largest matrix of a sweep with too short rows
 
 
 class Phase(NamedTuple):
-    """Neighbouring factors applied to x (left, rows, B), panel by panel."""
+    """Neighbouring factors applied to x (left, rows, B), panel by panel; or one, by BLAS."""
 
     factors: tuple[int, ...]
     left: int
     B: int
     cuts: NDArray[np.intp]  # where panels begin in B, and the end
-    by_blas: bool
+    width: int  # of the widest panel
+    plan: Plan | None
 
 
 def supports(shapes: Iterable[tuple[int, ...]]) -> bool:
@@ -78,45 +82,52 @@ def supports(shapes: Iterable[tuple[int, ...]]) -> bool:
     return max(max(shape) for shape in shapes) <= LARGEST_FACTOR
 
 
+def shapes_of(factors: Sequence[Array], x: Array) -> tuple[tuple[int, int], ...] | None:
+    """Return the factors' shapes if nothing is to be done to them or to x; quickly."""
+    return None if kernels is None else kernels.shapes_of(factors, x)
+
+
 def matvec(factors: Sequence[Array], x: Array) -> Array:
     """Return (W_0 ⊗ … ⊗ W_{F-1}) x; see kronecker.numpy_matvec."""
     B = x.shape[1]
-    for phase in _phases(tuple([W.shape for W in factors]), B, x.itemsize):
-        x = _phase_matvec(phase, [factors[f] for f in phase.factors], x)
+    phases = _phases(tuple([W.shape for W in factors]), B, x.dtype.char)
+    for phase in phases:
+        chosen = factors if len(phases) == 1 else [factors[f] for f in phase.factors]
+        x = _phase_matvec(phase, chosen, x)
     return x.reshape(-1 if B else math.prod(len(W) for W in factors), B)
 
 
-def _phase_matvec(phase: Phase, factors: list[Array], x: Array) -> Array:
-    if phase.by_blas:
+def _phase_matvec(phase: Phase, factors: Sequence[Array], x: Array) -> Array:
+    plan = phase.plan
+    if plan is None:
         return _blas_matvec(phase, factors[0], x)
-    plan = _plan(tuple([W.shape for W in factors]), x.itemsize, phase.B)
     parts, (rows_out, rows_in) = _parts(x), plan.rows
-    y = np.empty((phase.left, rows_out, phase.B), x.dtype)
-    if y.size == 0:
-        return y
-    width = phase.B if len(phase.cuts) == 2 else int(np.diff(phase.cuts).max())
-    stride = _whole_vectors(plan.most_rows * width * parts)
-    panels = phase.left * (len(phase.cuts) - 1)
-    scratch = _aligned_empty((min(CHUNKS, panels), 3 * stride + plan.most_form), _real_dtype(x))
-    kernels.matvec(
-        _level(),
-        parts,
-        1 if panels == 1 else n_threads(),
-        plan.sweeps,
-        _merge(factors, plan),
-        _real(x.reshape(phase.left, rows_in, phase.B)),
-        _real(y),
-        phase.cuts,
-        scratch,
-        stride,
-    )
+    y = np.empty(phase.left * rows_out * phase.B, x.dtype)
+    if y.size:
+        kernels.matvec(
+            _level(),
+            parts,
+            n_threads(),
+            plan.sweeps,
+            plan.merging,
+            phase.cuts,
+            _real(kernels.concatenated(factors)),
+            _real(x.reshape(-1)),
+            _real(y),
+            phase.left,
+            rows_in,
+            rows_out,
+            _stride(phase, plan, parts),
+            plan.n_entries,
+            plan.form,
+        )
     return y
 
 
 def matvec_backward(factors: Sequence[Array], x: Array, dy: Array) -> tuple[list[Array], Array]:
     """Return dfactors and dx; see kronecker.numpy_backward."""
     shape, before = x.shape, []
-    phases = _phases(tuple([W.shape for W in factors]), shape[1], x.itemsize)
+    phases = _phases(tuple([W.shape for W in factors]), shape[1], x.dtype.char)
     for phase in phases:
         before.append(x)
         if phase is not phases[-1]:
@@ -132,37 +143,44 @@ def matvec_backward(factors: Sequence[Array], x: Array, dy: Array) -> tuple[list
 def _phase_backward(
     phase: Phase, factors: list[Array], x: Array, dy: Array
 ) -> tuple[list[Array], Array]:
-    if phase.by_blas:
+    plan = phase.plan
+    if plan is None:
         return _blas_backward(phase, factors[0], x, dy)
-    plan = _plan(tuple([W.shape for W in factors]), x.itemsize, phase.B)
     parts, (rows_out, rows_in) = _parts(x), plan.rows
-    x = x.reshape(phase.left, rows_in, phase.B)
-    dx = np.empty(x.shape, x.dtype)
+    dx = np.empty(x.size, x.dtype)
     if dx.size == 0:
         return [np.zeros_like(W) for W in factors], dx
-    stride = _whole_vectors(plan.most_rows * int(np.diff(phase.cuts).max()) * parts)
+    stride = _stride(phase, plan, parts)
     panels = phase.left * (len(phase.cuts) - 1)
     chunks = min(CHUNKS, panels)
     W = _merge(factors, plan)
-    size = (4 + len(plan.merged)) * stride + LANES * W.size + 2 * plan.most_form
-    scratch = _aligned_zeros(chunks, size, _real_dtype(x))
+    size = (4 + len(plan.merged)) * stride + LANES * W.size + 2 * plan.form
+    scratch = _aligned_zeros(chunks, size, W.dtype)
     dW = np.zeros((chunks, W.size))
     kernels.matvec_backward(
         _level(),
         parts,
-        1 if panels == 1 else n_threads(),
+        min(chunks, n_threads()),
         plan.sweeps,
+        phase.cuts,
         W,
         _adjoint(W, plan, parts),
-        _real(x),
-        _real(dy.reshape(phase.left, rows_out, phase.B)),
+        _real(x.reshape(-1)),
+        _real(dy.reshape(-1)),
         dW,
         _real(dx),
-        phase.cuts,
+        phase.left,
+        rows_in,
+        rows_out,
         scratch,
         stride,
     )
     return _dfactors(factors, plan, dW.sum(axis=0), x.dtype), dx
+
+
+def _stride(phase: Phase, plan: Plan, parts: int) -> int:
+    """Return the parts of an array that holds any stage of a panel."""
+    return -(-plan.most_rows * phase.width * parts // LANES) * LANES
 
 
 def _blas_matvec(phase: Phase, W: Array, x: Array) -> Array:
@@ -185,7 +203,7 @@ def forward(
 ) -> Array:
     """Return h (T, N, B); see RNN.forward."""
     N, B = h0.shape
-    plan = _plan(tuple(W.shape for W in factors), U.itemsize, BLOCK)
+    plan = _plan(tuple(W.shape for W in factors), BLOCK, U.dtype.char)
     columns = _columns(B)
     scratch = _block_scratch(plan, columns, U, 0)
     h = _aligned_empty((len(x), N, B), U.dtype)
@@ -222,7 +240,7 @@ def backward(
     """Return dfactors, dU, db, dx and dh0; see RNN.backward."""
     N, B = h0.shape
     D, parts = U.shape[1], _parts(U)
-    plan = _plan(tuple(W.shape for W in factors), U.itemsize, BLOCK)
+    plan = _plan(tuple(W.shape for W in factors), BLOCK, U.dtype.char)
     columns, one_hot = _columns(B), x.ndim == 2
     n_blocks = len(columns) - 1
     if isinstance(dh, ReadoutGradient):
@@ -325,18 +343,18 @@ def readout_backward(h: Array, dy: NDArray[np.floating]) -> Array:
 
 
 @functools.lru_cache(maxsize=256)
-def _phases(shapes: tuple[tuple[int, int], ...], B: int, itemsize: int) -> tuple[Phase, ...]:
+def _phases(shapes: tuple[tuple[int, int], ...], B: int, dtype: str) -> tuple[Phase, ...]:
     """Cut a product into runs of neighbouring factors whose panels fit the cache.
 
     What fits as a whole is one run, its sweeps in the cheapest order. A larger one goes
     through its factors in that order and starts a new run where the next factor is no
     neighbour, goes to BLAS, or would let a panel outgrow the cache.
     """
-    order = sweeps(shapes, B)
+    itemsize, order = np.dtype(dtype).itemsize, sweeps(shapes, B)
     largest = max(max(shapes[f]) * left * right for f, left, right in order)
-    small = supports(shapes)
-    if small and largest * itemsize <= 2 * PANEL:
-        return (_phase(tuple(range(len(shapes))), 1, B, B),)
+    if supports(shapes) and largest * itemsize <= 2 * PANEL:
+        everything = tuple(range(len(shapes)))
+        return (_phase(shapes, everything, 1, B, max(1, B), dtype),)
     runs: list[list[Sweep]] = []
     for sweep in order:
         if runs and _joins(shapes, runs[-1], sweep, itemsize):
@@ -345,20 +363,21 @@ def _phases(shapes: tuple[tuple[int, int], ...], B: int, itemsize: int) -> tuple
             runs.append([sweep])
     phases = []
     for run in runs:
-        chosen = tuple(sweep.factor for sweep in run)
+        chosen, right = tuple(sweep.factor for sweep in run), run[-1].right
+        if not supports([shapes[f] for f in chosen]):
+            phases.append(Phase(chosen, run[0].left, right, _columns(right), right, None))
+            continue
         rows = max(_rows(shapes, chosen))
-        width = max(1, min(run[-1].right, PANEL // (rows * itemsize)))
-        by_blas = not supports([shapes[f] for f in chosen])
-        phases.append(_phase(chosen, run[0].left, run[-1].right, width, by_blas))
+        width = max(1, PANEL // (rows * itemsize)) if len(run) > 1 else right
+        phases.append(_phase(shapes, chosen, run[0].left, right, min(right, width), dtype))
     return tuple(phases)
 
 
 def _joins(
     shapes: tuple[tuple[int, int], ...], run: list[Sweep], sweep: Sweep, itemsize: int
 ) -> bool:
-    if sweep.factor != run[-1].factor + 1 or not supports(
-        [shapes[run[0].factor], shapes[sweep.factor]]
-    ):
+    neighbours = sweep.factor == run[-1].factor + 1
+    if not neighbours or not supports([shapes[run[0].factor], shapes[sweep.factor]]):
         return False
     rows = max(_rows(shapes, [s.factor for s in run] + [sweep.factor]))
     return rows * min(sweep.right, 4 * LANES) * itemsize <= PANEL
@@ -369,30 +388,51 @@ def _rows(shapes: tuple[tuple[int, int], ...], factors: Iterable[int]) -> tuple[
     return math.prod(P for P, _ in chosen), math.prod(Q for _, Q in chosen)
 
 
-def _phase(factors: tuple[int, ...], left: int, B: int, width: int, by_blas: bool = False) -> Phase:
-    return Phase(factors, left, B, _columns(B, width), by_blas)
+def _phase(
+    shapes: tuple[tuple[int, int], ...],
+    factors: tuple[int, ...],
+    left: int,
+    B: int,
+    width: int,
+    dtype: str,
+) -> Phase:
+    cuts = _columns(B, width)
+    plan = _plan(tuple(shapes[f] for f in factors), int(np.diff(cuts).min()), dtype)
+    return Phase(factors, left, B, cuts, int(np.diff(cuts).max()), plan)
 
 
 @functools.lru_cache(maxsize=256)
-def _plan(shapes: tuple[tuple[int, int], ...], itemsize: int, B: int) -> Plan:
+def _plan(shapes: tuple[tuple[int, int], ...], B: int, dtype: str) -> Plan:
+    """Choose which factors to merge, for panels of B columns or more."""
+    row = B * _dtype_parts(np.dtype(dtype))
+    shortest = 4 if dtype in "fF" else 2  # what the narrowest vector holds
+    last = len(shapes)  # factors from here on are merged, to fill a vector with one row
+    while row < shortest and last > 0 and max(_rows(shapes, range(last - 1, len(shapes)))) <= 16:
+        last -= 1
     groups: list[tuple[int, ...]] = []
-    for f, shape in enumerate(shapes):
+    for f, shape in enumerate(shapes[:last]):
         if groups and len(groups[-1]) == 1 and _pays(shapes[f - 1], shape):
             groups[-1] = (f - 1, f)
         else:
             groups.append((f,))
+    if last < len(shapes):
+        groups.append(tuple(range(last, len(shapes))))
     merged = tuple(_rows(shapes, group) for group in groups)
     offsets = np.cumsum([0] + [P * Q for P, Q in merged])
     rows = [(offsets[f], *merged[f], left, right) for f, left, right in sweeps(merged, 1)]
+    short = [P * Q * (right * row) ** 2 for _, P, Q, _, right in rows if right * row < shortest]
+    merging = [len(groups)]
+    for group in groups:
+        merging += [len(group), *(size for f in group for size in shapes[f])]
     return Plan(
-        np.array(shapes, np.intp),
         tuple(groups),
-        np.array([group[-1] + 1 for group in groups], np.intp),
+        np.array(merging, np.intp),
         merged,
+        int(offsets[-1]),
         _rows(shapes, range(len(shapes))),
         np.array(rows, np.intp),
         max(max(P, Q) * left * right for _, P, Q, left, right in rows),
-        max(P * Q for P, Q in merged) * 16,
+        max(short, default=0),
     )
 
 
@@ -404,14 +444,10 @@ def _pays(first: tuple[int, int], second: tuple[int, int]) -> bool:
 
 def _merge(factors: Sequence[Array], plan: Plan) -> Array:
     """Multiply out the groups; one flat array for the kernels."""
-    flat = np.concatenate([W.reshape(-1) for W in factors])
-    parts = _parts(flat)
-    sizes = [parts * P * Q for P, Q in plan.merged]
-    merged = np.empty(sum(sizes), _real_dtype(flat))
-    kernels.merge(
-        parts, plan.shapes, plan.ends, _real(flat), merged, np.empty(max(sizes), merged.dtype)
-    )
-    return merged
+    flat = kernels.concatenated(factors)
+    merged = np.empty(plan.n_entries, flat.dtype)
+    kernels.merge(_parts(flat), plan.merging, _real(flat), _real(merged))
+    return _real(merged)
 
 
 def _adjoint(W: Array, plan: Plan, parts: int) -> Array:
@@ -440,9 +476,10 @@ def _merge_backward(factors: Sequence[Array], dM: Array) -> list[Array]:
     """Back-propagate M = A ⊗ B: dA[p, q] = Σ dM[p, r, q, s] conj(B[r, s]), and dB likewise."""
     if len(factors) == 1:
         return [dM.reshape(factors[0].shape)]
-    A, B = factors
+    A, B = factors[0], functools.reduce(np.kron, factors[1:])
     dM = dM.reshape(len(A), len(B), A.shape[1], B.shape[1])
-    return [np.einsum("prqs,rs->pq", dM, B.conj()), np.einsum("prqs,pq->rs", dM, A.conj())]
+    dA = np.einsum("prqs,rs->pq", dM, B.conj())
+    return [dA, *_merge_backward(factors[1:], np.einsum("prqs,pq->rs", dM, A.conj()))]
 
 
 class BlockScratch:
@@ -491,7 +528,7 @@ def _block_scratch(plan: Plan, columns: NDArray[np.intp], U: Array, M: int) -> B
         U.shape[1],
         M,
         len(plan.merged),
-        sum(P * Q for P, Q in plan.merged),
+        plan.n_entries,
     )
 
 
@@ -509,10 +546,6 @@ def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> Array:
     memory = np.empty(n_bytes + 64, np.uint8)
     skipped = -memory.ctypes.data % 64
     return memory[skipped : skipped + n_bytes].view(dtype).reshape(shape)
-
-
-def _whole_vectors(n: int) -> int:
-    return -(-n // LANES) * LANES
 
 
 def _columns(B: int, block: int = BLOCK) -> NDArray[np.intp]:
@@ -539,7 +572,7 @@ def _dtype_parts(dtype: np.dtype) -> int:
 
 
 def _real_dtype(a: Array) -> np.dtype:
-    return np.dtype(f"f{a.itemsize // _parts(a)}")
+    return _REAL_DTYPES[a.dtype.char]
 
 
 def _flat(a: Array) -> Array:
@@ -548,7 +581,7 @@ def _flat(a: Array) -> Array:
 
 def _real(a: Array) -> Array:
     """View complex numbers as pairs of real ones; a view, for the kernels write into some."""
-    return a.view(_real_dtype(a))
+    return a.view(_real_dtype(a)) if a.dtype.kind == "c" else a
 
 
 def _complex(a: Array, parts: int) -> Array:

@@ -69,12 +69,16 @@ def kron_matvec(factors: Sequence[ArrayLike], x: ArrayLike, backend: Backend = "
     column instead of N². The factorisation is equation 4 of Jose, Cissé and Fleuret
     (ICML 2018).
     """
-    factors, x = _as_matrices(factors), np.asarray(x)
-    shapes = tuple(W.shape for W in factors)
-    _check_rows("x", x, math.prod(Q for _, Q in shapes), "∏Q_f", shapes)
-    dtype = _promote(*factors, x)
     engine = ENGINES[_backend.resolve(backend)]
-    y = engine.matvec(_contiguous(factors, dtype), _columns(x, dtype))
+    shapes = compiled.shapes_of(factors, x)
+    if shapes is None:  # not yet contiguous arrays of one dtype
+        factors, x = _as_matrices(factors), np.asarray(x)
+        shapes = tuple(W.shape for W in factors)
+        _check_rows("x", x, shapes)
+        dtype = _promote(*factors, x)
+        factors, x = _contiguous(factors, dtype), np.ascontiguousarray(x, dtype)
+    _check_rows("x", x, shapes)
+    y = engine.matvec(factors, x.reshape(len(x), -1))
     return y.reshape(-1) if x.ndim == 1 else y
 
 
@@ -113,7 +117,7 @@ def kron_matvec_backward(
     """
     factors, x, dy = _as_matrices(factors), np.asarray(x), np.asarray(dy)
     shapes = tuple(W.shape for W in factors)
-    _check_rows("x", x, math.prod(Q for _, Q in shapes), "∏Q_f", shapes)
+    _check_rows("x", x, shapes)
     if dy.shape != (expected := (math.prod(P for P, _ in shapes), *x.shape[1:])):
         raise ValueError(
             f"dy must have the shape of y, {expected}, got {dy.shape}; factors are {list(shapes)}"
@@ -354,14 +358,18 @@ def _as_matrices(factors: Sequence[ArrayLike]) -> list[Array]:
     return arrays
 
 
-def _check_rows(
-    name: str, x: Array, rows: int, symbol: str, shapes: tuple[tuple[int, int], ...]
-) -> None:
+def _check_rows(name: str, x: Array, shapes: tuple[tuple[int, int], ...]) -> None:
+    rows = _columns_of_product(shapes)
     if x.ndim not in (1, 2) or x.shape[0] != rows:
         raise ValueError(
-            f"{name} must have shape ({rows},) or ({rows}, B), where {rows} = {symbol} "
+            f"{name} must have shape ({rows},) or ({rows}, B), where {rows} = ∏Q_f "
             f"for factors {list(shapes)}; got {x.shape}"
         )
+
+
+@functools.lru_cache(maxsize=256)
+def _columns_of_product(shapes: tuple[tuple[int, int], ...]) -> int:
+    return math.prod(Q for _, Q in shapes)
 
 
 def _promote(*arrays: Array) -> np.dtype:
