@@ -18,8 +18,8 @@ cdef extern from "simd.h":
     ctypedef struct Kernels:
         Py_ssize_t lanes
         void (*sweep)(
-            int mode, Py_ssize_t P, Py_ssize_t Q, const void* W, const void* x, void* y,
-            Py_ssize_t left, Py_ssize_t R,
+            int mode, Py_ssize_t P, Py_ssize_t Q, const void* W, const void* x, Py_ssize_t x_row,
+            void* y, Py_ssize_t y_row, Py_ssize_t left, Py_ssize_t right, Py_ssize_t E,
         ) noexcept nogil
         void (*accumulate)(
             int mode, Py_ssize_t P, Py_ssize_t Q, const void* dy, Py_ssize_t dy_left,
@@ -210,7 +210,7 @@ def matvec(
     n.left, n.n_cuts, n.B = left, cuts.shape[0] - 1, cuts[cuts.shape[0] - 1]
     n.rows_in, n.rows_out, n.n_factors, n.form = rows_in, rows_out, n_factors, form
     cdef Py_ssize_t panel, panels = n.left * n.n_cuts
-    cdef Py_ssize_t size = 3 * stride + (form + 15) // 16 * 16
+    cdef Py_ssize_t size = 2 * stride + (form + 15) // 16 * 16
     if threads > panels:
         threads = panels
     cdef real* memory = <real*>malloc((threads * size + parts * n_factors) * sizeof(real) + 64)
@@ -238,19 +238,12 @@ cdef void matvec_panel(
 ) noexcept nogil:
     cdef Py_ssize_t l = panel // n.n_cuts, first = cuts[panel % n.n_cuts]
     cdef Py_ssize_t width = cuts[panel % n.n_cuts + 1] - first, E = n.parts * width
-    cdef real* copied = scratch + 2 * n.stride
-    cdef real* form = scratch + 3 * n.stride
-    cdef const real* last
-    x += n.parts * (l * n.rows_in * n.B + first)
-    y += n.parts * (l * n.rows_out * n.B + first)
-    if width == n.B:
-        apply_sweeps(n.level, n.parts, E, plan, W, n.F, x, scratch, n.stride, 2, y, form)
-    else:
-        copy(n.rows_in, E, x, n.parts * n.B, copied, E)
-        last = apply_sweeps(
-            n.level, n.parts, E, plan, W, n.F, copied, scratch, n.stride, 2, <real*>NULL, form
-        )
-        copy(n.rows_out, E, last, E, y, n.parts * n.B)
+    cdef real* form = scratch + 2 * n.stride
+    apply_sweeps(
+        n.level, n.parts, E, plan, W, n.F, x + n.parts * (l * n.rows_in * n.B + first),
+        n.parts * n.B, scratch, n.stride, 2, y + n.parts * (l * n.rows_out * n.B + first),
+        n.parts * n.B, form,
+    )
 
 
 def matvec_backward(
@@ -279,35 +272,45 @@ cdef void matvec_backward_chunk(
     const Py_ssize_t* cuts, real* scratch,
 ) noexcept nogil:
     cdef Py_ssize_t panel, panels = n.left * n.n_cuts, l, first, width, E
-    cdef real* before = scratch + 2 * n.stride
-    cdef real* dlast = before + n.stride
-    cdef real* stages = dlast + n.stride
+    cdef real* dend = scratch + 2 * n.stride
+    cdef real* dstart = dend + n.stride
+    cdef real* stages = dstart + n.stride
     cdef real* G = stages + n.F * n.stride
     cdef real* form = G + LARGEST_VECTOR * n.parts * n.n_factors
-    cdef const real* start
-    cdef const real* dend
-    cdef real* to
+    cdef const real* x_panel
+    cdef const real* dy_panel
+    cdef real* dx_panel
     for panel in range(panels * chunk // chunks, panels * (chunk + 1) // chunks):
         l, first = panel // n.n_cuts, cuts[panel % n.n_cuts]
         width = cuts[panel % n.n_cuts + 1] - first
         E = n.parts * width
-        start = x + n.parts * (l * n.rows_in * n.B + first)
-        dend = dy + n.parts * (l * n.rows_out * n.B + first)
-        to = dx + n.parts * (l * n.rows_in * n.B + first)
-        if width < n.B:
-            copy(n.rows_in, E, start, n.parts * n.B, before, E)
-            copy(n.rows_out, E, dend, n.parts * n.B, dlast, E)
-            start, dend = before, dlast
-        apply_sweeps(
-            n.level, n.parts, E, plan, W, n.F - 1, start, stages, n.stride, n.F, <real*>NULL, form
-        )
-        sweeps_backward(
-            n.level, n.parts, E, n.F, plan, WH, start, stages, dend, scratch, n.stride,
-            to if width == n.B else stages, G, form, dW,
-        )
-        fold_sweeps(n.level, n.parts, E, n.F, plan, G, dW)
-        if width < n.B:
-            copy(n.rows_in, E, stages, E, to, n.parts * n.B)
+        x_panel = x + n.parts * (l * n.rows_in * n.B + first)
+        dy_panel = dy + n.parts * (l * n.rows_out * n.B + first)
+        dx_panel = dx + n.parts * (l * n.rows_in * n.B + first)
+        if width == n.B:
+            panel_backward(
+                n, E, plan, W, WH, x_panel, dy_panel, dx_panel, scratch, stages, G, form, dW
+            )
+        else:
+            copy(n.rows_in, E, x_panel, n.parts * n.B, dstart, E)
+            copy(n.rows_out, E, dy_panel, n.parts * n.B, dend, E)
+            panel_backward(
+                n, E, plan, W, WH, dstart, dend, dstart, scratch, stages, G, form, dW
+            )
+            copy(n.rows_in, E, dstart, E, dx_panel, n.parts * n.B)
+
+
+cdef void panel_backward(
+    Panels n, Py_ssize_t E, const Py_ssize_t* plan, const real* W, const real* WH, const real* x,
+    const real* dy, real* dx, real* targets, real* stages, real* G, real* form, double* dW,
+) noexcept nogil:
+    apply_sweeps(
+        n.level, n.parts, E, plan, W, n.F - 1, x, E, stages, n.stride, n.F, <real*>NULL, E, form
+    )
+    sweeps_backward(
+        n.level, n.parts, E, n.F, plan, WH, x, stages, dy, targets, n.stride, dx, G, form, dW
+    )
+    fold_sweeps(n.level, n.parts, E, n.F, plan, G, dW)
 
 
 cdef void copy(
@@ -331,46 +334,52 @@ cdef enum:
     LARGEST_VECTOR = 16
 
 
-cdef const Kernels* fitting(int level, Py_ssize_t R, int is_double) noexcept nogil:
-    """Return the kernels of the widest vectors that R elements fill; NULL if there are none."""
-    cdef const Kernels* K
-    while level >= 0:
-        K = kernels_for(level, is_double)
-        if K.lanes <= R:
-            return K
+cdef bint is_short(int parts, Py_ssize_t R, int is_double) noexcept nogil:
+    """Whether a row is a single number, or shorter than any vector."""
+    return R == parts or R < kernels_for(0, is_double).lanes
+
+
+cdef const Kernels* widest(int level, Py_ssize_t R, int is_double) noexcept nogil:
+    """Return the kernels of the widest vectors that R elements fill, or else the narrowest."""
+    while level > 0 and kernels_for(level, is_double).lanes > R:
         level -= 1
-    return NULL
+    return kernels_for(level, is_double)
 
 
 cdef const real* apply_sweeps(
     int level, int parts, Py_ssize_t E, const Py_ssize_t* plan, const real* W,
-    Py_ssize_t n_sweeps, const real* x, real* targets, Py_ssize_t stride, Py_ssize_t n_targets,
-    real* last, real* form,
+    Py_ssize_t n_sweeps, const real* x, Py_ssize_t x_row,
+    real* targets, Py_ssize_t stride, Py_ssize_t n_targets,
+    real* last, Py_ssize_t last_row, real* form,
 ) noexcept nogil:
     """Sweep x into one array of targets after the other, and around; return the last.
 
-    The last sweep of all goes to `last` unless that is NULL.
+    The last sweep of all goes to `last` unless that is NULL. Rows have E elements; those of x
+    and `last` may lie further apart.
     """
-    cdef Py_ssize_t s, P, Q, left, R
+    cdef Py_ssize_t s, P, Q, left, right, target_row = E
     cdef real* target
     cdef const real* factor
     cdef const Kernels* K
     for s in range(n_sweeps):
-        P, Q, left, R = plan[P_], plan[Q_], plan[LEFT], plan[RIGHT] * E
+        P, Q, left, right = plan[P_], plan[Q_], plan[LEFT], plan[RIGHT]
         factor = W + parts * plan[OFFSET]
         target = targets + (s % n_targets) * stride
         if last != NULL and s == n_sweeps - 1:
-            target = last
-        K = fitting(level, R, real is double)
-        if K != NULL:
-            K.sweep(REALS if parts == 1 else COMPLEXES, P, Q, factor, x, target, left, R)
+            target, target_row = last, last_row
+        if is_short(parts, right * E, real is double):
+            real_form(parts, P, Q, right * E, factor, form)
+            K = widest(level, P * right * E, real is double)
+            K.row_sweep(Q * right * E, P * right * E, form, x, target, left)
         else:
-            real_form(parts, P, Q, R, factor, form)
-            K = fitting(level, P * R, real is double)
-            if K == NULL:
-                K = kernels_for(0, real is double)
-            K.row_sweep(Q * R, P * R, form, x, target, left)
-        x = target
+            K = widest(
+                level, right * E if x_row == E and target_row == E else E, real is double
+            )
+            K.sweep(
+                REALS if parts == 1 else COMPLEXES, P, Q, factor, x, x_row, target, target_row,
+                left, right, E,
+            )
+        x, x_row = target, target_row
         plan += PLAN_ROW
     return x
 
@@ -392,16 +401,14 @@ cdef void sweeps_backward(
         factor = WH + parts * plan[OFFSET]
         before = stages + (s - 1) * stride if s else x
         target = targets + (s % 2) * stride if s else last
-        K = fitting(level, R, real is double)
-        if K != NULL:
+        if not is_short(parts, R, real is double):
+            K = widest(level, R, real is double)
             K.sweep_backward(
                 REALS if parts == 1 else COMPLEXES, P, Q, factor, dy, before, target, left, R,
                 G + LARGEST_VECTOR * parts * plan[OFFSET],
             )
         else:
-            K = fitting(level, min(P, Q) * R, real is double)
-            if K == NULL:
-                K = kernels_for(0, real is double)
+            K = widest(level, min(P, Q) * R, real is double)
             row_gradient(K, parts, P, Q, R, before, dy, left, form, dW + parts * plan[OFFSET])
             real_form(parts, Q, P, R, factor, form)
             K.row_sweep(P * R, Q * R, form, dy, target, left)
@@ -416,8 +423,8 @@ cdef void fold_sweeps(
     cdef Py_ssize_t s
     cdef const Kernels* K
     for s in range(F):
-        K = fitting(level, plan[RIGHT] * E, real is double)
-        if K != NULL:
+        if not is_short(parts, plan[RIGHT] * E, real is double):
+            K = widest(level, plan[RIGHT] * E, real is double)
             K.fold(
                 REALS if parts == 1 else COMPLEXES, plan[P_] * plan[Q_],
                 G + LARGEST_VECTOR * parts * plan[OFFSET], dW + parts * plan[OFFSET],
@@ -573,7 +580,8 @@ cdef void forward_block(
         previous = copied
     for t in range(n.T):
         Wh = apply_sweeps(
-            n.level, n.parts, E, plan, W, n.F, previous, z, n.stride, 2, <real*>NULL, <real*>NULL
+            n.level, n.parts, E, plan, W, n.F, previous, E, z, n.stride, 2, <real*>NULL, E,
+            <real*>NULL,
         )
         if labels != NULL:
             K.look_up(
@@ -581,7 +589,7 @@ cdef void forward_block(
             )
         else:
             K.spread(n.parts, n.D, block.width, x + t * n.D * n.B + block.first, n.B, x_t, E)
-            K.sweep(REALS if n.parts == 1 else PAIRS, n.N, n.D, U, x_t, u, 1, E)
+            K.sweep(REALS if n.parts == 1 else PAIRS, n.N, n.D, U, x_t, E, u, E, 1, 1, E)
         state = h + t * n.N * row if block.whole else copied
         K.activate(n.kind, n.parts, block.size, Wh, u, b, state)
         if not block.whole:
@@ -689,7 +697,7 @@ cdef void backward_block(
                 n.parts, n.M, block.width, gradient + i * n.M * n.B + block.first, n.B,
                 columns_t, E,
             )
-            K.sweep(mode, n.N, n.M, V, columns_t, own, 1, E)
+            K.sweep(mode, n.N, n.M, V, columns_t, E, own, E, 1, 1, E)
         elif i == -1:
             memset(own, 0, stride * sizeof(real))
         dz = dz_steps + k * stride
@@ -703,7 +711,7 @@ cdef void backward_block(
             other = copied
             copied = swap
         apply_sweeps(
-            n.level, n.parts, E, plan, W, n.F - 1, previous, stages, stride, n.F, <real*>NULL,
+            n.level, n.parts, E, plan, W, n.F - 1, previous, E, stages, stride, n.F, <real*>NULL, E,
             <real*>NULL,
         )
         sweeps_backward(
@@ -721,7 +729,7 @@ cdef void backward_block(
                 x_steps + k * pairs, E,
             )
             if dx != NULL:
-                K.sweep(mode, n.D, n.N, UT, dz, columns_t, 1, E)
+                K.sweep(mode, n.D, n.N, UT, dz, E, columns_t, E, 1, 1, E)
                 K.gather(
                     n.parts, n.D, block.width, columns_t, E, NULL,
                     dx + t * n.D * n.B + block.first, n.B,
@@ -783,7 +791,10 @@ cdef void readout_block(
                 n.N, n.parts * block.width, state + n.parts * block.first, row, scratch, block.E
             )
             state = scratch
-        K.sweep(REALS if n.parts == 1 else PAIRS, n.M, n.N, V, state, y_t, 1, block.E)
+        K.sweep(
+            REALS if n.parts == 1 else PAIRS, n.M, n.N, V, state, block.E, y_t, block.E, 1, 1,
+            block.E,
+        )
         K.gather(
             n.parts, n.M, block.width, y_t, block.E, c, y + t * n.M * n.B + block.first, n.B
         )

@@ -368,7 +368,7 @@ def _phases(shapes: tuple[tuple[int, int], ...], B: int, dtype: str) -> tuple[Ph
             phases.append(Phase(chosen, run[0].left, right, _columns(right), right, None))
             continue
         rows = max(_rows(shapes, chosen))
-        width = max(1, PANEL // (rows * itemsize)) if len(run) > 1 else right
+        width = max(LANES, PANEL // (rows * itemsize)) if len(run) > 1 else right
         phases.append(_phase(shapes, chosen, run[0].left, right, min(right, width), dtype))
     return tuple(phases)
 
@@ -404,10 +404,10 @@ def _phase(
 @functools.lru_cache(maxsize=256)
 def _plan(shapes: tuple[tuple[int, int], ...], B: int, dtype: str) -> Plan:
     """Choose which factors to merge, for panels of B columns or more."""
-    row = B * _dtype_parts(np.dtype(dtype))
-    shortest = 4 if dtype in "fF" else 2  # what the narrowest vector holds
-    last = len(shapes)  # factors from here on are merged, to fill a vector with one row
-    while row < shortest and last > 0 and max(_rows(shapes, range(last - 1, len(shapes)))) <= 16:
+    parts, lanes = _dtype_parts(np.dtype(dtype)), LANES if dtype in "fF" else LANES // 2
+    row = B * parts
+    last = len(shapes)  # of a single column, factors from here on are merged to fill a vector
+    while B == 1 and last > 0 and parts * max(_rows(shapes, range(last - 1, len(shapes)))) <= lanes:
         last -= 1
     groups: list[tuple[int, ...]] = []
     for f, shape in enumerate(shapes[:last]):
@@ -420,7 +420,7 @@ def _plan(shapes: tuple[tuple[int, int], ...], B: int, dtype: str) -> Plan:
     merged = tuple(_rows(shapes, group) for group in groups)
     offsets = np.cumsum([0] + [P * Q for P, Q in merged])
     rows = [(offsets[f], *merged[f], left, right) for f, left, right in sweeps(merged, 1)]
-    short = [P * Q * (right * row) ** 2 for _, P, Q, _, right in rows if right * row < shortest]
+    forms = [P * Q * (right * row) ** 2 for _, P, Q, _, right in rows if right * row < 4]
     merging = [len(groups)]
     for group in groups:
         merging += [len(group), *(size for f in group for size in shapes[f])]
@@ -432,7 +432,7 @@ def _plan(shapes: tuple[tuple[int, int], ...], B: int, dtype: str) -> Plan:
         _rows(shapes, range(len(shapes))),
         np.array(rows, np.intp),
         max(max(P, Q) * left * right for _, P, Q, left, right in rows),
-        max(short, default=0),
+        max(forms, default=0),
     )
 
 

@@ -48,15 +48,15 @@ static INLINE vec NAME(filled)(REAL value)
 
 #ifdef VECTORS
 
-/* rows ≤ 4 of y = W x for one or two vectors of columns */
+/* rows ≤ 8 of y = W x for one or two vectors of columns; rows of x and y are X and Y apart */
 static INLINE void NAME(tile)(int mode, int rows, int vectors, Py_ssize_t Q, const REAL *W,
-                              const REAL *x, REAL *y, Py_ssize_t R)
+                              const REAL *x, Py_ssize_t X, REAL *y, Py_ssize_t Y)
 {
-    vec sum[4][2] = {{{0}}};
+    vec sum[8][2] = {{{0}}};
     for (Py_ssize_t q = 0; q < Q; q++) {
         vec xv[2], ix[2];
         for (int v = 0; v < vectors; v++) {
-            xv[v] = LOAD(x + q * R + v * LANES);
+            xv[v] = LOAD(x + q * X + v * LANES);
             ix[v] = mode == COMPLEXES ? TIMES_I(xv[v]) : xv[v];
         }
         for (int p = 0; p < rows; p++) {
@@ -71,37 +71,42 @@ static INLINE void NAME(tile)(int mode, int rows, int vectors, Py_ssize_t Q, con
     }
     for (int p = 0; p < rows; p++)
         for (int v = 0; v < vectors; v++)
-            STORE(y + p * R + v * LANES, sum[p][v]);
+            STORE(y + p * Y + v * LANES, sum[p][v]);
 }
 
-/* all rows of y = W x for one or two vectors of columns */
+/* all rows of y = W x for one or two vectors of columns: 8 at a time where the sums fit the
+   registers, then 4, then what remains */
 static INLINE void NAME(tiles)(int mode, int vectors, Py_ssize_t P, Py_ssize_t Q, const REAL *W,
-                               const REAL *x, REAL *y, Py_ssize_t R)
+                               const REAL *x, Py_ssize_t X, REAL *y, Py_ssize_t Y)
 {
+#define TILE(rows) NAME(tile)(mode, rows, vectors, Q, W + p * Q * ENTRY(mode), x, X, y + p * Y, Y)
     Py_ssize_t p = 0;
+    for (; BYTES == 64 && p + 8 <= P; p += 8)
+        TILE(8);
     for (; p + 4 <= P; p += 4)
-        NAME(tile)(mode, 4, vectors, Q, W + p * Q * ENTRY(mode), x, y + p * R, R);
+        TILE(4);
     if (P - p == 3)
-        NAME(tile)(mode, 3, vectors, Q, W + p * Q * ENTRY(mode), x, y + p * R, R);
+        TILE(3);
     if (P - p == 2)
-        NAME(tile)(mode, 2, vectors, Q, W + p * Q * ENTRY(mode), x, y + p * R, R);
+        TILE(2);
     if (P - p == 1)
-        NAME(tile)(mode, 1, vectors, Q, W + p * Q * ENTRY(mode), x, y + p * R, R);
+        TILE(1);
+#undef TILE
 }
 
 /* n ≥ LANES columns of one left index; the last vectors overlap those before them */
 static INLINE void NAME(columns)(int mode, Py_ssize_t P, Py_ssize_t Q, const REAL *W,
-                                 const REAL *x, REAL *y, Py_ssize_t R, Py_ssize_t n)
+                                 const REAL *x, Py_ssize_t X, REAL *y, Py_ssize_t Y, Py_ssize_t n)
 {
     Py_ssize_t r = 0;
     for (; r + 2 * LANES <= n; r += 2 * LANES)
-        NAME(tiles)(mode, 2, P, Q, W, x + r, y + r, R);
+        NAME(tiles)(mode, 2, P, Q, W, x + r, X, y + r, Y);
     if (n - r > LANES) {
-        NAME(tiles)(mode, 1, P, Q, W, x + r, y + r, R);
+        NAME(tiles)(mode, 1, P, Q, W, x + r, X, y + r, Y);
         r += LANES;
     }
     if (n > r)
-        NAME(tiles)(mode, 1, P, Q, W, x + n - LANES, y + n - LANES, R);
+        NAME(tiles)(mode, 1, P, Q, W, x + n - LANES, X, y + n - LANES, Y);
 }
 
 /* prows × qcols ≤ 4 × 2 entries of G += dy conj(x)^T, lane by lane, over n ≥ LANES columns of
@@ -190,21 +195,21 @@ static void NAME(fold)(int mode, Py_ssize_t n, void *G, double *sums)
 
 #else
 
-/* n columns of one left index of y = W x */
+/* n columns of one left index of y = W x; rows of x and y are X and Y apart */
 static INLINE void NAME(columns)(int mode, Py_ssize_t P, Py_ssize_t Q, const REAL *W,
-                                 const REAL *x, REAL *y, Py_ssize_t R, Py_ssize_t n)
+                                 const REAL *x, Py_ssize_t X, REAL *y, Py_ssize_t Y, Py_ssize_t n)
 {
     for (Py_ssize_t p = 0; p < P; p++)
         for (Py_ssize_t r = 0; r < n; r++) {
             REAL sum = 0;
             for (Py_ssize_t q = 0; q < Q; q++) {
-                const REAL *w = W + (p * Q + q) * ENTRY(mode), *xq = x + q * R + r;
+                const REAL *w = W + (p * Q + q) * ENTRY(mode), *xq = x + q * X + r;
                 if (mode == COMPLEXES)
                     sum += w[0] * xq[0] + w[1] * (r % 2 ? xq[-1] : -xq[1]);
                 else
                     sum += w[mode == PAIRS ? r % 2 : 0] * xq[0];
             }
-            y[p * R + r] = sum;
+            y[p * Y + r] = sum;
         }
 }
 
@@ -241,27 +246,41 @@ static void NAME(fold)(int mode, Py_ssize_t n, void *G, double *sums)
 
 #endif
 
-/* y = np.matmul(W, x) */
-static void NAME(sweep)(int mode, Py_ssize_t P, Py_ssize_t Q, const void *W, const void *x, void *y,
-                        Py_ssize_t left, Py_ssize_t R)
+/* y = np.matmul(W, x), with right = R / E rows of E elements to the right, x_row and y_row apart */
+static INLINE void NAME(sweep_as)(int mode, Py_ssize_t P, Py_ssize_t Q, const REAL *W,
+                                  const REAL *x, Py_ssize_t x_row, REAL *y, Py_ssize_t y_row,
+                                  Py_ssize_t left, Py_ssize_t right, Py_ssize_t E)
 {
-    const REAL *from = x;
-    REAL *to = y;
-    for (Py_ssize_t l = 0; l < left; l++, from += Q * R, to += P * R) {
-        /* constants, so that the compiler unrolls the common sizes */
-        if (mode == COMPLEXES && P == 4 && Q == 4)
-            NAME(columns)(COMPLEXES, 4, 4, W, from, to, R, R);
-        else if (mode == COMPLEXES && P == 2 && Q == 2)
-            NAME(columns)(COMPLEXES, 2, 2, W, from, to, R, R);
-        else if (mode == COMPLEXES)
-            NAME(columns)(COMPLEXES, P, Q, W, from, to, R, R);
-        else if (mode == PAIRS)
-            NAME(columns)(PAIRS, P, Q, W, from, to, R, R);
-        else if (P == 4 && Q == 4)
-            NAME(columns)(REALS, 4, 4, W, from, to, R, R);
+    Py_ssize_t X = right * x_row, Y = right * y_row;
+    for (Py_ssize_t l = 0; l < left; l++, x += Q * X, y += P * Y)
+        if (x_row == E && y_row == E)
+            NAME(columns)(mode, P, Q, W, x, X, y, Y, right * E);
         else
-            NAME(columns)(REALS, P, Q, W, from, to, R, R);
-    }
+            for (Py_ssize_t r = 0; r < right; r++)
+                NAME(columns)(mode, P, Q, W, x + r * x_row, X, y + r * y_row, Y, E);
+}
+
+static void NAME(sweep)(int mode, Py_ssize_t P, Py_ssize_t Q, const void *W, const void *x,
+                        Py_ssize_t x_row, void *y, Py_ssize_t y_row, Py_ssize_t left,
+                        Py_ssize_t right, Py_ssize_t E)
+{
+#define SWEEP(mode, P, Q) NAME(sweep_as)(mode, P, Q, W, x, x_row, y, y_row, left, right, E)
+    /* constants, so that the compiler unrolls the common sizes */
+    if (mode == COMPLEXES && P == 4 && Q == 4)
+        SWEEP(COMPLEXES, 4, 4);
+    else if (mode == COMPLEXES && P == 2 && Q == 2)
+        SWEEP(COMPLEXES, 2, 2);
+    else if (mode == COMPLEXES)
+        SWEEP(COMPLEXES, P, Q);
+    else if (mode == PAIRS)
+        SWEEP(PAIRS, P, Q);
+    else if (P == 4 && Q == 4)
+        SWEEP(REALS, 4, 4);
+    else if (P == 8 && Q == 8)
+        SWEEP(REALS, 8, 8);
+    else
+        SWEEP(REALS, P, Q);
+#undef SWEEP
 }
 
 /* G += np.tensordot(dy, x.conj(), axes=((0, 2), (0, 2))), to be summed by fold(). dy_left and
@@ -293,7 +312,7 @@ static INLINE void NAME(sweep_backward_as)(int mode, Py_ssize_t P, Py_ssize_t Q,
             const REAL *d = dy + l * P * R + r, *before = x + l * Q * R + r;
             NAME(grams)(mode, P, Q, d, P * R, before, Q * R, R, count, n, G);
             for (Py_ssize_t i = 0; i < count; i++)
-                NAME(columns)(mode, Q, P, WH, d + i * P * R, dx + (l + i) * Q * R + r, R, n);
+                NAME(columns)(mode, Q, P, WH, d + i * P * R, R, dx + (l + i) * Q * R + r, R, n);
         }
     }
 }

@@ -9,8 +9,9 @@
 
 typedef struct {
     Py_ssize_t lanes;
-    void (*sweep)(int mode, Py_ssize_t P, Py_ssize_t Q, const void *W, const void *x, void *y,
-                  Py_ssize_t left, Py_ssize_t R);
+    void (*sweep)(int mode, Py_ssize_t P, Py_ssize_t Q, const void *W, const void *x,
+                  Py_ssize_t x_row, void *y, Py_ssize_t y_row, Py_ssize_t left,
+                  Py_ssize_t right, Py_ssize_t E);
     void (*accumulate)(int mode, Py_ssize_t P, Py_ssize_t Q, const void *dy, Py_ssize_t dy_left,
                        const void *x, Py_ssize_t x_left, Py_ssize_t left, Py_ssize_t R, void *G);
     void (*sweep_backward)(int mode, Py_ssize_t P, Py_ssize_t Q, const void *WH, const void *dy,
