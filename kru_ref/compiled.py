@@ -93,16 +93,21 @@ def matvec(factors: Sequence[Array], x: Array) -> Array:
     phases = _phases(tuple([W.shape for W in factors]), B, x.dtype.char)
     for phase in phases:
         chosen = factors if len(phases) == 1 else [factors[f] for f in phase.factors]
-        x = _phase_matvec(phase, chosen, x)
+        x = _phase_matvec(phase, chosen, x, in_place=phase is not phases[0])
     return x.reshape(-1 if B else math.prod(len(W) for W in factors), B)
 
 
-def _phase_matvec(phase: Phase, factors: Sequence[Array], x: Array) -> Array:
+def _phase_matvec(
+    phase: Phase, factors: Sequence[Array], x: Array, in_place: bool = False
+) -> Array:
     plan = phase.plan
     if plan is None:
         return _blas_matvec(phase, factors[0], x)
     parts, (rows_out, rows_in) = _parts(x), plan.rows
-    y = np.empty(phase.left * rows_out * phase.B, x.dtype)
+    if in_place and rows_in == rows_out and len(plan.sweeps) > 1:
+        y = x.reshape(-1)  # the first sweep of a panel reads what its last one writes over
+    else:
+        y = np.empty(phase.left * rows_out * phase.B, x.dtype)
     if y.size:
         kernels.matvec(
             _level(),
@@ -396,9 +401,23 @@ def _phase(
     width: int,
     dtype: str,
 ) -> Phase:
-    cuts = _columns(B, width)
+    cuts = _cuts(B, width, np.dtype(dtype).itemsize)
     plan = _plan(tuple(shapes[f] for f in factors), int(np.diff(cuts).min()), dtype)
     return Phase(factors, left, B, cuts, int(np.diff(cuts).max()), plan)
+
+
+def _cuts(B: int, width: int, itemsize: int) -> NDArray[np.intp]:
+    """Cut B columns into panels of an odd number of cache lines a row.
+
+    Rows a power of two apart would share a few lines of the first-level cache.
+    """
+    line = max(1, 64 // itemsize)
+    if width >= B or width < line:
+        return _columns(B, width)
+    starts = list(range(0, B, (width // line - 1 | 1) * line))
+    if B - starts[-1] < LANES:
+        starts.pop()
+    return np.array([*starts, B], np.intp)
 
 
 @functools.lru_cache(maxsize=256)
