@@ -1,6 +1,6 @@
 """The compiled kernels; everything else stands in pyproject.toml."""
 
-import numpy
+import numpy as np
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError, LinkError
@@ -30,7 +30,7 @@ setup(
             "kru_ref._kernels",
             ["kru_ref/_kernels.pyx"],
             depends=["kru_ref/kernels.h", "kru_ref/precisions.h", "kru_ref/simd.h"],
-            include_dirs=["kru_ref", numpy.get_include()],
+            include_dirs=["kru_ref", np.get_include()],
             define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
             # Without a C compiler the package still installs and computes with NumPy.
             optional=True,

@@ -120,6 +120,8 @@ def concatenated(factors):
     """Return the entries of all factors; np.concatenate(factors, axis=None) of such as above."""
     cdef cnp.npy_intp size = 0
     for W in factors:
+        if not cnp.PyArray_IS_C_CONTIGUOUS(W):
+            raise ValueError("factors must be contiguous here")
         size += cnp.PyArray_SIZE(W)
     flat = cnp.PyArray_SimpleNew(1, &size, cnp.PyArray_TYPE(factors[0]))
     cdef char* to = <char*>cnp.PyArray_DATA(flat)

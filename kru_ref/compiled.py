@@ -82,8 +82,8 @@ def supports(shapes: Iterable[tuple[int, ...]]) -> bool:
     return max(max(shape) for shape in shapes) <= LARGEST_FACTOR
 
 
-def shapes_of(factors: Sequence[Array], x: Array) -> tuple[tuple[int, int], ...] | None:
-    """Return the factors' shapes if nothing is to be done to them or to x; quickly."""
+def shapes_of(factors: Any, x: Any) -> tuple[tuple[int, int], ...] | None:
+    """Return the factors' shapes if they and x are contiguous arrays of one dtype; quickly."""
     return None if kernels is None else kernels.shapes_of(factors, x)
 
 
@@ -463,7 +463,7 @@ def _pays(first: tuple[int, int], second: tuple[int, int]) -> bool:
 
 def _merge(factors: Sequence[Array], plan: Plan) -> Array:
     """Multiply out the groups; one flat array for the kernels."""
-    flat = kernels.concatenated(factors)
+    flat = kernels.concatenated([np.ascontiguousarray(W) for W in factors])
     merged = np.empty(plan.n_entries, flat.dtype)
     kernels.merge(_parts(flat), plan.merging, _real(flat), _real(merged))
     return _real(merged)

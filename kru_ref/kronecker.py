@@ -20,7 +20,7 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -70,16 +70,9 @@ def kron_matvec(factors: Sequence[ArrayLike], x: ArrayLike, backend: Backend = "
     (ICML 2018).
     """
     engine = ENGINES[_backend.resolve(backend)]
-    shapes = compiled.shapes_of(factors, x)
-    if shapes is None:  # not yet contiguous arrays of one dtype
-        factors, x = _as_matrices(factors), np.asarray(x)
-        shapes = tuple(W.shape for W in factors)
-        _check_rows("x", x, shapes)
-        dtype = _promote(*factors, x)
-        factors, x = _contiguous(factors, dtype), np.ascontiguousarray(x, dtype)
-    _check_rows("x", x, shapes)
-    y = engine.matvec(factors, x.reshape(len(x), -1))
-    return y.reshape(-1) if x.ndim == 1 else y
+    matrices, columns = _prepared(factors, x)
+    y = engine.matvec(matrices, columns.reshape(len(columns), -1))
+    return y.reshape(-1) if columns.ndim == 1 else y
 
 
 def kron_matvec_backward(
@@ -344,6 +337,19 @@ def check_dtype(dtype: DTypeLike) -> np.dtype:
     if checked.name not in DTYPES:
         raise TypeError(f"dtype must be one of {', '.join(DTYPES)}, got {checked.name}")
     return checked
+
+
+def _prepared(factors: Sequence[ArrayLike], x: ArrayLike) -> tuple[Sequence[Array], Array]:
+    """Return contiguous arrays of one dtype that fit together."""
+    shapes = compiled.shapes_of(factors, x)
+    if shapes is not None:
+        matrices, columns = cast(Sequence[Array], factors), cast(Array, x)
+        _check_rows("x", columns, shapes)
+        return matrices, columns
+    matrices, columns = _as_matrices(factors), np.asarray(x)
+    _check_rows("x", columns, tuple(W.shape for W in matrices))
+    dtype = _promote(*matrices, columns)
+    return _contiguous(matrices, dtype), np.ascontiguousarray(columns, dtype)
 
 
 def _as_matrices(factors: Sequence[ArrayLike]) -> list[Array]:
