@@ -38,12 +38,16 @@ cdef extern from "simd.h":
             double* dA,
         ) noexcept nogil
         void (*activate)(
-            int kind, int parts, Py_ssize_t n,
-            const void* z, const void* u, const void* b, void* h,
+            int kind, int parts, Py_ssize_t rows, Py_ssize_t n,
+            const void* z, const void* u, const void* b, void* h, Py_ssize_t h_row,
         ) noexcept nogil
         void (*activate_backward)(
             int kind, int parts, Py_ssize_t n, const void* g, const void* direct,
             const void* h, const void* b, void* dz, void* db,
+        ) noexcept nogil
+        void (*copy)(
+            Py_ssize_t rows, Py_ssize_t n, const void* x, Py_ssize_t x_row, void* to,
+            Py_ssize_t to_row,
         ) noexcept nogil
         void (*spread)(
             int parts, Py_ssize_t rows, Py_ssize_t width, const void* x, Py_ssize_t B,
@@ -273,6 +277,7 @@ cdef void matvec_backward_chunk(
     const real* W, const real* WH, const real* x, const real* dy, double* dW, real* dx,
     const Py_ssize_t* cuts, real* scratch,
 ) noexcept nogil:
+    cdef const Kernels* K = kernels_for(n.level, real is double)
     cdef Py_ssize_t panel, panels = n.left * n.n_cuts, l, first, width, E
     cdef real* dend = scratch + 2 * n.stride
     cdef real* dstart = dend + n.stride
@@ -294,12 +299,12 @@ cdef void matvec_backward_chunk(
                 n, E, plan, W, WH, x_panel, dy_panel, dx_panel, scratch, stages, G, form, dW
             )
         else:
-            copy(n.rows_in, E, x_panel, n.parts * n.B, dstart, E)
-            copy(n.rows_out, E, dy_panel, n.parts * n.B, dend, E)
+            K.copy(n.rows_in, E, x_panel, n.parts * n.B, dstart, E)
+            K.copy(n.rows_out, E, dy_panel, n.parts * n.B, dend, E)
             panel_backward(
                 n, E, plan, W, WH, dstart, dend, dstart, scratch, stages, G, form, dW
             )
-            copy(n.rows_in, E, dstart, E, dx_panel, n.parts * n.B)
+            K.copy(n.rows_in, E, dstart, E, dx_panel, n.parts * n.B)
 
 
 cdef void panel_backward(
@@ -313,18 +318,6 @@ cdef void panel_backward(
         n.level, n.parts, E, n.F, plan, WH, x, stages, dy, targets, n.stride, dx, G, form, dW
     )
     fold_sweeps(n.level, n.parts, E, n.F, plan, G, dW)
-
-
-cdef void copy(
-    Py_ssize_t rows, Py_ssize_t E, const real* x, Py_ssize_t x_row, real* to, Py_ssize_t to_row,
-) noexcept nogil:
-    """to[:rows, :E] = x[:rows, :E]."""
-    cdef Py_ssize_t i
-    if E == x_row and E == to_row:
-        memcpy(to, x, rows * E * sizeof(real))
-    else:
-        for i in range(rows):
-            memcpy(to + i * to_row, x + i * x_row, E * sizeof(real))
 
 
 # Sweeps over one panel. Rows of a sweep's (left, Q, R) shorter than a vector of the widest
@@ -572,18 +565,21 @@ cdef void forward_block(
     cdef Py_ssize_t E = block.E, row = n.parts * n.B, t
     cdef real* u = scratch
     cdef real* z = scratch + n.stride
-    cdef real* copied = scratch + 3 * n.stride
+    cdef real* padded = scratch + 3 * n.stride
     cdef real* x_t = scratch + 4 * n.stride
-    cdef real* state
-    cdef const real* previous = h0
+    cdef real* h_t = h + n.parts * block.first
+    cdef const real* previous = h0 + n.parts * block.first
     cdef const real* Wh
-    if not block.whole:
-        copy(n.N, n.parts * block.width, h0 + n.parts * block.first, row, copied, E)
-        previous = copied
+    cdef Py_ssize_t used = n.parts * block.width, previous_row = row
+    cdef Py_ssize_t run = n.N * block.width if E == row else block.width
+    cdef bint in_place = used == E and run >= K.lanes  # else a state is made in scratch
+    if not in_place:
+        K.copy(n.N, used, previous, row, padded, E)
+        previous, previous_row = padded, E
     for t in range(n.T):
         Wh = apply_sweeps(
-            n.level, n.parts, E, plan, W, n.F, previous, E, z, n.stride, 2, <real*>NULL, E,
-            <real*>NULL,
+            n.level, n.parts, E, plan, W, n.F, previous, previous_row, z, n.stride, 2,
+            <real*>NULL, E, <real*>NULL,
         )
         if labels != NULL:
             K.look_up(
@@ -592,15 +588,14 @@ cdef void forward_block(
         else:
             K.spread(n.parts, n.D, block.width, x + t * n.D * n.B + block.first, n.B, x_t, E)
             K.sweep(REALS if n.parts == 1 else PAIRS, n.N, n.D, U, x_t, E, u, E, 1, 1, E)
-        state = h + t * n.N * row if block.whole else copied
-        K.activate(n.kind, n.parts, block.size, Wh, u, b, state)
-        if not block.whole:
-            clear_columns(n.N, n.parts * block.width, E, state)
-            copy(
-                n.N, n.parts * block.width, state, E,
-                h + t * n.N * row + n.parts * block.first, row,
-            )
-        previous = state
+        if in_place:
+            K.activate(n.kind, n.parts, 1 if E == row else n.N, run, Wh, u, b, h_t, row)
+            previous, previous_row = h_t, row
+        else:
+            K.activate(n.kind, n.parts, 1, block.size, Wh, u, b, padded, 0)
+            clear_columns(n.N, used, E, padded)
+            K.copy(n.N, used, padded, E, h_t, row)
+        h_t += n.N * row
 
 
 cdef void clear_columns(Py_ssize_t rows, Py_ssize_t used, Py_ssize_t E, real* state) noexcept nogil:
@@ -688,12 +683,12 @@ cdef void backward_block(
     cdef const real* previous
     cdef Py_ssize_t t, i, k = 0
     if not block.whole:
-        copy(n.N, used, state + n.parts * block.first, row, copied, E)
+        K.copy(n.N, used, state + n.parts * block.first, row, copied, E)
         state = copied
     for t in range(n.T - 1, -1, -1):
         i = t - (n.T - n.K)
         if i >= 0 and n.direct:
-            copy(n.N, used, gradient + i * n.N * row + n.parts * block.first, row, own, E)
+            K.copy(n.N, used, gradient + i * n.N * row + n.parts * block.first, row, own, E)
         elif i >= 0:
             K.spread(
                 n.parts, n.M, block.width, gradient + i * n.M * n.B + block.first, n.B,
@@ -707,7 +702,7 @@ cdef void backward_block(
 
         previous = h + (t - 1) * n.N * row if t else h0
         if not block.whole:
-            copy(n.N, used, previous + n.parts * block.first, row, other, E)
+            K.copy(n.N, used, previous + n.parts * block.first, row, other, E)
             previous = other
             swap = other
             other = copied
@@ -745,7 +740,7 @@ cdef void backward_block(
                 )
             k = 0
         state = previous
-    copy(n.N, used, g, E, dh0 + n.parts * block.first, row)
+    K.copy(n.N, used, g, E, dh0 + n.parts * block.first, row)
 
 
 cdef void product(
@@ -789,7 +784,7 @@ cdef void readout_block(
     for t in range(n.T):
         state = h + t * n.N * row
         if not block.whole:
-            copy(
+            K.copy(
                 n.N, n.parts * block.width, state + n.parts * block.first, row, scratch, block.E
             )
             state = scratch
@@ -828,7 +823,7 @@ cdef void readout_backward_block(
     cdef real* dy_steps = scratch + n.gathered * n.stride
     cdef real* G = dy_steps + n.gathered * pairs
     for t in range(n.T):
-        copy(
+        K.copy(
             n.N, n.parts * block.width, h + t * n.N * row + n.parts * block.first, row,
             h_steps + k * n.stride, block.E,
         )

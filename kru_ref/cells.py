@@ -151,7 +151,12 @@ class RNN:
         return params
 
     def forward(
-        self, params: Mapping[str, Array], x: ArrayLike, h0: ArrayLike | None = None
+        self,
+        params: Mapping[str, Array],
+        x: ArrayLike,
+        h0: ArrayLike | None = None,
+        *,
+        reuse: RNNSaved | None = None,
     ) -> tuple[Array, RNNSaved]:
         """Run the cell over a batch of sequences.
 
@@ -164,6 +169,10 @@ class RNN:
         h0 : array_like, shape (N, B), optional
             State before the first step, such as ``h[-1]`` of the chunk before (truncated
             BPTT); it takes the place of the learned one.
+        reuse : RNNSaved, optional
+            What an earlier call returned and nobody needs any longer. Its hidden states are
+            written over if they have the right shape and are not part of the input: fresh
+            memory costs up to a third of a forward pass.
 
         Returns
         -------
@@ -181,13 +190,13 @@ class RNN:
         check_params(params, self.shapes(), self.dtypes())
         x = self._checked_input(x)
         h0, is_learned = self._initial_state(params, x.shape[-1], h0)
+        h = self._hidden_states(x, h0, reuse)
         W, U, b = [params[name] for name in self.matrix_names], params["U"], params["b"]
         if self._is_compiled(x):
-            h = compiled.forward(W, U, b, self.activation, x, h0)
+            compiled.forward(W, U, b, self.activation, x, h0, h)
             return h, RNNSaved(x, h0, h, is_learned)
 
         sigma = ACTIVATIONS[self.activation].forward
-        h = np.empty((len(x), self.hidden_size, x.shape[-1]), self.dtype)
         previous = h0
         for t in range(len(x)):
             z = self.matrix.matvec(W, previous)
@@ -341,6 +350,16 @@ class RNN:
         if h0 is None:
             return np.zeros(shape, self.dtype), False
         return checked_array("h0", h0, shape, np.dtype(self.dtype)), False
+
+    def _hidden_states(self, x: NDArray[Any], h0: Array, reuse: RNNSaved | None) -> Array:
+        """Return memory for h."""
+        shape = (len(x), self.hidden_size, x.shape[-1])
+        if reuse is not None:
+            h = reuse.h
+            fits = h.shape == shape and h.dtype == self.dtype
+            if fits and not (np.may_share_memory(h, x) or np.may_share_memory(h, h0)):
+                return h
+        return compiled.aligned_empty(shape, np.dtype(self.dtype))
 
     def _checked_gradient(
         self, dh: ArrayLike | ReadoutGradient, h: Array

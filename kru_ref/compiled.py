@@ -24,7 +24,7 @@ LANES = 16
 
 # Columns in a block of the recurrence: a state of a few hundred rows stays in the cache, and
 # rows are no power of two apart, which would crowd them into a few of its lines.
-BLOCK = 25
+BLOCK = 32
 
 # Bytes of a panel: with its copies it stays in the second-level cache.
 PANEL = 2**18
@@ -204,14 +204,18 @@ def _blas_backward(phase: Phase, W: Array, x: Array, dy: Array) -> tuple[list[Ar
 
 
 def forward(
-    factors: Sequence[Array], U: Array, b: Array, activation: str, x: NDArray[Any], h0: Array
-) -> Array:
-    """Return h (T, N, B); see RNN.forward."""
-    N, B = h0.shape
+    factors: Sequence[Array],
+    U: Array,
+    b: Array,
+    activation: str,
+    x: NDArray[Any],
+    h0: Array,
+    h: Array,
+) -> None:
+    """Set h (T, N, B); see RNN.forward."""
     plan = _plan(tuple(W.shape for W in factors), BLOCK, U.dtype.char)
-    columns = _columns(B)
+    columns = _columns(h0.shape[1])
     scratch = _block_scratch(plan, columns, U, 0)
-    h = _aligned_empty((len(x), N, B), U.dtype)
     kernels.recurrence_forward(
         _level(),
         KINDS.index(activation),
@@ -228,7 +232,6 @@ def forward(
         scratch.forward(),
         scratch.stride,
     )
-    return h
 
 
 def backward(
@@ -554,12 +557,12 @@ def _block_scratch(plan: Plan, columns: NDArray[np.intp], U: Array, M: int) -> B
 def _aligned_zeros(rows: int, columns: int, dtype: np.dtype) -> Array:
     """Return zeros (rows, at least columns), each row at the beginning of a cache line."""
     line = 64 // dtype.itemsize
-    zeros = _aligned_empty((rows, -(-columns // line) * line), dtype)
+    zeros = aligned_empty((rows, -(-columns // line) * line), dtype)
     zeros[...] = 0
     return zeros
 
 
-def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> Array:
+def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> Array:
     """Return an array that begins at the beginning of a cache line."""
     n_bytes = math.prod(shape) * dtype.itemsize
     memory = np.empty(n_bytes + 64, np.uint8)

@@ -463,40 +463,44 @@ static INLINE void NAME(together)(int parts, vec re, vec im, REAL *z, Py_ssize_t
     }
 }
 
-/* h = σ(z + u, b) of n numbers, a multiple of LANES, as in activations.py */
-static INLINE void NAME(activate_as)(int kind, int parts, Py_ssize_t n, const REAL *z,
-                                     const REAL *u, const REAL *b, REAL *h)
+/* h = σ(z + u, b) for rows of n ≥ LANES numbers, as in activations.py; those of h are h_row
+   elements apart. The last vector of a row overlaps the one before it. */
+static INLINE void NAME(activate_as)(int kind, int parts, Py_ssize_t rows, Py_ssize_t n,
+                                     const REAL *z, const REAL *u, const REAL *b, REAL *h,
+                                     Py_ssize_t h_row)
 {
-    for (Py_ssize_t i = 0; i < n; i += LANES) {
-        vec re, im, u_re, u_im, bias = LOAD(b + i);
-        NAME(apart)(parts, z, i, &re, &im);
-        NAME(apart)(parts, u, i, &u_re, &u_im);
-        re += u_re;
-        im += u_im;
-        if (kind == MODRELU) {
-            vec grown = NAME(positive)(NAME(modulus)(parts, &re, &im) + bias);
-            re *= grown;
-            im *= grown;
-        } else {
-            re += bias;
-            if (kind == TANH_KIND)
-                re = NAME(tangent)(re);
-            if (kind == RELU)
-                re = NAME(positive)(re);
+    for (; rows > 0; rows--, z += parts * n, u += parts * n, b += n, h += h_row)
+        for (Py_ssize_t start = 0; start < n; start += LANES) {
+            Py_ssize_t i = start + LANES <= n ? start : n - LANES;
+            vec re, im, u_re, u_im, bias = LOAD(b + i);
+            NAME(apart)(parts, z, i, &re, &im);
+            NAME(apart)(parts, u, i, &u_re, &u_im);
+            re += u_re;
+            im += u_im;
+            if (kind == MODRELU) {
+                vec grown = NAME(positive)(NAME(modulus)(parts, &re, &im) + bias);
+                re *= grown;
+                im *= grown;
+            } else {
+                re += bias;
+                if (kind == TANH_KIND)
+                    re = NAME(tangent)(re);
+                if (kind == RELU)
+                    re = NAME(positive)(re);
+            }
+            NAME(together)(parts, re, im, h, i);
         }
-        NAME(together)(parts, re, im, h, i);
-    }
 }
 
-static void NAME(activate)(int kind, int parts, Py_ssize_t n, const void *z, const void *u,
-                           const void *b, void *h)
+static void NAME(activate)(int kind, int parts, Py_ssize_t rows, Py_ssize_t n, const void *z,
+                           const void *u, const void *b, void *h, Py_ssize_t h_row)
 {
     if (kind == MODRELU && parts == 2)
-        NAME(activate_as)(MODRELU, 2, n, z, u, b, h);
+        NAME(activate_as)(MODRELU, 2, rows, n, z, u, b, h, h_row);
     else if (kind == MODRELU)
-        NAME(activate_as)(MODRELU, 1, n, z, u, b, h);
+        NAME(activate_as)(MODRELU, 1, rows, n, z, u, b, h, h_row);
     else
-        NAME(activate_as)(kind, parts, n, z, u, b, h);
+        NAME(activate_as)(kind, parts, rows, n, z, u, b, h, h_row);
 }
 
 /* dz and db += its real part along u, for the gradient g + direct of h; as in activations.py */
@@ -546,6 +550,24 @@ static void NAME(activate_backward)(int kind, int parts, Py_ssize_t n, const voi
         NAME(activate_backward_as)(MODRELU, 1, n, g, direct, h, b, dz, db);
     else
         NAME(activate_backward_as)(kind, parts, n, g, direct, h, b, dz, db);
+}
+
+/* to[:, :n] = x[:, :n]; rows are too short for memcpy to be fast */
+static void NAME(copy)(Py_ssize_t rows, Py_ssize_t n, const void *x, Py_ssize_t x_row, void *to,
+                       Py_ssize_t to_row)
+{
+    const REAL *from = x;
+    REAL *copied = to;
+    for (; rows > 0; rows--, from += x_row, copied += to_row) {
+        if (n < LANES)
+            for (Py_ssize_t r = 0; r < n; r++)
+                copied[r] = from[r];
+        else
+            for (Py_ssize_t start = 0; start < n; start += LANES) {
+                Py_ssize_t r = start + LANES <= n ? start : n - LANES;
+                STORE(copied + r, LOAD(from + r));
+            }
+    }
 }
 
 /* to[:, :width] = x[:, :width], real numbers, each written `parts` times: what PAIRS multiply */
@@ -617,6 +639,7 @@ static const Kernels NAME(kernels) = {
     NAME(row_accumulate),
     NAME(activate),
     NAME(activate_backward),
+    NAME(copy),
     NAME(spread),
     NAME(gather),
     NAME(look_up),

@@ -98,7 +98,12 @@ class SequenceModel:
         return params
 
     def forward(
-        self, params: Mapping[str, Array], x: ArrayLike, h0: ArrayLike | None = None
+        self,
+        params: Mapping[str, Array],
+        x: ArrayLike,
+        h0: ArrayLike | None = None,
+        *,
+        reuse: ModelSaved | None = None,
     ) -> tuple[NDArray[np.floating], ModelSaved]:
         """Run the model over a batch of sequences.
 
@@ -106,6 +111,8 @@ class SequenceModel:
         ----------
         params, x, h0
             As for the cell's ``forward``, params with the model's names.
+        reuse : ModelSaved, optional
+            What an earlier call returned and nobody needs any longer: its memory is used again.
 
         Returns
         -------
@@ -119,7 +126,9 @@ class SequenceModel:
             As the cell's ``forward``.
         """
         check_params(params, self.shapes(), self.dtypes())
-        h, saved = self.cell.forward(self._cell_params(params), x, h0)
+        h, saved = self.cell.forward(
+            self._cell_params(params), x, h0, reuse=None if reuse is None else reuse.cell
+        )
         if self.last_only:
             h = h[-1:]
         if self._readout_is_compiled:

@@ -21,11 +21,13 @@ typedef struct {
                       Py_ssize_t left);
     void (*row_accumulate)(Py_ssize_t K, Py_ssize_t J, const void *x, const void *dy,
                            Py_ssize_t left, double *dA);
-    void (*activate)(int kind, int parts, Py_ssize_t n, const void *z, const void *u,
-                     const void *b, void *h);
+    void (*activate)(int kind, int parts, Py_ssize_t rows, Py_ssize_t n, const void *z,
+                     const void *u, const void *b, void *h, Py_ssize_t h_row);
     void (*activate_backward)(int kind, int parts, Py_ssize_t n, const void *g,
                               const void *direct, const void *h, const void *b, void *dz,
                               void *db);
+    void (*copy)(Py_ssize_t rows, Py_ssize_t n, const void *x, Py_ssize_t x_row, void *to,
+                 Py_ssize_t to_row);
     void (*spread)(int parts, Py_ssize_t rows, Py_ssize_t width, const void *x, Py_ssize_t B,
                    void *to, Py_ssize_t R);
     void (*gather)(int parts, Py_ssize_t rows, Py_ssize_t width, const void *x, Py_ssize_t R,

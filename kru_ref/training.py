@@ -20,7 +20,7 @@ import numpy as np
 from . import __version__
 from .cells import Params
 from .checkpoint import RunState, load_checkpoint, save_checkpoint, write_atomically, write_json
-from .model import SequenceModel
+from .model import ModelSaved, SequenceModel
 from .optimizers import clip_by_global_norm
 from .tasks import TASKS, Task
 from .tasks.task import Split
@@ -100,11 +100,12 @@ def train(
     line = {"step": state.update, "seconds": state.seconds, "defect": model.defect(state.params)}
     line |= _last_line(out / METRICS)
     began = time.perf_counter() - state.seconds
+    saved = None
     try:
         while state.update < task.updates:
             # a number too large is found, and told, by what it does to the loss
             with np.errstate(over="ignore", invalid="ignore"):
-                after, line = _update(task, model, state)
+                after, line, saved = _update(task, model, state, saved)
             last = after.update == task.updates
             evaluate_now = last or after.update % task.evaluate_every == 0
             line["defect"] = model.defect(after.params)
@@ -132,10 +133,12 @@ def train(
     return line
 
 
-def _update(task: Task, model: SequenceModel, state: RunState) -> tuple[RunState, Metrics]:
+def _update(
+    task: Task, model: SequenceModel, state: RunState, saved: ModelSaved | None
+) -> tuple[RunState, Metrics, ModelSaved]:
     """Make one update; its loss, metrics and gradient norm are those before it."""
     x, targets = task.batch(state.update)
-    logits, saved = model.forward(state.params, x)
+    logits, saved = model.forward(state.params, x, reuse=saved)
     loss, dlogits = task.loss(logits, targets, last_only=task.last_only)
     grads = model.backward(state.params, saved, dlogits)
     penalty, dW = model.penalty(state.params)
@@ -152,7 +155,7 @@ def _update(task: Task, model: SequenceModel, state: RunState) -> tuple[RunState
         raise Diverged(f"update {state.update + 1} makes parameters that are not finite. {REMEDY}")
     after = RunState(state.update + 1, state.seconds, params, optimizer)
     metrics = task.metrics(logits, targets)
-    return after, {"step": after.update, "loss": loss, "gradient_norm": norm, **metrics}
+    return after, {"step": after.update, "loss": loss, "gradient_norm": norm, **metrics}, saved
 
 
 def evaluate(task: Task, model: SequenceModel, params: Params, split: Split) -> Metrics:
@@ -170,9 +173,9 @@ def evaluate(task: Task, model: SequenceModel, params: Params, split: Split) -> 
         "validation_loss", …
     """
     totals: Metrics = {}
-    n = 0
+    n, saved = 0, None
     for x, targets in task.held_out(split):
-        logits, _ = model.forward(params, x)
+        logits, saved = model.forward(params, x, reuse=saved)
         loss, _ = task.loss(logits, targets, last_only=task.last_only)
         B = x.shape[-1]
         for name, value in {"loss": loss, **task.metrics(logits, targets)}.items():
