@@ -1,9 +1,17 @@
-"""The compiled kernels; everything else stands in pyproject.toml."""
+"""The compiled kernels; everything else stands in pyproject.toml.
+
+KRU_REF_CHECKED=1 builds them for testing: indices checked, and in plain C, as for a compiler
+without vector types.
+"""
+
+import os
 
 import numpy as np
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError, LinkError
+
+CHECKED = os.environ.get("KRU_REF_CHECKED") == "1"
 
 
 class BuildKernels(build_ext):
@@ -23,17 +31,21 @@ class BuildKernels(build_ext):
             super().build_extension(ext)
 
 
-setup(
-    cmdclass={"build_ext": BuildKernels},
-    ext_modules=[
-        Extension(
-            "kru_ref._kernels",
-            ["kru_ref/_kernels.pyx"],
-            depends=["kru_ref/kernels.h", "kru_ref/precisions.h", "kru_ref/simd.h"],
-            include_dirs=["kru_ref", np.get_include()],
-            define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
-            # Without a C compiler the package still installs and computes with NumPy.
-            optional=True,
-        )
-    ],
+kernels = Extension(
+    "kru_ref._kernels",
+    ["kru_ref/_kernels.pyx"],
+    depends=["kru_ref/kernels.h", "kru_ref/precisions.h", "kru_ref/simd.h"],
+    include_dirs=["kru_ref", np.get_include()],
+    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")]
+    + [("KRU_REF_PLAIN_C", "1")] * CHECKED,
+    # Without a C compiler the package still installs and computes with NumPy.
+    optional=True,
 )
+kernels.cython_directives = {
+    "boundscheck": CHECKED,
+    "wraparound": CHECKED,
+    "initializedcheck": CHECKED,
+    "cdivision": True,
+}
+
+setup(cmdclass={"build_ext": BuildKernels}, ext_modules=[kernels])

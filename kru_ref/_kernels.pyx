@@ -1,5 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
-# cython: cdivision=True
 """The Kronecker product, its backward, and the whole recurrence over time, compiled.
 
 Each function is the twin of a NumPy one, named in its docstring, in kronecker.py, cells.py or

@@ -429,7 +429,10 @@ def _plan(shapes: tuple[tuple[int, int], ...], B: int, dtype: str) -> Plan:
     parts, lanes = _dtype_parts(np.dtype(dtype)), LANES if dtype in "fF" else LANES // 2
     row = B * parts
     last = len(shapes)  # of a single column, factors from here on are merged to fill a vector
-    while B == 1 and last > 0 and parts * max(_rows(shapes, range(last - 1, len(shapes)))) <= lanes:
+    while B == 1 and last > 0:
+        now, more = (max(_rows(shapes, range(f, len(shapes)))) for f in (last, last - 1))
+        if parts * now >= lanes or parts * more > 2 * LANES:
+            break
         last -= 1
     groups: list[tuple[int, ...]] = []
     for f, shape in enumerate(shapes[:last]):

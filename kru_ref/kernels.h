@@ -301,7 +301,7 @@ static INLINE void NAME(sweep_backward_as)(int mode, Py_ssize_t P, Py_ssize_t Q,
                                            const REAL *dy, const REAL *x, REAL *dx,
                                            Py_ssize_t left, Py_ssize_t R, vec *G)
 {
-    Py_ssize_t piece = (Py_ssize_t)(PIECE / sizeof(REAL)) / (P + Q) / LANES * LANES;
+    Py_ssize_t piece = (Py_ssize_t)(PIECE / sizeof(REAL)) / (P + Q) / (2 * LANES) * (2 * LANES);
     if (piece < 2 * LANES)
         piece = 2 * LANES;
     Py_ssize_t lefts = R < piece ? piece / R : 1, n;

@@ -89,10 +89,18 @@ def test_it_agrees_with_numpy(
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("B", [1, 3, 20, 64])
+@pytest.mark.parametrize("B", [1, 2, 3, 5, 20, 64])
 @pytest.mark.parametrize(
     "shapes",
-    [[(2, 2)] * 7, [(2, 3), (5, 4), (1, 2)], [(16, 3), (3, 16)], [(40, 3), (3, 40)], [(3, 3)] * 3],
+    [
+        [(2, 2)] * 7,
+        [(2, 3), (5, 4), (1, 2)],
+        [(16, 3), (3, 16)],
+        [(40, 3), (3, 40)],
+        [(3, 3)] * 3,
+        [(9, 11), (1, 3)],
+        [(1, 1)],
+    ],
 )
 def test_the_product_agrees_with_numpy(draw, monkeypatch, level, dtype, B, shapes):
     monkeypatch.setenv("KRU_REF_SIMD", level)
@@ -108,7 +116,64 @@ def test_the_product_agrees_with_numpy(draw, monkeypatch, level, dtype, B, shape
         close(ours, reference, dtype)
 
 
-@pytest.mark.parametrize("B", [1, 25, 26, 77])
+@pytest.fixture(params=[2**7, 2**14])
+def small_cache(monkeypatch, request):
+    """Let products be cut into phases and panels at sizes that a test can afford."""
+    monkeypatch.setattr(compiled, "PANEL", request.param)
+    compiled._phases.cache_clear()
+    yield
+    compiled._phases.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("B", [1, 3, 20, 67])
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        [(2, 2)] * 11,
+        [(3, 3), (2, 2), (5, 5), (2, 2), (2, 2)],
+        [(3, 2), (2, 3), (2, 2), (4, 4), (3, 1)],
+        [(2, 2), (19, 19), (2, 2), (2, 2)],
+        [(20, 18), (5, 5)],
+    ],
+)
+@pytest.mark.usefixtures("small_cache")
+def test_a_product_beyond_the_cache(draw, monkeypatch, dtype, B, shapes):
+    """Cut into phases and panels; with any number of threads the same bits."""
+    factors = [draw(shape, dtype) for shape in shapes]
+    rows, columns = (int(np.prod(sizes)) for sizes in zip(*shapes, strict=True))
+    x, dy = draw((columns, B), dtype), draw((rows, B), dtype)
+    before = x.copy()
+    phases = compiled._phases(tuple(shapes), B, x.dtype.char)
+    assert len(phases) > 1 or max(x.nbytes, dy.nbytes) <= 2 * compiled.PANEL
+    if len(shapes) == 11 and compiled.PANEL == 2**14 and B > 3:
+        assert any(len(phase.cuts) > 2 and len(phase.plan.sweeps) > 1 for phase in phases)
+    results = []
+    for threads in (1, 3):
+        monkeypatch.setattr(compiled, "n_threads", lambda threads=threads: threads)
+        dfactors, dx = kru.kron_matvec_backward(factors, x, dy, "cython")
+        results.append([kru.kron_matvec(factors, x, "cython"), *dfactors, dx])
+    for first, same in zip(*results, strict=True):
+        np.testing.assert_array_equal(first, same)
+    np.testing.assert_array_equal(x, before)
+    close(results[0][0], kru.kron_matvec(factors, x, "numpy"), dtype)
+    dfactors, dx = kru.kron_matvec_backward(factors, x, dy, "numpy")
+    for ours, reference in zip(results[0][1:], [*dfactors, dx], strict=True):
+        close(ours, reference, dtype)
+
+
+@pytest.mark.parametrize("cut", [2**11, 2**18])
+def test_panels_cover_all_columns(cut):
+    """Once each, in order, none shorter than a vector unless all are."""
+    for B in (1, 15, 16, 17, 500, 4096, 4097):
+        for itemsize in (4, 8, 16):
+            cuts = compiled._cuts(B, max(16, cut // 512 // itemsize), itemsize)
+            assert cuts[0] == 0
+            assert cuts[-1] == B
+            assert (np.diff(cuts) >= min(B, 8)).all()
+
+
+@pytest.mark.parametrize("B", [1, 25, 33, 77])
 def test_any_number_of_threads_gives_the_same_bits(rng, monkeypatch, B):
     _, model = pair(3, 32, None, "modrelu", "complex64")
     params, x = drawn_params(model, rng), rng.standard_normal((9, 3, B))
@@ -175,3 +240,25 @@ def test_nan_stays_nan_through_time(rng):
     grads = model.backward(params, saved, np.ones_like(logits))
     assert np.isnan(grads["cell.W.0"]).any()
     assert np.isnan(grads["cell.b"]).any()
+
+
+@pytest.mark.parametrize("B", [1, 20, 40])
+def test_a_forward_pass_can_reuse_memory(rng, B):
+    """With the same bits, and never memory that is part of its input."""
+    for model in pair(3, 32, None, "modrelu", "complex64"):
+        params = drawn_params(model, rng)
+        x, other = rng.standard_normal((2, 6, 3, B)).astype("float32")
+        logits, saved = model.forward(params, x)
+        expected = saved.cell.h.copy()
+        _, old = model.forward(params, other)
+        again, reused = model.forward(params, x, reuse=old)
+        assert reused.cell.h is old.cell.h
+        np.testing.assert_array_equal(again, logits)
+        np.testing.assert_array_equal(reused.cell.h, expected)
+
+        _, carried = model.forward(params, other, h0=reused.cell.h[-1], reuse=reused)
+        assert not np.may_share_memory(carried.cell.h, reused.cell.h)
+        np.testing.assert_array_equal(reused.cell.h, expected)
+        _, shorter = model.forward(params, x[:4], reuse=reused)
+        assert shorter.cell.h.shape == (4, 32, B)
+        np.testing.assert_array_equal(reused.cell.h, expected)
