@@ -547,61 +547,52 @@ def recurrence_forward(
         inputs = &x[0, 0, 0]
     else:
         classes = &labels[0, 0]
-    cdef Py_ssize_t i
-    for i in prange(columns.shape[0] - 1, nogil=True, schedule="dynamic", num_threads=threads):
-        forward_block(
-            n, block_of(n, &columns[0], i, real is double), &plan[0, 0], &W[0], &U[0], &b[i, 0],
-            inputs, classes, &h0[0, 0], &h[0, 0, 0], &scratch[i, 0],
-        )
+    cdef Py_ssize_t thread, t, i, blocks = columns.shape[0] - 1
+    cdef const real* previous
+    # A thread's blocks go through time side by side: together they write whole rows of h.
+    for thread in prange(threads, nogil=True, schedule="static", num_threads=threads):
+        for t in range(n.T):
+            previous = &h[t - 1, 0, 0] if t else &h0[0, 0]
+            for i in range(blocks * thread // threads, blocks * (thread + 1) // threads):
+                forward_step(
+                    n, block_of(n, &columns[0], i, real is double), &plan[0, 0], &W[0], &U[0],
+                    &b[i, 0], inputs + t * n.D * n.B if inputs != NULL else NULL,
+                    classes + t * n.B if classes != NULL else NULL, previous, &h[t, 0, 0],
+                    &scratch[thread, 0],
+                )
 
 
-cdef void forward_block(
+cdef void forward_step(
     Sizes n, Block block, const Py_ssize_t* plan, const real* W, const real* U, const real* b,
-    const real* x, const int64_t* labels, const real* h0, real* h, real* scratch,
+    const real* x, const int64_t* labels, const real* previous, real* h, real* scratch,
 ) noexcept nogil:
     cdef const Kernels* K = kernels_for(n.level, real is double)
-    cdef Py_ssize_t E = block.E, row = n.parts * n.B, t
+    cdef Py_ssize_t E = block.E, row = n.parts * n.B, used = n.parts * block.width
     cdef real* u = scratch
     cdef real* z = scratch + n.stride
-    cdef real* padded = scratch + 3 * n.stride
-    cdef real* x_t = scratch + 4 * n.stride
-    cdef real* h_t = h + n.parts * block.first
-    cdef const real* previous = h0 + n.parts * block.first
+    cdef real* padded = scratch + 3 * n.stride  # its last columns stay 0
+    cdef real* spread_x = scratch + 4 * n.stride
     cdef const real* Wh
-    cdef Py_ssize_t used = n.parts * block.width, previous_row = row
-    cdef Py_ssize_t run = n.N * block.width if E == row else block.width
-    cdef bint in_place = used == E and run >= K.lanes  # else a state is made in scratch
-    if not in_place:
+    cdef Py_ssize_t run = n.N * block.width if E == row else block.width, previous_row = row
+    previous += n.parts * block.first
+    h += n.parts * block.first
+    if used < E:
         K.copy(n.N, used, previous, row, padded, E)
         previous, previous_row = padded, E
-    for t in range(n.T):
-        Wh = apply_sweeps(
-            n.level, n.parts, E, plan, W, n.F, previous, previous_row, z, n.stride, 2,
-            <real*>NULL, E, <real*>NULL,
-        )
-        if labels != NULL:
-            K.look_up(
-                n.parts, n.N, n.D, block.width, U, labels + t * n.B + block.first, u, E
-            )
-        else:
-            K.spread(n.parts, n.D, block.width, x + t * n.D * n.B + block.first, n.B, x_t, E)
-            K.sweep(REALS if n.parts == 1 else PAIRS, n.N, n.D, U, x_t, E, u, E, 1, 1, E)
-        if in_place:
-            K.activate(n.kind, n.parts, 1 if E == row else n.N, run, Wh, u, b, h_t, row)
-            previous, previous_row = h_t, row
-        else:
-            K.activate(n.kind, n.parts, 1, block.size, Wh, u, b, padded, 0)
-            clear_columns(n.N, used, E, padded)
-            K.copy(n.N, used, padded, E, h_t, row)
-        h_t += n.N * row
-
-
-cdef void clear_columns(Py_ssize_t rows, Py_ssize_t used, Py_ssize_t E, real* state) noexcept nogil:
-    """state[:, used:] = 0: columns that only fill a vector have nothing to say."""
-    cdef Py_ssize_t i
-    if used < E:
-        for i in range(rows):
-            memset(state + i * E + used, 0, (E - used) * sizeof(real))
+    Wh = apply_sweeps(
+        n.level, n.parts, E, plan, W, n.F, previous, previous_row, z, n.stride, 2, <real*>NULL, E,
+        <real*>NULL,
+    )
+    if labels != NULL:
+        K.look_up(n.parts, n.N, n.D, block.width, U, labels + block.first, u, E)
+    else:
+        K.spread(n.parts, n.D, block.width, x + block.first, n.B, spread_x, E)
+        K.sweep(REALS if n.parts == 1 else PAIRS, n.N, n.D, U, spread_x, E, u, E, 1, 1, E)
+    if used == E and run >= K.lanes:
+        K.activate(n.kind, n.parts, 1 if E == row else n.N, run, Wh, u, b, h, row)
+    else:
+        K.activate(n.kind, n.parts, 1, block.size, Wh, u, b, u, 0)
+        K.copy(n.N, used, u, E, h, row)
 
 
 def recurrence_backward(

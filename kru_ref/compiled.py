@@ -215,12 +215,12 @@ def forward(
     """Set h (T, N, B); see RNN.forward."""
     plan = _plan(tuple(W.shape for W in factors), BLOCK, U.dtype.char)
     columns = _columns(h0.shape[1])
-    scratch = _block_scratch(plan, columns, U, 0)
+    scratch, threads = _block_scratch(plan, columns, U, 0), _threads(columns)
     kernels.recurrence_forward(
         _level(),
         KINDS.index(activation),
         _parts(U),
-        _threads(columns),
+        threads,
         columns,
         plan.sweeps,
         _merge(factors, plan),
@@ -229,7 +229,7 @@ def forward(
         *_inputs(x, h.dtype),
         _real(h0),
         _real(h),
-        scratch.forward(),
+        scratch.forward(threads),
         scratch.stride,
     )
 
@@ -532,9 +532,9 @@ class BlockScratch:
             self._dtype == np.float64,
         )
 
-    def forward(self) -> Array:
+    def forward(self, threads: int) -> Array:
         """For recurrence_forward."""
-        return _aligned_zeros(self._n_blocks, self._sizes[0], self._dtype)
+        return _aligned_zeros(threads, self._sizes[0], self._dtype)
 
     def backward(self) -> Array:
         """For recurrence_backward."""
