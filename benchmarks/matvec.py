@@ -119,7 +119,8 @@ def main():
         report.append(case._asdict() | {"times": results})
         measure.print_table(f"{case}, threads = {arguments.threads}", results)
     if arguments.json:
-        measure.write_json(arguments.json, arguments.threads, arguments.rounds, report)
+        found = measure.report(arguments.threads, arguments.rounds, report)
+        measure.write_json(arguments.json, found)
     remarks = [r.get("remark", "") for case in report for r in case.get("times", {}).values()]
     return 1 if any("WRONG" in remark for remark in remarks) else 0
 

@@ -152,9 +152,9 @@ def print_table(title, results):
     print(flush=True)
 
 
-def write_json(path, threads, rounds, results):
-    """Write results and what is needed to read them: versions, instruction set, threads."""
-    report = {
+def report(threads, rounds, results):
+    """Return results with what is needed to read them: versions, instruction set, threads."""
+    return {
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},
         "instruction_set": instruction_set(),
@@ -162,8 +162,12 @@ def write_json(path, threads, rounds, results):
         "rounds": rounds,
         "results": results,
     }
+
+
+def write_json(path, found):
+    """Write a report."""
     with open(path, "w", encoding="utf-8") as file:
-        json.dump(report, file, indent=1, ensure_ascii=False)
+        json.dump(found, file, indent=1, ensure_ascii=False)
         file.write("\n")
 
 

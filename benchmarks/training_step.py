@@ -130,7 +130,8 @@ def main():
         title = f"{setup_name}: N = {setup.hidden_size}, T = {setup.T}, B = {setup.B}"
         measure.print_table(f"{title}, threads = {arguments.threads}", results)
     if arguments.json:
-        measure.write_json(arguments.json, arguments.threads, arguments.rounds, report)
+        found = measure.report(arguments.threads, arguments.rounds, report)
+        measure.write_json(arguments.json, found)
     remarks = [r.get("remark", "") for s in report.values() for r in s["times"].values()]
     return 1 if any("WRONG" in remark for remark in remarks) else 0
 

@@ -7,7 +7,7 @@ model.py; compiled.py prepares its arrays. The innermost loops are those of kern
 cimport numpy as cnp
 from cython.parallel cimport prange, threadid
 from libc.stdint cimport int64_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport free, getenv, malloc
 from libc.string cimport memcpy, memset
 
 cnp.import_array()
@@ -87,6 +87,11 @@ def supported_level():
     return best_level()
 
 
+def is_forced():
+    """Return whether the environment asks for an instruction set; see backend.py."""
+    return getenv("KRU_REF_SIMD") != NULL
+
+
 def max_threads():
     """Return how many threads OpenMP would use here; 1 without it."""
     return openmp_threads()
@@ -118,26 +123,41 @@ cdef bint is_ready(a):
     )
 
 
-def concatenated(factors):
-    """Return the entries of all factors; np.concatenate(factors, axis=None) of such as above."""
-    cdef cnp.npy_intp size = 0
+def merge(Product product, factors):
+    """Return all groups of neighbouring factors multiplied out, one flat array."""
+    cdef cnp.npy_intp size = product.n.n_factors
+    merged = cnp.PyArray_SimpleNew(1, &size, cnp.PyArray_TYPE(factors[0]))
+    cdef void* flat = malloc(cnp.PyArray_ITEMSIZE(factors[0]) * product.n_entries)
+    if flat == NULL:
+        raise MemoryError("no memory for the factors of a Kronecker product")
+    try:
+        concatenate(factors, product.n_entries, flat)
+        if cnp.PyArray_TYPE(merged) in (cnp.NPY_FLOAT, cnp.NPY_CFLOAT):
+            merge_groups[float](
+                product.n.parts, &product.groups[0], <float*>flat,
+                <float*>cnp.PyArray_DATA(merged),
+            )
+        else:
+            merge_groups[double](
+                product.n.parts, &product.groups[0], <double*>flat,
+                <double*>cnp.PyArray_DATA(merged),
+            )
+    finally:
+        free(flat)
+    return merged
+
+
+cdef concatenate(factors, Py_ssize_t n_entries, void* flat):
+    """Copy the entries of all factors, one after the other; n_entries of them."""
+    cdef char* to = <char*>flat
     for W in factors:
-        if not cnp.PyArray_IS_C_CONTIGUOUS(W):
-            raise ValueError("factors must be contiguous here")
-        size += cnp.PyArray_SIZE(W)
-    flat = cnp.PyArray_SimpleNew(1, &size, cnp.PyArray_TYPE(factors[0]))
-    cdef char* to = <char*>cnp.PyArray_DATA(flat)
-    for W in factors:
+        if not cnp.PyArray_IS_C_CONTIGUOUS(W) or cnp.PyArray_SIZE(W) > n_entries:
+            raise ValueError("the factors are not those that the product was made for")
+        n_entries -= cnp.PyArray_SIZE(W)
         memcpy(to, cnp.PyArray_DATA(W), cnp.PyArray_NBYTES(W))
         to += cnp.PyArray_NBYTES(W)
-    return flat
-
-
-def merge(
-    int parts, const Py_ssize_t[::1] groups, const real[::1] factors, real[::1] merged,
-):
-    """Multiply out groups of neighbouring factors: kronecker.to_dense of each."""
-    merge_groups(parts, &groups[0], &factors[0], &merged[0])
+    if n_entries:
+        raise ValueError("the factors are not those that the product was made for")
 
 
 cdef void merge_groups(
@@ -197,43 +217,81 @@ cdef struct Panels:
     Py_ssize_t form           # those of the largest real_form()
 
 
-cdef real* cache_lines(real* memory) noexcept nogil:
-    """Return the first beginning of a cache line in memory."""
-    return <real*>((<size_t>memory + 63) // 64 * 64)
+cdef class Product:
+    """A product of factors applied to (left, rows, B): all that follows from shapes."""
 
-
-def matvec(
-    int level, int parts, int threads, const Py_ssize_t[:, ::1] plan,
-    const Py_ssize_t[::1] groups, const Py_ssize_t[::1] cuts, const real[::1] factors,
-    const real[::1] x, real[::1] y, Py_ssize_t left, Py_ssize_t rows_in, Py_ssize_t rows_out,
-    Py_ssize_t stride, Py_ssize_t n_factors, Py_ssize_t form,
-):
-    """y = (W_0 ⊗ … ⊗ W_{F-1}) x for each left index; kronecker.numpy_matvec."""
     cdef Panels n
-    n.level, n.parts, n.F, n.stride = level, parts, plan.shape[0], stride
-    n.left, n.n_cuts, n.B = left, cuts.shape[0] - 1, cuts[cuts.shape[0] - 1]
-    n.rows_in, n.rows_out, n.n_factors, n.form = rows_in, rows_out, n_factors, form
+    cdef const Py_ssize_t[:, ::1] plan
+    cdef const Py_ssize_t[::1] groups, cuts
+    cdef Py_ssize_t n_entries  # of all factors, before they are merged
+
+    def __init__(
+        self, int parts, Py_ssize_t left, const Py_ssize_t[::1] cuts,
+        const Py_ssize_t[:, ::1] plan, const Py_ssize_t[::1] groups, rows, Py_ssize_t n_entries,
+        Py_ssize_t n_merged, Py_ssize_t stride, Py_ssize_t form,
+    ):
+        self.plan, self.groups, self.cuts, self.n_entries = plan, groups, cuts, n_entries
+        self.n.parts, self.n.F, self.n.left = parts, plan.shape[0], left
+        self.n.n_cuts, self.n.B = cuts.shape[0] - 1, cuts[cuts.shape[0] - 1]
+        self.n.rows_out, self.n.rows_in = rows
+        self.n.stride, self.n.n_factors, self.n.form = stride, n_merged, form
+
+
+def matvec(Product product, int level, int threads, factors, x, bint in_place):
+    """y = (W_0 ⊗ … ⊗ W_{F-1}) x for each left index; kronecker.numpy_matvec.
+
+    In place, x itself becomes y, of the same size.
+    """
+    cdef Panels n = product.n
+    cdef cnp.npy_intp[2] shape
+    shape[0], shape[1] = n.left * n.rows_out, n.B
+    if cnp.PyArray_SIZE(x) != n.left * n.rows_in * n.B:
+        raise ValueError("x is not of the size that the product was made for")
+    y = x if in_place else cnp.PyArray_SimpleNew(2, shape, cnp.PyArray_TYPE(x))
+    if n.B == 0:
+        return y
+    n.level = level
+    if cnp.PyArray_TYPE(x) in (cnp.NPY_FLOAT, cnp.NPY_CFLOAT):
+        matvec_of[float](
+            product, n, threads, factors, <float*>cnp.PyArray_DATA(x),
+            <float*>cnp.PyArray_DATA(y),
+        )
+    else:
+        matvec_of[double](
+            product, n, threads, factors, <double*>cnp.PyArray_DATA(x),
+            <double*>cnp.PyArray_DATA(y),
+        )
+    return y
+
+
+cdef matvec_of(
+    Product product, Panels n, int threads, factors, const real* x, real* y
+):
     cdef Py_ssize_t panel, panels = n.left * n.n_cuts
-    cdef Py_ssize_t size = 2 * stride + (form + 15) // 16 * 16
+    cdef Py_ssize_t size = 2 * n.stride + (n.form + 15) // 16 * 16
     if threads > panels:
         threads = panels
-    cdef real* memory = <real*>malloc((threads * size + parts * n_factors) * sizeof(real) + 64)
+    cdef Py_ssize_t entries = n.parts * (product.n_entries + n.n_factors)
+    cdef real* memory = <real*>malloc((threads * size + entries) * sizeof(real) + 64)
     if memory == NULL:
         raise MemoryError("no memory for the panels of a Kronecker product")
-    cdef real* scratch = cache_lines(memory)
-    cdef real* W = scratch + threads * size
-    if threads == 1:
-        with nogil:
-            merge_groups(parts, &groups[0], &factors[0], W)
-            for panel in range(panels):
-                matvec_panel(n, panel, &plan[0, 0], W, &x[0], &y[0], &cuts[0], scratch)
-    else:
-        merge_groups(parts, &groups[0], &factors[0], W)
-        for panel in prange(panels, nogil=True, schedule="static", num_threads=threads):
-            matvec_panel(
-                n, panel, &plan[0, 0], W, &x[0], &y[0], &cuts[0], scratch + threadid() * size
-            )
-    free(memory)
+    cdef real* scratch = <real*>((<size_t>memory + 63) // 64 * 64)  # from a cache line on
+    cdef real* flat = scratch + threads * size
+    cdef real* W = flat + n.parts * product.n_entries
+    cdef const Py_ssize_t* plan = &product.plan[0, 0]
+    cdef const Py_ssize_t* cuts = &product.cuts[0]
+    try:
+        concatenate(factors, product.n_entries, flat)
+        merge_groups(n.parts, &product.groups[0], flat, W)
+        if threads == 1:
+            with nogil:
+                for panel in range(panels):
+                    matvec_panel(n, panel, plan, W, x, y, cuts, scratch)
+        else:
+            for panel in prange(panels, nogil=True, schedule="static", num_threads=threads):
+                matvec_panel(n, panel, plan, W, x, y, cuts, scratch + threadid() * size)
+    finally:
+        free(memory)
 
 
 cdef void matvec_panel(
@@ -242,26 +300,30 @@ cdef void matvec_panel(
 ) noexcept nogil:
     cdef Py_ssize_t l = panel // n.n_cuts, first = cuts[panel % n.n_cuts]
     cdef Py_ssize_t width = cuts[panel % n.n_cuts + 1] - first, E = n.parts * width
+    cdef Py_ssize_t row = n.parts * n.B
     cdef real* form = scratch + 2 * n.stride
-    apply_sweeps(
-        n.level, n.parts, E, plan, W, n.F, x + n.parts * (l * n.rows_in * n.B + first),
-        n.parts * n.B, scratch, n.stride, 2, y + n.parts * (l * n.rows_out * n.B + first),
-        n.parts * n.B, form,
+    cdef const real* last
+    # In place, one sweep alone would write over what it still has to read.
+    cdef bint aside = x == y and n.F == 1
+    x += n.parts * (l * n.rows_in * n.B + first)
+    y += n.parts * (l * n.rows_out * n.B + first)
+    last = apply_sweeps(
+        n.level, n.parts, E, plan, W, n.F, x, row, scratch, n.stride, 2,
+        <real*>NULL if aside else y, row, form,
     )
+    if aside:
+        kernels_for(n.level, real is double).copy(n.rows_out, E, last, E, y, row)
 
 
 def matvec_backward(
-    int level, int parts, int threads, const Py_ssize_t[:, ::1] plan,
-    const Py_ssize_t[::1] cuts, const real[::1] W, const real[::1] WH,
-    const real[::1] x, const real[::1] dy, double[:, ::1] dW, real[::1] dx,
-    Py_ssize_t left, Py_ssize_t rows_in, Py_ssize_t rows_out,
-    real[:, ::1] scratch, Py_ssize_t stride,
+    Product product, int level, int threads, const real[::1] W, const real[::1] WH,
+    const real[::1] x, const real[::1] dy, double[:, ::1] dW, real[::1] dx, real[:, ::1] scratch,
 ):
     """Set dx, and add to each chunk's row of dW; kronecker.numpy_backward."""
-    cdef Panels n
-    n.level, n.parts, n.F, n.stride = level, parts, plan.shape[0], stride
-    n.left, n.n_cuts, n.B = left, cuts.shape[0] - 1, cuts[cuts.shape[0] - 1]
-    n.rows_in, n.rows_out, n.n_factors = rows_in, rows_out, W.shape[0] // parts
+    cdef Panels n = product.n
+    n.level = level
+    cdef const Py_ssize_t[:, ::1] plan = product.plan
+    cdef const Py_ssize_t[::1] cuts = product.cuts
     cdef Py_ssize_t chunk, chunks = scratch.shape[0]
     for chunk in prange(chunks, nogil=True, schedule="dynamic", num_threads=threads):
         matvec_backward_chunk(

@@ -59,7 +59,8 @@ class Plan(NamedTuple):
     groups: tuple[tuple[int, ...], ...]  # factors merged into one, in order
     merging: NDArray[np.intp]  # the same for kernels.merge
     merged: tuple[tuple[int, int], ...]  # the groups' shapes
-    n_entries: int  # of the groups
+    n_entries: int  # of the factors
+    n_merged: int  # of the groups
     rows: tuple[int, int]  # ∏P, ∏Q
     sweeps: NDArray[np.intp]
     most_rows: int  # of any stage
@@ -73,8 +74,9 @@ class Phase(NamedTuple):
     left: int
     B: int
     cuts: NDArray[np.intp]  # where panels begin in B, and the end
-    width: int  # of the widest panel
     plan: Plan | None
+    stride: int  # real numbers that any stage of a panel needs
+    product: Any  # kernels.Product
 
 
 def supports(shapes: Iterable[tuple[int, ...]]) -> bool:
@@ -91,42 +93,20 @@ def matvec(factors: Sequence[Array], x: Array) -> Array:
     """Return (W_0 ⊗ … ⊗ W_{F-1}) x; see kronecker.numpy_matvec."""
     B = x.shape[1]
     phases = _phases(tuple([W.shape for W in factors]), B, x.dtype.char)
+    if len(phases) == 1 and (product := phases[0].product) is not None:
+        return kernels.matvec(product, _level(), n_threads(), factors, x, False)
     for phase in phases:
-        chosen = factors if len(phases) == 1 else [factors[f] for f in phase.factors]
-        x = _phase_matvec(phase, chosen, x, in_place=phase is not phases[0])
+        in_place = phase is not phases[0]
+        x = _phase_matvec(phase, [factors[f] for f in phase.factors], x, in_place)
     return x.reshape(-1 if B else math.prod(len(W) for W in factors), B)
 
 
-def _phase_matvec(
-    phase: Phase, factors: Sequence[Array], x: Array, in_place: bool = False
-) -> Array:
-    plan = phase.plan
-    if plan is None:
+def _phase_matvec(phase: Phase, factors: list[Array], x: Array, in_place: bool = False) -> Array:
+    if phase.plan is None:
         return _blas_matvec(phase, factors[0], x)
-    parts, (rows_out, rows_in) = _parts(x), plan.rows
-    if in_place and rows_in == rows_out and len(plan.sweeps) > 1:
-        y = x.reshape(-1)  # the first sweep of a panel reads what its last one writes over
-    else:
-        y = np.empty(phase.left * rows_out * phase.B, x.dtype)
-    if y.size:
-        kernels.matvec(
-            _level(),
-            parts,
-            n_threads(),
-            plan.sweeps,
-            plan.merging,
-            phase.cuts,
-            _real(kernels.concatenated(factors)),
-            _real(x.reshape(-1)),
-            _real(y),
-            phase.left,
-            rows_in,
-            rows_out,
-            _stride(phase, plan, parts),
-            plan.n_entries,
-            plan.form,
-        )
-    return y
+    rows_out, rows_in = phase.plan.rows
+    in_place = in_place and rows_in == rows_out
+    return kernels.matvec(phase.product, _level(), n_threads(), factors, x, in_place)
 
 
 def matvec_backward(factors: Sequence[Array], x: Array, dy: Array) -> tuple[list[Array], Array]:
@@ -151,41 +131,27 @@ def _phase_backward(
     plan = phase.plan
     if plan is None:
         return _blas_backward(phase, factors[0], x, dy)
-    parts, (rows_out, rows_in) = _parts(x), plan.rows
     dx = np.empty(x.size, x.dtype)
     if dx.size == 0:
         return [np.zeros_like(W) for W in factors], dx
-    stride = _stride(phase, plan, parts)
-    panels = phase.left * (len(phase.cuts) - 1)
-    chunks = min(CHUNKS, panels)
-    W = _merge(factors, plan)
-    size = (4 + len(plan.merged)) * stride + LANES * W.size + 2 * plan.form
+    chunks = min(CHUNKS, phase.left * (len(phase.cuts) - 1))
+    W = _merge(factors, phase.product)
+    size = (4 + len(plan.merged)) * phase.stride + LANES * W.size + 2 * plan.form
     scratch = _aligned_zeros(chunks, size, W.dtype)
     dW = np.zeros((chunks, W.size))
     kernels.matvec_backward(
+        phase.product,
         _level(),
-        parts,
         min(chunks, n_threads()),
-        plan.sweeps,
-        phase.cuts,
         W,
-        _adjoint(W, plan, parts),
+        _adjoint(W, plan, _parts(x)),
         _real(x.reshape(-1)),
         _real(dy.reshape(-1)),
         dW,
         _real(dx),
-        phase.left,
-        rows_in,
-        rows_out,
         scratch,
-        stride,
     )
     return _dfactors(factors, plan, dW.sum(axis=0), x.dtype), dx
-
-
-def _stride(phase: Phase, plan: Plan, parts: int) -> int:
-    """Return the parts of an array that holds any stage of a panel."""
-    return -(-plan.most_rows * phase.width * parts // LANES) * LANES
 
 
 def _blas_matvec(phase: Phase, W: Array, x: Array) -> Array:
@@ -223,7 +189,7 @@ def forward(
         threads,
         columns,
         plan.sweeps,
-        _merge(factors, plan),
+        _merge(factors, _product(plan, 1, columns, 0, U.dtype.char)),
         _flat(U),
         _bias(b, columns, scratch.stride, U),
         *_inputs(x, h.dtype),
@@ -256,7 +222,7 @@ def backward(
     else:
         direct, V, dy = _real(dh), np.empty(0, b.dtype), np.empty((0, 0, 1), b.dtype)
     scratch = _block_scratch(plan, columns, U, dy.shape[1])
-    W = _merge(factors, plan)
+    W = _merge(factors, _product(plan, 1, columns, 0, U.dtype.char))
     dh0 = np.empty(h0.shape, h0.dtype)
     dx = np.empty(x.shape if input_gradient and not one_hot else (0, 1, 1), b.dtype)
     dW = np.zeros((n_blocks, W.size))
@@ -373,10 +339,10 @@ def _phases(shapes: tuple[tuple[int, int], ...], B: int, dtype: str) -> tuple[Ph
     for run in runs:
         chosen, right = tuple(sweep.factor for sweep in run), run[-1].right
         if not supports([shapes[f] for f in chosen]):
-            phases.append(Phase(chosen, run[0].left, right, _columns(right), right, None))
+            phases.append(Phase(chosen, run[0].left, right, _columns(right), None, 0, None))
             continue
         rows = max(_rows(shapes, chosen))
-        width = max(LANES, PANEL // (rows * itemsize)) if len(run) > 1 else right
+        width = max(LANES, PANEL // (rows * itemsize))
         phases.append(_phase(shapes, chosen, run[0].left, right, min(right, width), dtype))
     return tuple(phases)
 
@@ -405,8 +371,29 @@ def _phase(
     dtype: str,
 ) -> Phase:
     cuts = _cuts(B, width, np.dtype(dtype).itemsize)
-    plan = _plan(tuple(shapes[f] for f in factors), int(np.diff(cuts).min()), dtype)
-    return Phase(factors, left, B, cuts, int(np.diff(cuts).max()), plan)
+    widths = np.diff(cuts)
+    plan = _plan(tuple(shapes[f] for f in factors), int(widths.min()), dtype)
+    stride = _whole_vectors(plan.most_rows * int(widths.max()) * _dtype_parts(np.dtype(dtype)))
+    return Phase(factors, left, B, cuts, plan, stride, _product(plan, left, cuts, stride, dtype))
+
+
+def _product(plan: Plan, left: int, cuts: NDArray[np.intp], stride: int, dtype: str) -> Any:
+    return kernels.Product(
+        _dtype_parts(np.dtype(dtype)),
+        left,
+        cuts,
+        plan.sweeps,
+        plan.merging,
+        plan.rows,
+        plan.n_entries,
+        plan.n_merged,
+        stride,
+        plan.form,
+    )
+
+
+def _whole_vectors(n: int) -> int:
+    return -(-n // LANES) * LANES
 
 
 def _cuts(B: int, width: int, itemsize: int) -> NDArray[np.intp]:
@@ -453,6 +440,7 @@ def _plan(shapes: tuple[tuple[int, int], ...], B: int, dtype: str) -> Plan:
         tuple(groups),
         np.array(merging, np.intp),
         merged,
+        sum(P * Q for P, Q in shapes),
         int(offsets[-1]),
         _rows(shapes, range(len(shapes))),
         np.array(rows, np.intp),
@@ -467,12 +455,9 @@ def _pays(first: tuple[int, int], second: tuple[int, int]) -> bool:
     return min(P * Q * S + P * R * S, R * S * Q + P * R * Q) >= P * Q * R * S
 
 
-def _merge(factors: Sequence[Array], plan: Plan) -> Array:
+def _merge(factors: Sequence[Array], product: Any) -> Array:
     """Multiply out the groups; one flat array for the kernels."""
-    flat = kernels.concatenated([np.ascontiguousarray(W) for W in factors])
-    merged = np.empty(plan.n_entries, flat.dtype)
-    kernels.merge(_parts(flat), plan.merging, _real(flat), _real(merged))
-    return _real(merged)
+    return _real(kernels.merge(product, [np.ascontiguousarray(W) for W in factors]))
 
 
 def _adjoint(W: Array, plan: Plan, parts: int) -> Array:
@@ -553,7 +538,7 @@ def _block_scratch(plan: Plan, columns: NDArray[np.intp], U: Array, M: int) -> B
         U.shape[1],
         M,
         len(plan.merged),
-        plan.n_entries,
+        plan.n_merged,
     )
 
 
@@ -574,9 +559,11 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> Array:
 
 
 def _columns(B: int, block: int = BLOCK) -> NDArray[np.intp]:
-    """Cut a batch into blocks of nearly equal width."""
+    """Cut a batch into blocks of nearly equal width, all but the last of whole vectors."""
     n_blocks = max(1, -(-B // max(1, block)))
-    return np.array([B * i // n_blocks for i in range(n_blocks + 1)], np.intp)
+    whole = 8 if block >= 16 else 1
+    starts = [round(B * i / n_blocks / whole) * whole for i in range(n_blocks)]
+    return np.array([*starts, B], np.intp)
 
 
 def _threads(columns: NDArray[np.intp]) -> int:
@@ -585,7 +572,9 @@ def _threads(columns: NDArray[np.intp]) -> int:
 
 
 def _level() -> int:
-    return INSTRUCTION_SETS.index(instruction_set())
+    if kernels.is_forced():
+        return INSTRUCTION_SETS.index(instruction_set())
+    return int(kernels.supported_level())
 
 
 def _parts(a: Array) -> int:

@@ -71,8 +71,9 @@ def kron_matvec(factors: Sequence[ArrayLike], x: ArrayLike, backend: Backend = "
     """
     engine = ENGINES[_backend.resolve(backend)]
     matrices, columns = _prepared(factors, x)
-    y = engine.matvec(matrices, columns.reshape(len(columns), -1))
-    return y.reshape(-1) if columns.ndim == 1 else y
+    if columns.ndim == 1:
+        return engine.matvec(matrices, columns[:, None]).reshape(-1)
+    return engine.matvec(matrices, columns)
 
 
 def kron_matvec_backward(
