@@ -69,9 +69,22 @@ def instruction_set() -> str:
     return wanted
 
 
+_is_forked = False
+
+
+def _after_fork() -> None:
+    global _is_forked
+    _is_forked = True
+
+
+# GCC's OpenMP waits for ever in a child process for the threads that its parent had.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def n_threads() -> int:
-    """Return how many threads the kernels use: OpenMP's number."""
-    return int(kernels.max_threads())
+    """Return how many threads the kernels use: OpenMP's number; 1 in a forked process."""
+    return 1 if _is_forked else int(kernels.max_threads())
 
 
 def show_config() -> None:

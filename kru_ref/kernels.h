@@ -409,12 +409,25 @@ static INLINE vec NAME(root)(vec v)
     return v;
 }
 
+/* np.tanh(v) = e / (e + 2) with the sign of v, where e = exp(2 |v|) - 1 = 2^k (1 + f) - 1,
+   f = exp(r) - 1 by its series, and 2 |v| = k ln 2 + r with |r| ≤ ln 2 / 2 */
 static INLINE vec NAME(tangent)(vec v)
 {
-    REAL *lane = (REAL *)&v;
-    for (int i = 0; i < LANES; i++)
-        lane[i] = TANH(lane[i]);
-    return v;
+#ifdef VECTORS
+    vec minus_zero = NAME(filled)(-1) * 0, a = WHERE(v < 0, -v, v);
+    vec y = WHERE(a > TANH_IS_1, NAME(filled)(2 * TANH_IS_1), a + a);
+    vec shifted = y * LOG2_E + ROUND; /* k stands in its last bits */
+    vec k = shifted - ROUND, r = y - k * LN_2_HIGH - k * LN_2_LOW;
+    vec power = (vec)(((bits)shifted << MANTISSA) + (bits)NAME(filled)(1)); /* 2^k */
+    vec f = NAME(filled)((REAL)1 / TERMS);
+    for (int n = TERMS - 1; n > 0; n--)
+        f = (1 + r * f) * ((REAL)1 / n);
+    f *= r;
+    vec e = power * f + (power - 1);
+    return (vec)((bits)(e / (e + 2)) | ((bits)v & (bits)minus_zero));
+#else
+    return TANH(v);
+#endif
 }
 
 /* np.maximum(v, 0): a NaN stays one */

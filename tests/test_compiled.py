@@ -1,5 +1,8 @@
 """The compiled recurrence against the NumPy one: instruction sets, threads, sizes, memory."""
 
+import os
+import subprocess
+import sys
 import tracemalloc
 
 import numpy as np
@@ -218,6 +221,24 @@ def test_memory_is_that_of_the_hidden_states(rng, dtype):
     assert peaks[1] - peaks[0] <= 1.1 * (states[1] - states[0])
 
 
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_tanh_is_accurate(monkeypatch, level, dtype):
+    """To a few units in the last place everywhere, and exact at 0, infinity and NaN."""
+    monkeypatch.setenv("KRU_REF_SIMD", level)
+    cell = kru.KRU(1, 4, None, "tanh", dtype, learned_h0=False, backend="cython")
+    params = {name: np.zeros(shape, dtype) for name, shape in cell.shapes().items()}
+    params["U"][:] = 1
+    sizes = np.geomspace(1e-30, 1e30, 4001)
+    x = np.concatenate([sizes, -sizes, np.linspace(-12, 12, 4000), [0, -0.0]]).astype(dtype)
+    h, _ = cell.forward(params, x[:, None, None])
+    expected = np.tanh(x.astype("longdouble"))
+    np.testing.assert_allclose(h[:, 0, 0], expected, rtol=4 * np.finfo(dtype).eps)
+    params["b"][:] = [np.inf, -np.inf, np.nan, 0]
+    h, _ = cell.forward(params, np.zeros((1, 1, 1), dtype))
+    np.testing.assert_array_equal(h[0, :, 0], [1, -1, np.nan, 0])
+
+
 def test_an_instruction_set_can_be_forced(monkeypatch, capsys):
     for level in LEVELS:
         monkeypatch.setenv("KRU_REF_SIMD", level)
@@ -262,3 +283,24 @@ def test_a_forward_pass_can_reuse_memory(rng, B):
         _, shorter = model.forward(params, x[:4], reuse=reused)
         assert shorter.cell.h.shape == (4, 32, B)
         np.testing.assert_array_equal(reused.cell.h, expected)
+
+
+FORK = """
+import os, numpy as np, kru_ref as kru
+model = kru.SequenceModel(kru.KRU(3, 32, backend="cython"), 2)
+params, x = model.init(np.random.default_rng(0)), np.ones((5, 3, 80))
+expected, _ = model.forward(params, x)
+child = os.fork()
+logits, _ = model.forward(params, x)
+if child == 0:
+    os._exit(0 if (logits == expected).all() else 1)
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_process_computes_too():
+    """It did not: OpenMP waited for ever for the parent's threads."""
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    command = [sys.executable, "-W", "ignore", "-c", FORK]
+    subprocess.run(command, env=environment, check=True, timeout=60)
