@@ -537,6 +537,7 @@ cdef struct Sizes:
     int level, parts
     int kind                  # of the nonlinearity
     int direct                # whether dh is given, not dy
+    int scatter               # whether dU is summed label by label, in dU_labels
     Py_ssize_t T, D, N, B
     Py_ssize_t F              # sweeps
     Py_ssize_t M              # outputs, where the gradient is given as dy
@@ -671,8 +672,8 @@ def recurrence_backward(
     """Back-propagate through recurrence_forward.
 
     The last steps' own gradient of h is dh, or V dy where dh is empty. Each block adds to
-    its row of dW, dU (its transpose dU_labels for labels) and db; dx is left alone where it is
-    empty.
+    its row of dW, db, and dU or its transpose dU_labels, whichever is not empty; dx is left alone
+    where it is empty.
     """
     cdef Sizes n
     n.level, n.parts, n.kind, n.F, n.stride = level, parts, kind, plan.shape[0], stride
@@ -680,6 +681,7 @@ def recurrence_backward(
     n.D = U.shape[0] // (parts * n.N)
     n.n_factors, n.gathered = W.shape[0] // parts, gathered
     n.direct = dh.shape[0] > 0
+    n.scatter = dU_labels.shape[1] > 1
     n.M = dy.shape[1]
     n.K = dh.shape[0] if n.direct else dy.shape[0]
     cdef const real* inputs = NULL
@@ -767,31 +769,46 @@ cdef void backward_block(
             <real*>NULL, dW,
         )
 
-        if labels != NULL:
+        if n.scatter:
             K.look_up_backward(
                 n.parts, n.N, block.width, dz, E, labels + t * n.B + block.first, dU_labels
+            )
+        elif labels != NULL:
+            one_hot(
+                n.parts, n.D, block.width, labels + t * n.B + block.first, x_steps + k * pairs, E
             )
         else:
             K.spread(
                 n.parts, n.D, block.width, x + t * n.D * n.B + block.first, n.B,
                 x_steps + k * pairs, E,
             )
-            if dx != NULL:
-                K.sweep(mode, n.D, n.N, UT, dz, E, columns_t, E, 1, 1, E)
-                K.gather(
-                    n.parts, n.D, block.width, columns_t, E, NULL,
-                    dx + t * n.D * n.B + block.first, n.B,
-                )
+        if dx != NULL:
+            K.sweep(mode, n.D, n.N, UT, dz, E, columns_t, E, 1, 1, E)
+            K.gather(
+                n.parts, n.D, block.width, columns_t, E, NULL,
+                dx + t * n.D * n.B + block.first, n.B,
+            )
         k += 1
         if k == n.gathered or t == 0:
             fold_sweeps(n.level, n.parts, E, n.F, plan, G, dW)
-            if labels == NULL:
+            if not n.scatter:
                 product(
                     K, mode, n.N, n.D, dz_steps, stride, x_steps, pairs, k, E, G_product, dU
                 )
             k = 0
         state = previous
     K.copy(n.N, used, g, E, dh0 + n.parts * block.first, row)
+
+
+cdef void one_hot(
+    int parts, Py_ssize_t D, Py_ssize_t width, const int64_t* labels, real* x, Py_ssize_t E,
+) noexcept nogil:
+    """x[labels, :width] = 1, in all parts, the rest 0."""
+    cdef Py_ssize_t b, part
+    memset(x, 0, D * E * sizeof(real))
+    for b in range(width):
+        for part in range(parts):
+            x[labels[b] * E + parts * b + part] = 1
 
 
 cdef void product(
@@ -873,11 +890,16 @@ cdef void readout_backward_block(
     cdef real* h_steps = scratch
     cdef real* dy_steps = scratch + n.gathered * n.stride
     cdef real* G = dy_steps + n.gathered * pairs
+    cdef const real* states = h_steps
+    cdef Py_ssize_t stride = n.N * row if block.whole else n.stride
     for t in range(n.T):
-        K.copy(
-            n.N, n.parts * block.width, h + t * n.N * row + n.parts * block.first, row,
-            h_steps + k * n.stride, block.E,
-        )
+        if block.whole:
+            states = h + (t - k) * stride
+        else:
+            K.copy(
+                n.N, n.parts * block.width, h + t * n.N * row + n.parts * block.first, row,
+                h_steps + k * stride, block.E,
+            )
         K.spread(
             n.parts, n.M, block.width, dy + t * n.M * n.B + block.first, n.B,
             dy_steps + k * pairs, block.E,
@@ -885,7 +907,7 @@ cdef void readout_backward_block(
         k += 1
         if k == n.gathered or t == n.T - 1:
             product(
-                K, REALS if n.parts == 1 else PAIRS, n.N, n.M, h_steps, n.stride, dy_steps, pairs,
+                K, REALS if n.parts == 1 else PAIRS, n.N, n.M, states, stride, dy_steps, pairs,
                 k, block.E, G, dV,
             )
             k = 0

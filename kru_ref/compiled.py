@@ -39,6 +39,10 @@ LARGEST_FACTOR = 16
 _REAL_DTYPES = {char: np.dtype(char.lower()) for char in "fdFD"}
 
 
+# Up to so many, a product with one-hot columns is faster than adding up column by column.
+FEW_LABELS = 16
+
+
 class ReadoutGradient(NamedTuple):
     """Gradient of h behind a readout, dh_t = C^T dy_t, which never stands in memory whole.
 
@@ -215,7 +219,7 @@ def backward(
     N, B = h0.shape
     D, parts = U.shape[1], _parts(U)
     plan = _plan(tuple(W.shape for W in factors), BLOCK, U.dtype.char)
-    columns, one_hot = _columns(B), x.ndim == 2
+    columns, scatter = _columns(B), x.ndim == 2 and D > FEW_LABELS
     n_blocks = len(columns) - 1
     if isinstance(dh, ReadoutGradient):
         direct, V, dy = np.empty((0, 1, 1), b.dtype), _flat(dh.C.T), dh.dy
@@ -224,10 +228,10 @@ def backward(
     scratch = _block_scratch(plan, columns, U, dy.shape[1])
     W = _merge(factors, _product(plan, 1, columns, 0, U.dtype.char))
     dh0 = np.empty(h0.shape, h0.dtype)
-    dx = np.empty(x.shape if input_gradient and not one_hot else (0, 1, 1), b.dtype)
+    dx = np.empty(x.shape if input_gradient and x.ndim == 3 else (0, 1, 1), b.dtype)
     dW = np.zeros((n_blocks, W.size))
-    dU = np.zeros((n_blocks, 1 if one_hot else parts * U.size))
-    dU_labels = np.zeros((n_blocks, parts * U.size if one_hot else 1), b.dtype)
+    dU = np.zeros((n_blocks, 1 if scatter else parts * U.size))
+    dU_labels = np.zeros((n_blocks, parts * U.size if scatter else 1), b.dtype)
     db = np.zeros((n_blocks, scratch.stride // parts), b.dtype)
     kernels.recurrence_backward(
         _level(),
@@ -257,7 +261,7 @@ def backward(
         scratch.stride,
         scratch.gathered,
     )
-    if one_hot:
+    if scatter:
         dU_sum = _complex(dU_labels.sum(axis=0, dtype=np.float64), parts).reshape(D, N).T
     else:
         dU_sum = _complex(dU.sum(axis=0), parts).reshape(N, D)

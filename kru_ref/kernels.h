@@ -26,7 +26,6 @@ typedef INTEGER bits __attribute__((vector_size(BYTES), aligned(sizeof(REAL)), m
 #define FIRST_PAIRS(re, im) SHUFFLE(re, im, LOW_ZIP)
 #define LAST_PAIRS(re, im) SHUFFLE(re, im, HIGH_ZIP)
 #define TIMES_I(v) ((vec)((bits)SHUFFLE(v, v, SWAP) ^ (bits)(vec){LANEWISE(MINUS_EVEN)}))
-#define PAIR(w) WHERE(((bits){LANEWISE(IS_EVEN)}), NAME(filled)((w)[0]), NAME(filled)((w)[1]))
 #else /* a compiler without vector types: vectors of one lane, and plain loops */
 #define LANES ((Py_ssize_t)1)
 typedef REAL NAME(vec);
@@ -48,6 +47,17 @@ static INLINE vec NAME(filled)(REAL value)
 
 #ifdef VECTORS
 
+/* (w[0], w[1]) again and again */
+static INLINE vec NAME(pair)(const REAL *w)
+{
+    if (sizeof(REAL) == 8)
+        return WHERE(((bits){LANEWISE(IS_EVEN)}), NAME(filled)(w[0]), NAME(filled)(w[1]));
+    typedef int64_t pairs __attribute__((vector_size(BYTES)));
+    int64_t both; /* two floats at a time: one instruction */
+    memcpy(&both, w, sizeof both);
+    return (vec)((pairs){0} + both);
+}
+
 /* rows ≤ 8 of y = W x for one or two vectors of columns; rows of x and y are X and Y apart */
 static INLINE void NAME(tile)(int mode, int rows, int vectors, Py_ssize_t Q, const REAL *W,
                               const REAL *x, Py_ssize_t X, REAL *y, Py_ssize_t Y)
@@ -61,7 +71,7 @@ static INLINE void NAME(tile)(int mode, int rows, int vectors, Py_ssize_t Q, con
         }
         for (int p = 0; p < rows; p++) {
             const REAL *w = W + (p * Q + q) * ENTRY(mode);
-            vec re = mode == PAIRS ? PAIR(w) : NAME(filled)(w[0]);
+            vec re = mode == PAIRS ? NAME(pair)(w) : NAME(filled)(w[0]);
             for (int v = 0; v < vectors; v++)
                 sum[p][v] += re * xv[v];
             if (mode == COMPLEXES)
@@ -179,17 +189,30 @@ static INLINE void NAME(grams)(int mode, Py_ssize_t P, Py_ssize_t Q, const REAL 
 #undef GRAM
 }
 
-/* sums += G.sum(axis=lanes), in double precision; G = 0. For PAIRS even and odd lanes apart. */
+/* the sum of all lanes, or of the even and of the odd ones, by halves */
+static INLINE void NAME(fold_lanes)(REAL *lane, int kept)
+{
+    for (int half = LANES / 2; half >= kept; half /= 2)
+        for (int j = 0; j < half; j++)
+            lane[j] += lane[j + half];
+}
+
+/* sums += G.sum(axis=lanes), these in double precision; G = 0. For PAIRS even and odd lanes apart. */
 static void NAME(fold)(int mode, Py_ssize_t n, void *G, double *sums)
 {
-    const REAL *lane = G;
-    for (Py_ssize_t i = 0; i < n; i++, lane += LANES)
-        for (int j = 0; j < LANES; j++)
-            sums[mode == PAIRS ? 2 * i + j % 2 : ENTRY(mode) * i] += lane[j];
-    if (mode == COMPLEXES)
-        for (Py_ssize_t i = 0; i < n; i++, lane += LANES)
-            for (int j = 0; j < LANES; j++)
-                sums[2 * i + 1] += lane[j];
+    REAL *lane = G;
+    if (mode == PAIRS)
+        for (Py_ssize_t i = 0; i < n; i++, lane += LANES) {
+            NAME(fold_lanes)(lane, 2);
+            sums[2 * i] += lane[0];
+            sums[2 * i + 1] += lane[1];
+        }
+    else
+        for (Py_ssize_t part = 0; part < ENTRY(mode); part++)
+            for (Py_ssize_t i = 0; i < n; i++, lane += LANES) {
+                NAME(fold_lanes)(lane, 1);
+                sums[ENTRY(mode) * i + part] += lane[0];
+            }
     memset(G, 0, (mode == COMPLEXES ? 2 : 1) * n * sizeof(vec));
 }
 
@@ -669,7 +692,6 @@ static const Kernels NAME(kernels) = {
 #undef FIRST_PAIRS
 #undef LAST_PAIRS
 #undef TIMES_I
-#undef PAIR
 #undef LOAD
 #undef STORE
 #undef GRAM_ROWS
