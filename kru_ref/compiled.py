@@ -1,46 +1,40 @@
-"""The compiled kernels' arrays, and the calls.
+"""The compiled kernels' arrays, and the calls; plans.py says how the work is cut.
 
-A complex number is to the kernels two neighbouring real ones. Neighbouring factors whose
-product costs no more than they do apart (2×2 ones) are merged: the same arithmetic in half the
-passes over memory. A batch is cut into blocks of columns that fit the cache, each of which
-goes through time by itself; a product too large for the cache is cut into panels.
+A complex number is to the kernels two neighbouring real ones.
 """
 
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .backend import INSTRUCTION_SETS, instruction_set, kernels, n_threads
-from .sweeps import Array, Sweep, sweeps
+from .plans import (
+    BLOCK,
+    LANES,
+    Phase,
+    Plan,
+    columns_of,
+    parts_of,
+    phases_of,
+    plan_of,
+    product_of,
+)
+from .sweeps import Array
 
 KINDS = ("modrelu", "tanh", "relu", "identity")
-
-# Real numbers in the widest vector.
-LANES = 16
-
-# Columns in a block of the recurrence: a state of a few hundred rows stays in the cache, and
-# rows are no power of two apart, which would crowd them into a few of its lines.
-BLOCK = 32
-
-# Bytes of a panel: with its copies it stays in the second-level cache.
-PANEL = 2**18
 
 # Chunks of panels, each with its own scratch and its own gradient.
 CHUNKS = 8
 
-# Beyond factors of about this size a product by BLAS for each of them is as fast or faster.
-LARGEST_FACTOR = 16
+# Up to so many, a product with one-hot columns is faster than adding up column by column.
+FEW_LABELS = 16
 
 
 _REAL_DTYPES = {char: np.dtype(char.lower()) for char in "fdFD"}
-
-
-# Up to so many, a product with one-hot columns is faster than adding up column by column.
-FEW_LABELS = 16
 
 
 class ReadoutGradient(NamedTuple):
@@ -57,37 +51,6 @@ class ReadoutGradient(NamedTuple):
     dy: NDArray[np.floating]
 
 
-class Plan(NamedTuple):
-    """Everything about a product of factors that follows from shapes."""
-
-    groups: tuple[tuple[int, ...], ...]  # factors merged into one, in order
-    merging: NDArray[np.intp]  # the same for kernels.merge
-    merged: tuple[tuple[int, int], ...]  # the groups' shapes
-    n_entries: int  # of the factors
-    n_merged: int  # of the groups
-    rows: tuple[int, int]  # ∏P, ∏Q
-    sweeps: NDArray[np.intp]
-    most_rows: int  # of any stage
-    form: int  # entries of the largest matrix of a sweep with too short rows
-
-
-class Phase(NamedTuple):
-    """Neighbouring factors applied to x (left, rows, B), panel by panel; or one, by BLAS."""
-
-    factors: tuple[int, ...]
-    left: int
-    B: int
-    cuts: NDArray[np.intp]  # where panels begin in B, and the end
-    plan: Plan | None
-    stride: int  # real numbers that any stage of a panel needs
-    product: Any  # kernels.Product
-
-
-def supports(shapes: Iterable[tuple[int, ...]]) -> bool:
-    """Tell whether factors of these shapes are small enough for a compiled recurrence."""
-    return max(max(shape) for shape in shapes) <= LARGEST_FACTOR
-
-
 def shapes_of(factors: Any, x: Any) -> tuple[tuple[int, int], ...] | None:
     """Return the factors' shapes if they and x are contiguous arrays of one dtype; quickly."""
     return None if kernels is None else kernels.shapes_of(factors, x)
@@ -96,7 +59,7 @@ def shapes_of(factors: Any, x: Any) -> tuple[tuple[int, int], ...] | None:
 def matvec(factors: Sequence[Array], x: Array) -> Array:
     """Return (W_0 ⊗ … ⊗ W_{F-1}) x; see kronecker.numpy_matvec."""
     B = x.shape[1]
-    phases = _phases(tuple([W.shape for W in factors]), B, x.dtype.char)
+    phases = phases_of(tuple([W.shape for W in factors]), B, x.dtype.char)
     if len(phases) == 1 and (product := phases[0].product) is not None:
         return kernels.matvec(product, _level(), n_threads(), factors, x, False)
     for phase in phases:
@@ -116,7 +79,7 @@ def _phase_matvec(phase: Phase, factors: list[Array], x: Array, in_place: bool =
 def matvec_backward(factors: Sequence[Array], x: Array, dy: Array) -> tuple[list[Array], Array]:
     """Return dfactors and dx; see kronecker.numpy_backward."""
     shape, before = x.shape, []
-    phases = _phases(tuple([W.shape for W in factors]), shape[1], x.dtype.char)
+    phases = phases_of(tuple([W.shape for W in factors]), shape[1], x.dtype.char)
     for phase in phases:
         before.append(x)
         if phase is not phases[-1]:
@@ -183,8 +146,8 @@ def forward(
     h: Array,
 ) -> None:
     """Set h (T, N, B); see RNN.forward."""
-    plan = _plan(tuple(W.shape for W in factors), BLOCK, U.dtype.char)
-    columns = _columns(h0.shape[1])
+    plan = plan_of(tuple(W.shape for W in factors), BLOCK, U.dtype.char)
+    columns = columns_of(h0.shape[1])
     scratch, threads = _block_scratch(plan, columns, U, 0), _threads(columns)
     kernels.recurrence_forward(
         _level(),
@@ -193,7 +156,7 @@ def forward(
         threads,
         columns,
         plan.sweeps,
-        _merge(factors, _product(plan, 1, columns, 0, U.dtype.char)),
+        _merge(factors, product_of(plan, 1, columns, 0, U.dtype.char)),
         _flat(U),
         _bias(b, columns, scratch.stride, U),
         *_inputs(x, h.dtype),
@@ -218,15 +181,15 @@ def backward(
     """Return dfactors, dU, db, dx and dh0; see RNN.backward."""
     N, B = h0.shape
     D, parts = U.shape[1], _parts(U)
-    plan = _plan(tuple(W.shape for W in factors), BLOCK, U.dtype.char)
-    columns, scatter = _columns(B), x.ndim == 2 and D > FEW_LABELS
+    plan = plan_of(tuple(W.shape for W in factors), BLOCK, U.dtype.char)
+    columns, scatter = columns_of(B), x.ndim == 2 and D > FEW_LABELS
     n_blocks = len(columns) - 1
     if isinstance(dh, ReadoutGradient):
         direct, V, dy = np.empty((0, 1, 1), b.dtype), _flat(dh.C.T), dh.dy
     else:
         direct, V, dy = _real(dh), np.empty(0, b.dtype), np.empty((0, 0, 1), b.dtype)
     scratch = _block_scratch(plan, columns, U, dy.shape[1])
-    W = _merge(factors, _product(plan, 1, columns, 0, U.dtype.char))
+    W = _merge(factors, product_of(plan, 1, columns, 0, U.dtype.char))
     dh0 = np.empty(h0.shape, h0.dtype)
     dx = np.empty(x.shape if input_gradient and x.ndim == 3 else (0, 1, 1), b.dtype)
     dW = np.zeros((n_blocks, W.size))
@@ -281,7 +244,7 @@ def backward(
 def readout(V: Array, c: Array, h: Array) -> NDArray[np.floating]:
     """Return y_t = V [Re h_t; Im h_t] + c, (T, M, B); see SequenceModel.forward."""
     T, N, B = h.shape
-    columns, y = _columns(B), np.empty((T, len(V), B), c.dtype)
+    columns, y = columns_of(B), np.empty((T, len(V), B), c.dtype)
     scratch = BlockScratch(columns, N, h.dtype, M=len(V))
     kernels.readout_forward(
         _level(),
@@ -301,7 +264,7 @@ def readout(V: Array, c: Array, h: Array) -> NDArray[np.floating]:
 def readout_backward(h: Array, dy: NDArray[np.floating]) -> Array:
     """Return dV, (M, N) or (M, 2N) for complex h; see SequenceModel.backward."""
     _, N, B = h.shape
-    M, parts, columns = dy.shape[1], _parts(h), _columns(B)
+    M, parts, columns = dy.shape[1], _parts(h), columns_of(B)
     scratch = BlockScratch(columns, N, h.dtype, M=M)
     dV = np.zeros((len(columns) - 1, parts * N * M))
     kernels.readout_backward(
@@ -318,145 +281,6 @@ def readout_backward(h: Array, dy: NDArray[np.floating]) -> Array:
     )
     by_part = dV.sum(axis=0).reshape(N, M, parts).transpose(1, 2, 0)
     return by_part.reshape(M, parts * N).astype(dy.dtype)
-
-
-@functools.lru_cache(maxsize=256)
-def _phases(shapes: tuple[tuple[int, int], ...], B: int, dtype: str) -> tuple[Phase, ...]:
-    """Cut a product into runs of neighbouring factors whose panels fit the cache.
-
-    What fits as a whole is one run, its sweeps in the cheapest order. A larger one goes
-    through its factors in that order and starts a new run where the next factor is no
-    neighbour, goes to BLAS, or would let a panel outgrow the cache.
-    """
-    itemsize, order = np.dtype(dtype).itemsize, sweeps(shapes, B)
-    largest = max(max(shapes[f]) * left * right for f, left, right in order)
-    if supports(shapes) and largest * itemsize <= 2 * PANEL:
-        everything = tuple(range(len(shapes)))
-        return (_phase(shapes, everything, 1, B, max(1, B), dtype),)
-    runs: list[list[Sweep]] = []
-    for sweep in order:
-        if runs and _joins(shapes, runs[-1], sweep, itemsize):
-            runs[-1].append(sweep)
-        else:
-            runs.append([sweep])
-    phases = []
-    for run in runs:
-        chosen, right = tuple(sweep.factor for sweep in run), run[-1].right
-        if not supports([shapes[f] for f in chosen]):
-            phases.append(Phase(chosen, run[0].left, right, _columns(right), None, 0, None))
-            continue
-        rows = max(_rows(shapes, chosen))
-        width = max(LANES, PANEL // (rows * itemsize))
-        phases.append(_phase(shapes, chosen, run[0].left, right, min(right, width), dtype))
-    return tuple(phases)
-
-
-def _joins(
-    shapes: tuple[tuple[int, int], ...], run: list[Sweep], sweep: Sweep, itemsize: int
-) -> bool:
-    neighbours = sweep.factor == run[-1].factor + 1
-    if not neighbours or not supports([shapes[run[0].factor], shapes[sweep.factor]]):
-        return False
-    rows = max(_rows(shapes, [s.factor for s in run] + [sweep.factor]))
-    return rows * min(sweep.right, 4 * LANES) * itemsize <= PANEL
-
-
-def _rows(shapes: tuple[tuple[int, int], ...], factors: Iterable[int]) -> tuple[int, int]:
-    chosen = [shapes[f] for f in factors]
-    return math.prod(P for P, _ in chosen), math.prod(Q for _, Q in chosen)
-
-
-def _phase(
-    shapes: tuple[tuple[int, int], ...],
-    factors: tuple[int, ...],
-    left: int,
-    B: int,
-    width: int,
-    dtype: str,
-) -> Phase:
-    cuts = _cuts(B, width, np.dtype(dtype).itemsize)
-    widths = np.diff(cuts)
-    plan = _plan(tuple(shapes[f] for f in factors), int(widths.min()), dtype)
-    stride = _whole_vectors(plan.most_rows * int(widths.max()) * _dtype_parts(np.dtype(dtype)))
-    return Phase(factors, left, B, cuts, plan, stride, _product(plan, left, cuts, stride, dtype))
-
-
-def _product(plan: Plan, left: int, cuts: NDArray[np.intp], stride: int, dtype: str) -> Any:
-    return kernels.Product(
-        _dtype_parts(np.dtype(dtype)),
-        left,
-        cuts,
-        plan.sweeps,
-        plan.merging,
-        plan.rows,
-        plan.n_entries,
-        plan.n_merged,
-        stride,
-        plan.form,
-    )
-
-
-def _whole_vectors(n: int) -> int:
-    return -(-n // LANES) * LANES
-
-
-def _cuts(B: int, width: int, itemsize: int) -> NDArray[np.intp]:
-    """Cut B columns into panels of an odd number of cache lines a row.
-
-    Rows a power of two apart would share a few lines of the first-level cache.
-    """
-    line = max(1, 64 // itemsize)
-    if width >= B or width < line:
-        return _columns(B, width)
-    starts = list(range(0, B, (width // line - 1 | 1) * line))
-    if B - starts[-1] < LANES:
-        starts.pop()
-    return np.array([*starts, B], np.intp)
-
-
-@functools.lru_cache(maxsize=256)
-def _plan(shapes: tuple[tuple[int, int], ...], B: int, dtype: str) -> Plan:
-    """Choose which factors to merge, for panels of B columns or more."""
-    parts, lanes = _dtype_parts(np.dtype(dtype)), LANES if dtype in "fF" else LANES // 2
-    row = B * parts
-    last = len(shapes)  # of a single column, factors from here on are merged to fill a vector
-    while B == 1 and last > 0:
-        now, more = (max(_rows(shapes, range(f, len(shapes)))) for f in (last, last - 1))
-        if parts * now >= lanes or parts * more > 2 * LANES:
-            break
-        last -= 1
-    groups: list[tuple[int, ...]] = []
-    for f, shape in enumerate(shapes[:last]):
-        if groups and len(groups[-1]) == 1 and _pays(shapes[f - 1], shape):
-            groups[-1] = (f - 1, f)
-        else:
-            groups.append((f,))
-    if last < len(shapes):
-        groups.append(tuple(range(last, len(shapes))))
-    merged = tuple(_rows(shapes, group) for group in groups)
-    offsets = np.cumsum([0] + [P * Q for P, Q in merged])
-    rows = [(offsets[f], *merged[f], left, right) for f, left, right in sweeps(merged, 1)]
-    forms = [P * Q * (right * row) ** 2 for _, P, Q, _, right in rows if right * row < 4]
-    merging = [len(groups)]
-    for group in groups:
-        merging += [len(group), *(size for f in group for size in shapes[f])]
-    return Plan(
-        tuple(groups),
-        np.array(merging, np.intp),
-        merged,
-        sum(P * Q for P, Q in shapes),
-        int(offsets[-1]),
-        _rows(shapes, range(len(shapes))),
-        np.array(rows, np.intp),
-        max(max(P, Q) * left * right for _, P, Q, left, right in rows),
-        max(forms, default=0),
-    )
-
-
-def _pays(first: tuple[int, int], second: tuple[int, int]) -> bool:
-    """Tell whether W_f ⊗ W_g costs no more multiplications than one after the other."""
-    (P, Q), (R, S) = first, second
-    return min(P * Q * S + P * R * S, R * S * Q + P * R * Q) >= P * Q * R * S
 
 
 def _merge(factors: Sequence[Array], product: Any) -> Array:
@@ -479,9 +303,7 @@ def _dfactors(factors: Sequence[Array], plan: Plan, dW: Array, dtype: np.dtype) 
     """Cut dW into the gradients of the groups, and those into the factors'."""
     ends = np.cumsum([P * Q for P, Q in plan.merged])[:-1]
     dfactors = []
-    for group, dM in zip(
-        plan.groups, np.split(_complex(dW, _dtype_parts(dtype)), ends), strict=True
-    ):
+    for group, dM in zip(plan.groups, np.split(_complex(dW, parts_of(dtype)), ends), strict=True):
         dfactors += _merge_backward([factors[f] for f in group], dM)
     return [d.astype(dtype) for d in dfactors]
 
@@ -511,7 +333,7 @@ class BlockScratch:
     ) -> None:
         self._dtype, self._n_blocks = np.finfo(dtype).dtype, len(columns) - 1
         self.stride, self.gathered, *self._sizes = kernels.scratch_sizes(
-            _dtype_parts(dtype),
+            parts_of(dtype),
             n_sweeps,
             n_factors,
             D,
@@ -562,14 +384,6 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> Array:
     return memory[skipped : skipped + n_bytes].view(dtype).reshape(shape)
 
 
-def _columns(B: int, block: int = BLOCK) -> NDArray[np.intp]:
-    """Cut a batch into blocks of nearly equal width, all but the last of whole vectors."""
-    n_blocks = max(1, -(-B // max(1, block)))
-    whole = 8 if block >= 16 else 1
-    starts = [round(B * i / n_blocks / whole) * whole for i in range(n_blocks)]
-    return np.array([*starts, B], np.intp)
-
-
 def _threads(columns: NDArray[np.intp]) -> int:
     """Return how many threads to use: no more than blocks."""
     return min(n_threads(), len(columns) - 1)
@@ -582,11 +396,7 @@ def _level() -> int:
 
 
 def _parts(a: Array) -> int:
-    return _dtype_parts(a.dtype)
-
-
-def _dtype_parts(dtype: np.dtype) -> int:
-    return 2 if dtype.kind == "c" else 1
+    return parts_of(a.dtype)
 
 
 def _real_dtype(a: Array) -> np.dtype:

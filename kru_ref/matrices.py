@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from . import backend as _backend
-from . import compiled
+from . import plans
 from .backend import Backend
 from .kronecker import ENGINES, factor_sizes
 from .sweeps import Array
@@ -167,7 +167,7 @@ class Kronecker:
     def is_compiled(self, N: int) -> bool:
         """Return whether the backend is compiled and all factors are small."""
         shapes = self.shapes(N).values()
-        return _backend.resolve(self.backend) == "cython" and compiled.supports(shapes)
+        return _backend.resolve(self.backend) == "cython" and plans.supports(shapes)
 
     def penalty(self, W: Sequence[Array]) -> tuple[float, list[Array]]:
         """Return Σ_f ‖W_f^H W_f - I‖²_F and its gradient."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import kru_ref as kru
-from kru_ref import backend, compiled
+from kru_ref import backend, compiled, plans
 
 if backend.kernels is None:
     pytest.skip(f"{backend.reason}", allow_module_level=True)
@@ -122,10 +122,10 @@ def test_the_product_agrees_with_numpy(draw, monkeypatch, level, dtype, B, shape
 @pytest.fixture(params=[2**7, 2**14])
 def small_cache(monkeypatch, request):
     """Let products be cut into phases and panels at sizes that a test can afford."""
-    monkeypatch.setattr(compiled, "PANEL", request.param)
-    compiled._phases.cache_clear()
+    monkeypatch.setattr(plans, "PANEL", request.param)
+    plans.phases_of.cache_clear()
     yield
-    compiled._phases.cache_clear()
+    plans.phases_of.cache_clear()
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -147,9 +147,9 @@ def test_a_product_beyond_the_cache(draw, monkeypatch, dtype, B, shapes):
     rows, columns = (int(np.prod(sizes)) for sizes in zip(*shapes, strict=True))
     x, dy = draw((columns, B), dtype), draw((rows, B), dtype)
     before = x.copy()
-    phases = compiled._phases(tuple(shapes), B, x.dtype.char)
-    assert len(phases) > 1 or max(x.nbytes, dy.nbytes) <= 2 * compiled.PANEL
-    if len(shapes) == 11 and compiled.PANEL == 2**14 and B > 3:
+    phases = plans.phases_of(tuple(shapes), B, x.dtype.char)
+    assert len(phases) > 1 or max(x.nbytes, dy.nbytes) <= 2 * plans.PANEL
+    if len(shapes) == 11 and plans.PANEL == 2**14 and B > 3:
         assert any(len(phase.cuts) > 2 and len(phase.plan.sweeps) > 1 for phase in phases)
     results = []
     for threads in (1, 3):
@@ -170,7 +170,7 @@ def test_panels_cover_all_columns(cut):
     """Once each, in order, none shorter than a vector unless all are."""
     for B in (1, 15, 16, 17, 500, 4096, 4097):
         for itemsize in (4, 8, 16):
-            cuts = compiled._cuts(B, max(16, cut // 512 // itemsize), itemsize)
+            cuts = plans._cuts(B, max(16, cut // 512 // itemsize), itemsize)
             assert cuts[0] == 0
             assert cuts[-1] == B
             assert (np.diff(cuts) >= min(B, 8)).all()
