@@ -340,7 +340,8 @@ static INLINE void NAME(sweep_backward_as)(int mode, Py_ssize_t P, Py_ssize_t Q,
     }
 }
 
-/* accumulate(), and dx = np.matmul(WH, dy), in pieces that stay in the first-level cache */
+/* accumulate(), and dx = np.matmul(WH, dy), in pieces that stay in the first-level cache; a piece
+   of x has been read when that of dx is written, so dx may be x */
 static void NAME(sweep_backward)(int mode, Py_ssize_t P, Py_ssize_t Q, const void *WH,
                                  const void *dy, const void *x, void *dx, Py_ssize_t left,
                                  Py_ssize_t R, void *G)
