@@ -63,8 +63,8 @@ def matvec(factors: Sequence[Array], x: Array) -> Array:
     if len(phases) == 1 and (product := phases[0].product) is not None:
         return kernels.matvec(product, _level(), n_threads(), factors, x, False)
     for phase in phases:
-        in_place = phase is not phases[0]
-        x = _phase_matvec(phase, [factors[f] for f in phase.factors], x, in_place)
+        chosen = [factors[f] for f in phase.factors]
+        x = _phase_matvec(phase, chosen, x, in_place=phase is not phases[0])
     return x.reshape(-1 if B else math.prod(len(W) for W in factors), B)
 
 
@@ -122,9 +122,12 @@ def _phase_backward(
 
 
 def _blas_matvec(phase: Phase, W: Array, x: Array) -> Array:
-    if phase.B == 1:
-        return x.reshape(phase.left, -1) @ W.T
-    return np.matmul(W, x.reshape(phase.left, W.shape[1], phase.B))
+    left, Q, B = phase.left, W.shape[1], phase.B
+    if B == 1:
+        return x.reshape(left, Q) @ W.T
+    if left == 1:
+        return W @ x.reshape(Q, B)
+    return np.matmul(W, x.reshape(left, Q, B))
 
 
 def _blas_backward(phase: Phase, W: Array, x: Array, dy: Array) -> tuple[list[Array], Array]:

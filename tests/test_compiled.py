@@ -92,7 +92,7 @@ def test_it_agrees_with_numpy(
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("B", [1, 2, 3, 5, 20, 64])
+@pytest.mark.parametrize("B", [0, 1, 2, 3, 5, 20, 64])
 @pytest.mark.parametrize(
     "shapes",
     [
