@@ -88,6 +88,26 @@ def run(case, names, rounds, rng):
     return results
 
 
+def print_summary(report):
+    """Say in how many cases kru_ref is the fastest, and where it is farthest from that."""
+    ratios = {}
+    for found in report:
+        theirs = {k: t["ratio"] for k, t in found.get("times", {}).items() if "ratio" in t}
+        theirs.pop(OURS, None)
+        if theirs:
+            name = min(theirs, key=theirs.get)
+            ratios[Case(*(found[field] for field in Case._fields))] = theirs[name], name
+    in_order = sorted(ratios.items(), key=lambda item: item[1][0])
+    behind = sum(ratio < 0.95 for ratio, _ in ratios.values())
+    median = in_order[len(in_order) // 2][1][0]
+    print(
+        f"\n{len(ratios)} cases: the best competitor takes {median:.2f} times as long, by median;"
+    )
+    print(f"in {behind} cases it takes less than 0.95 times as long as {OURS}, the least in")
+    for case, (ratio, name) in in_order[:5]:
+        print(f"  {case}: {ratio:.2f}, {name}")
+
+
 def main():
     """Run the cases asked for."""
     parser = measure.parser(__doc__.splitlines()[0])
@@ -118,6 +138,8 @@ def main():
         results = run(case, names, arguments.rounds, np.random.default_rng(0))
         report.append(case._asdict() | {"times": results})
         measure.print_table(f"{case}, threads = {arguments.threads}", results)
+    if arguments.grid:
+        print_summary(report)
     if arguments.json:
         found = measure.report(arguments.threads, arguments.rounds, report)
         measure.write_json(arguments.json, found)

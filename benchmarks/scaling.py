@@ -18,6 +18,7 @@ from pathlib import Path
 import competitors
 import measure
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 import kru_ref as kru
 
@@ -118,6 +119,24 @@ def growth_in_time(name, sizes, rounds, rng):
         shown = ", ".join(f"{k} {1e3 * s:.1f} ms" for k, s in seconds.items())
         print(f"{name}: N = {N}, T = {T}, B = {B}: {shown}")
     return rows
+
+
+def speed_up(threads, rounds, rng):
+    """Return seconds of a forward and backward pass with one thread and with several."""
+    passes = recurrence(512, 400, 50, rng)
+
+    def step(n):
+        with threadpool_limits(n):
+            passes["forward"]()
+            passes["backward"]()
+
+    calls = {str(n): partial(step, n) for n in sorted({1, threads})}
+    times = measure.alternate(calls, rounds, "1")
+    seconds = {n: found["median_s"] for n, found in times.items()}
+    for n, s in seconds.items():
+        print(f"N = 512, T = 400, B = 50, {n} thread(s): {1e3 * s:.1f} ms", end="")
+        print(f", {1 / times[n]['ratio']:.2f} times as fast as one")
+    return seconds
 
 
 def roofline(rounds, rng):
@@ -226,6 +245,7 @@ def main():
     batches = [(512, 100, B) for B in (1, 2, 5, 10, 20, 32, 50, 64, 100, 128, 256)]
     results = {
         "bandwidth_gb_s": bandwidth(),
+        "threads": speed_up(arguments.threads, rounds, rng),
         "roofline": roofline(rounds, rng),
         "T": growth_in_time("T", lengths, rounds, rng),
         "B": growth_in_time("B", batches, rounds, rng),
