@@ -381,22 +381,17 @@ cdef void panel_backward(
 
 
 # Sweeps over one panel. Rows of a sweep's (left, Q, R) shorter than a vector of the widest
-# instruction set are left to a narrower one; where R is shorter than any vector, a left index is
-# one row of a small real matrix product, its matrix A made from W for the occasion.
+# instruction set are left to a narrower one, in the end to plain loops; where R is a single number,
+# a left index is one row of a small real matrix product, its matrix A made from W.
 
 cdef enum:
     OFFSET, P_, Q_, LEFT, RIGHT, PLAN_ROW  # of W; sizes; right of a single column
     LARGEST_VECTOR = 16
 
 
-cdef bint is_short(int parts, Py_ssize_t R, int is_double) noexcept nogil:
-    """Whether a row is a single number, or shorter than any vector."""
-    return R == parts or R < kernels_for(0, is_double).lanes
-
-
 cdef const Kernels* widest(int level, Py_ssize_t R, int is_double) noexcept nogil:
-    """Return the kernels of the widest vectors that R elements fill, or else the narrowest."""
-    while level > 0 and kernels_for(level, is_double).lanes > R:
+    """Return the kernels of the widest vectors that R elements fill; plain loops if none."""
+    while level >= 0 and kernels_for(level, is_double).lanes > R:
         level -= 1
     return kernels_for(level, is_double)
 
@@ -422,7 +417,7 @@ cdef const real* apply_sweeps(
         target = targets + (s % n_targets) * stride
         if last != NULL and s == n_sweeps - 1:
             target, target_row = last, last_row
-        if is_short(parts, right * E, real is double):
+        if right * E == parts:
             real_form(parts, P, Q, right * E, factor, form)
             K = widest(level, P * right * E, real is double)
             K.row_sweep(Q * right * E, P * right * E, form, x, target, left)
@@ -456,7 +451,7 @@ cdef void sweeps_backward(
         factor = WH + parts * plan[OFFSET]
         before = stages + (s - 1) * stride if s else x
         target = targets + (s % 2) * stride if s else last
-        if not is_short(parts, R, real is double):
+        if R != parts:
             K = widest(level, R, real is double)
             K.sweep_backward(
                 REALS if parts == 1 else COMPLEXES, P, Q, factor, dy, before, target, left, R,
@@ -478,7 +473,7 @@ cdef void fold_sweeps(
     cdef Py_ssize_t s
     cdef const Kernels* K
     for s in range(F):
-        if not is_short(parts, plan[RIGHT] * E, real is double):
+        if plan[RIGHT] * E != parts:
             K = widest(level, plan[RIGHT] * E, real is double)
             K.fold(
                 REALS if parts == 1 else COMPLEXES, plan[P_] * plan[Q_],

@@ -372,7 +372,7 @@ static INLINE void NAME(row_tile)(int rows, Py_ssize_t K, Py_ssize_t J, const RE
         STORE(y + i * J, sum[i]);
 }
 
-/* y (left, J) = x (left, K) @ A (K, J), all real: the sweep where R is too short for a vector */
+/* y (left, J) = x (left, K) @ A (K, J), all real: the sweep where R is a single number */
 static void NAME(row_sweep)(Py_ssize_t K, Py_ssize_t J, const void *A, const void *x, void *y,
                             Py_ssize_t left)
 {

@@ -44,7 +44,7 @@ class Plan(NamedTuple):
     rows: tuple[int, int]  # ∏P, ∏Q
     sweeps: NDArray[np.intp]
     most_rows: int  # of any stage
-    form: int  # entries of the largest matrix of a sweep with too short rows
+    form: int  # entries of the largest real matrix for a sweep of single numbers
 
 
 class Phase(NamedTuple):
@@ -177,7 +177,7 @@ def plan_of(shapes: tuple[tuple[int, int], ...], B: int, dtype: str) -> Plan:
     merged = tuple(_rows(shapes, group) for group in groups)
     offsets = np.cumsum([0] + [P * Q for P, Q in merged])
     rows = [(offsets[f], *merged[f], left, right) for f, left, right in sweeps(merged, 1)]
-    forms = [P * Q * (right * row) ** 2 for _, P, Q, _, right in rows if right * row < 4]
+    forms = [P * Q * (right * row) ** 2 for _, P, Q, _, right in rows if right * row == parts]
     merging = [len(groups)]
     for group in groups:
         merging += [len(group), *(size for f in group for size in shapes[f])]

@@ -129,12 +129,19 @@ enum { MODRELU, TANH_KIND, RELU, IDENTITY };
 #define BYTES 16
 #define FLOATS 4
 #define DOUBLES 2
+#if defined(VECTORS)
 #define LEVEL baseline
 #include "precisions.h"
+#undef LEVEL
+#undef VECTORS
+#define HAS_BASELINE
+#endif
+#define LEVEL plain
+#include "precisions.h"
+#undef LEVEL
 #undef BYTES
 #undef FLOATS
 #undef DOUBLES
-#undef LEVEL
 
 /* The best of "avx512", "avx2" and "baseline" that this processor has: 2, 1 or 0. */
 static int best_level(void)
@@ -159,6 +166,7 @@ static int openmp_threads(void)
 #endif
 }
 
+/* A level below 0 is that of plain loops, for rows that fill no vector. */
 static const Kernels *kernels_for(int level, int is_double)
 {
 #if defined(X86_LEVELS)
@@ -167,5 +175,9 @@ static const Kernels *kernels_for(int level, int is_double)
     if (level == 1)
         return is_double ? &kernels_avx2_double : &kernels_avx2_float;
 #endif
-    return is_double ? &kernels_baseline_double : &kernels_baseline_float;
+#if defined(HAS_BASELINE)
+    if (level >= 0)
+        return is_double ? &kernels_baseline_double : &kernels_baseline_float;
+#endif
+    return is_double ? &kernels_plain_double : &kernels_plain_float;
 }

@@ -119,6 +119,21 @@ def test_the_product_agrees_with_numpy(draw, monkeypatch, level, dtype, B, shape
         close(ours, reference, dtype)
 
 
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("B", [2, 3, 5, 9, 17])
+def test_columns_of_a_product_are_independent(draw, monkeypatch, level, dtype, B):
+    """What is no number in one column stays there."""
+    monkeypatch.setenv("KRU_REF_SIMD", level)
+    factors, x = [draw((2, 2), dtype), draw((3, 5), dtype)], draw((10, B), dtype)
+    x[3, 1] = np.nan
+    y = kru.kron_matvec(factors, x, "cython")
+    _, dx = kru.kron_matvec_backward(factors, x, np.where(np.isnan(y), y, 1), "cython")
+    for result in (y, dx):
+        assert np.isnan(result[:, 1]).any()
+        assert np.isfinite(np.delete(result, 1, axis=1)).all()
+
+
 @pytest.fixture(params=[2**7, 2**14])
 def small_cache(monkeypatch, request):
     """Let products be cut into phases and panels at sizes that a test can afford."""
