@@ -62,7 +62,7 @@ static INLINE vec NAME(pair)(const REAL *w)
 static INLINE void NAME(tile)(int mode, int rows, int vectors, Py_ssize_t Q, const REAL *W,
                               const REAL *x, Py_ssize_t X, REAL *y, Py_ssize_t Y)
 {
-    vec sum[8][2] = {{{0}}};
+    vec sum[8][2] = {0};
     for (Py_ssize_t q = 0; q < Q; q++) {
         vec xv[2], ix[2];
         for (int v = 0; v < vectors; v++) {
@@ -362,7 +362,7 @@ static void NAME(sweep_backward)(int mode, Py_ssize_t P, Py_ssize_t Q, const voi
 static INLINE void NAME(row_tile)(int rows, Py_ssize_t K, Py_ssize_t J, const REAL *A,
                                   const REAL *x, REAL *y)
 {
-    vec sum[8] = {{0}};
+    vec sum[8] = {0};
     for (Py_ssize_t k = 0; k < K; k++) {
         vec a = LOAD(A + k * J);
         for (int i = 0; i < rows; i++)
@@ -407,7 +407,7 @@ static void NAME(row_accumulate)(Py_ssize_t K, Py_ssize_t J, const void *x, cons
     for (Py_ssize_t k = 0; k < K; k++) {
         for (Py_ssize_t start = 0; start < J && J >= LANES; start += LANES) {
             Py_ssize_t j = start + LANES <= J ? start : J - LANES;
-            vec sum[4] = {{0}};
+            vec sum[4] = {0};
             Py_ssize_t l = 0;
             for (; l + 4 <= left; l += 4)
                 for (int i = 0; i < 4; i++)
