@@ -167,7 +167,9 @@ class Kronecker:
     def is_compiled(self, N: int) -> bool:
         """Return whether the backend is compiled and all factors are small."""
         shapes = self.shapes(N).values()
-        return _backend.resolve(self.backend) == "cython" and plans.supports(shapes)
+        return _backend.resolve(self.backend) == "cython" and plans.are_small(
+            shapes, plans.LARGEST_IN_RECURRENCE
+        )
 
     def penalty(self, W: Sequence[Array]) -> tuple[float, list[Array]]:
         """Return Σ_f ‖W_f^H W_f - I‖²_F and its gradient."""

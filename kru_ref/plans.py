@@ -22,6 +22,9 @@ from .sweeps import Sweep, sweeps
 # Beyond factors of about this size a product by BLAS for each of them is as fast or faster.
 LARGEST_FACTOR = 16
 
+# The same for a recurrence, where BLAS would be called from Python in every step.
+LARGEST_IN_RECURRENCE = 32
+
 # Real numbers in the widest vector.
 LANES = 16
 
@@ -59,9 +62,9 @@ class Phase(NamedTuple):
     product: Any  # kernels.Product
 
 
-def supports(shapes: Iterable[tuple[int, ...]]) -> bool:
-    """Tell whether factors of these shapes are small enough for a compiled recurrence."""
-    return max(max(shape) for shape in shapes) <= LARGEST_FACTOR
+def are_small(shapes: Iterable[tuple[int, ...]], largest: int = LARGEST_FACTOR) -> bool:
+    """Tell whether factors of these shapes are small enough for the kernels."""
+    return max(max(shape) for shape in shapes) <= largest
 
 
 @functools.lru_cache(maxsize=256)
@@ -74,7 +77,7 @@ def phases_of(shapes: tuple[tuple[int, int], ...], B: int, dtype: str) -> tuple[
     """
     itemsize, order = np.dtype(dtype).itemsize, sweeps(shapes, B)
     largest = max(max(shapes[f]) * left * right for f, left, right in order)
-    if supports(shapes) and largest * itemsize <= 2 * PANEL:
+    if are_small(shapes) and largest * itemsize <= 2 * PANEL:
         everything = tuple(range(len(shapes)))
         return (_phase(shapes, everything, 1, B, max(1, B), dtype),)
     runs: list[list[Sweep]] = []
@@ -86,7 +89,7 @@ def phases_of(shapes: tuple[tuple[int, int], ...], B: int, dtype: str) -> tuple[
     cut = []
     for run in runs:
         chosen, right = tuple(sweep.factor for sweep in run), run[-1].right
-        if not supports([shapes[f] for f in chosen]):
+        if not are_small([shapes[f] for f in chosen]):
             cut.append(Phase(chosen, run[0].left, right, columns_of(right), None, 0, None))
             continue
         rows = max(_rows(shapes, chosen))
@@ -99,7 +102,7 @@ def _joins(
     shapes: tuple[tuple[int, int], ...], run: list[Sweep], sweep: Sweep, itemsize: int
 ) -> bool:
     neighbours = sweep.factor == run[-1].factor + 1
-    if not neighbours or not supports([shapes[run[0].factor], shapes[sweep.factor]]):
+    if not neighbours or not are_small([shapes[run[0].factor], shapes[sweep.factor]]):
         return False
     rows = max(_rows(shapes, [s.factor for s in run] + [sweep.factor]))
     return rows * min(sweep.right, 4 * LANES) * itemsize <= PANEL

@@ -27,6 +27,7 @@ FACTORS = [
     (7, None),
     (32, None),
     (30, ((5, 6), (6, 5))),
+    (42, ((21, 3), (2, 14))),
 ]
 
 
@@ -206,8 +207,8 @@ def test_any_number_of_threads_gives_the_same_bits(rng, monkeypatch, B):
 
 
 def test_large_factors_are_left_to_blas(rng):
-    assert not kru.KRU(3, 34, ((17, 17), (2, 2)), backend="cython").matrix.is_compiled(34)
-    assert kru.KRU(3, 32, ((16, 16), (2, 2)), backend="cython").matrix.is_compiled(32)
+    assert not kru.KRU(3, 66, ((33, 33), (2, 2)), backend="cython").matrix.is_compiled(66)
+    assert kru.KRU(3, 64, ((32, 32), (2, 2)), backend="cython").matrix.is_compiled(64)
     assert not kru.KRU(3, 32, backend="numpy").matrix.is_compiled(32)
 
 
