@@ -318,5 +318,5 @@ assert os.waitpid(child, 0)[1] == 0
 def test_a_forked_process_computes_too():
     """It did not: OpenMP waited for ever for the parent's threads."""
     environment = os.environ | {"OMP_NUM_THREADS": "2"}
-    command = [sys.executable, "-W", "ignore", "-c", FORK]
+    command = [sys.executable, "-P", "-W", "ignore", "-c", FORK]  # -P: not the source tree
     subprocess.run(command, env=environment, check=True, timeout=60)
