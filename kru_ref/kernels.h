@@ -372,22 +372,13 @@ static INLINE void NAME(row_tile)(int rows, Py_ssize_t K, Py_ssize_t J, const RE
         STORE(y + i * J, sum[i]);
 }
 
-/* y (left, J) = x (left, K) @ A (K, J), all real: the sweep where R is a single number */
+/* y (left, J) = x (left, K) @ A (K, J), all real: the sweep where R is a single number; J is at least
+   LANES */
 static void NAME(row_sweep)(Py_ssize_t K, Py_ssize_t J, const void *A, const void *x, void *y,
                             Py_ssize_t left)
 {
     const REAL *a = A, *from = x;
     REAL *to = y;
-    if (J < LANES) {
-        for (Py_ssize_t l = 0; l < left; l++)
-            for (Py_ssize_t j = 0; j < J; j++) {
-                REAL sum = 0;
-                for (Py_ssize_t k = 0; k < K; k++)
-                    sum += from[l * K + k] * a[k * J + j];
-                to[l * J + j] = sum;
-            }
-        return;
-    }
     for (Py_ssize_t l = 0; l < left; l += 8)
         for (Py_ssize_t start = 0; start < J; start += LANES) {
             Py_ssize_t j = start + LANES <= J ? start : J - LANES;
@@ -405,7 +396,7 @@ static void NAME(row_accumulate)(Py_ssize_t K, Py_ssize_t J, const void *x, cons
 {
     const REAL *from = x, *d = dy;
     for (Py_ssize_t k = 0; k < K; k++) {
-        for (Py_ssize_t start = 0; start < J && J >= LANES; start += LANES) {
+        for (Py_ssize_t start = 0; start < J; start += LANES) {
             Py_ssize_t j = start + LANES <= J ? start : J - LANES;
             vec sum[4] = {0};
             Py_ssize_t l = 0;
@@ -419,9 +410,6 @@ static void NAME(row_accumulate)(Py_ssize_t K, Py_ssize_t J, const void *x, cons
             for (Py_ssize_t i = start - j; i < LANES; i++)
                 dA[k * J + j + i] += lane[i];
         }
-        for (Py_ssize_t j = 0; j < J && J < LANES; j++)
-            for (Py_ssize_t l = 0; l < left; l++)
-                dA[k * J + j] += from[l * K + k] * d[l * J + j];
     }
 }
 
