@@ -3,30 +3,36 @@
 __version__ = "0.1.0"
 
 from .backend import show_config
-from .cells import KRU, RNN
+from .cells import GRU, KRU, LSTM, RNN
 from .gradients import check_adjoint, check_gradient
 from .kronecker import KroneckerProduct, factor_sizes, kron_matvec, kron_matvec_backward
 from .losses import bernoulli_cross_entropy, mean_squared_error, softmax_cross_entropy
-from .matrices import Dense, Kronecker
+from .matrices import Dense, FullUnitary, Kronecker, RestrictedUnitary
 from .model import SequenceModel
 from .optimizers import SGD, Adam, RMSprop, clip_by_global_norm
+from .pytorch import from_pytorch, to_pytorch
 from .unitary import random_unitary, soft_unitary, unitarity_defect
 
 __all__ = [
+    "GRU",
     "KRU",
+    "LSTM",
     "RNN",
     "SGD",
     "Adam",
     "Dense",
+    "FullUnitary",
     "Kronecker",
     "KroneckerProduct",
     "RMSprop",
+    "RestrictedUnitary",
     "SequenceModel",
     "bernoulli_cross_entropy",
     "check_adjoint",
     "check_gradient",
     "clip_by_global_norm",
     "factor_sizes",
+    "from_pytorch",
     "kron_matvec",
     "kron_matvec_backward",
     "mean_squared_error",
@@ -34,5 +40,6 @@ __all__ = [
     "show_config",
     "soft_unitary",
     "softmax_cross_entropy",
+    "to_pytorch",
     "unitarity_defect",
 ]

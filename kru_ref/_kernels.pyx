@@ -1,6 +1,6 @@
 """The Kronecker product, its backward, and the whole recurrence over time, compiled.
 
-Each function is the twin of a NumPy one, named in its docstring, in kronecker.py, cells.py or
+Each function is the twin of a NumPy one, named in its docstring, in kronecker.py, cells/ or
 model.py; compiled.py prepares its arrays. The innermost loops are those of kernels.h.
 """
 
@@ -43,6 +43,14 @@ cdef extern from "simd.h":
             int kind, int parts, Py_ssize_t n, const void* g, const void* direct,
             const void* h, const void* b, void* dz, void* db,
         ) noexcept nogil
+        void (*open_gates)(
+            int kind, Py_ssize_t n, const void* a, const void* wh, const void* b_h,
+            const void* before, void* gates, void* c, void* h,
+        ) noexcept nogil
+        void (*open_gates_backward)(
+            int kind, Py_ssize_t n, const void* direct, const void* g, const void* gates,
+            const void* c, const void* before, const void* carried, void* dz, void* carry,
+        ) noexcept nogil
         void (*copy)(
             Py_ssize_t rows, Py_ssize_t n, const void* x, Py_ssize_t x_row, void* to,
             Py_ssize_t to_row,
@@ -68,6 +76,8 @@ cdef extern from "simd.h":
         REALS
         COMPLEXES
         PAIRS
+        LSTM
+        GRU
 
     int best_level() noexcept nogil
     int openmp_threads() noexcept nogil
@@ -906,3 +916,6 @@ cdef void readout_backward_block(
                 k, block.E, G, dV,
             )
             k = 0
+
+
+include "_gates.pxi"

@@ -11,6 +11,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from .cells import Params, check_params
+from .cells import State as CellState
 from .model import SequenceModel
 from .optimizers import Optimizer, State
 
@@ -27,12 +28,15 @@ class RunState(NamedTuple):
     params : dict of str to ndarray
     optimizer : dict
         The optimizer's state.
+    carried : tuple, optional
+        Each cell's state after the last batch, for one that continues it.
     """
 
     update: int
     seconds: float
     params: Params
     optimizer: State
+    carried: tuple[CellState, ...] | None
 
 
 def save_checkpoint(path: Path, state: RunState) -> None:
@@ -52,6 +56,9 @@ def save_checkpoint(path: Path, state: RunState) -> None:
     for slot, values in state.optimizer.items():
         if slot != "steps":
             arrays |= {f"optimizer/{slot}/{name}": value for name, value in values.items()}
+    for k, carried in enumerate(state.carried or ()):
+        for i, part in enumerate(carried if isinstance(carried, tuple) else (carried,)):
+            arrays[f"carried/{k}/{i}"] = part
     write_atomically(path, lambda file: np.savez(file, **arrays))
 
 
@@ -79,7 +86,11 @@ def load_checkpoint(path: Path, model: SequenceModel, optimizer: Optimizer) -> R
             state[slot] = _under(arrays, f"optimizer/{slot}/")
             check_params(state[slot], model.shapes(), model.dtypes())
         return RunState(
-            int(arrays["update"]), float(arrays["seconds"]), _under(arrays, "params/"), state
+            int(arrays["update"]),
+            float(arrays["seconds"]),
+            _under(arrays, "params/"),
+            state,
+            _carried(arrays, model),
         )
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is the checkpoint of another model: {error}") from error
@@ -110,6 +121,18 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         with contextlib.suppress(OSError):
             partial.unlink()
         raise
+
+
+def _carried(arrays: dict[str, Any], model: SequenceModel) -> tuple[CellState, ...] | None:
+    if not _under(arrays, "carried/"):
+        return None
+    states: list[CellState] = []
+    for k, cell in enumerate(model.cells):
+        parts = tuple(arrays[f"carried/{k}/{i}"] for i in range(len(cell.states)))
+        if any(p.shape[:1] != (cell.hidden_size,) or p.dtype != cell.dtype for p in parts):
+            raise ValueError(f"the state carried by cell {k} does not fit it")
+        states.append(parts if len(parts) > 1 else parts[0])
+    return tuple(states)
 
 
 def _under(arrays: dict[str, Any], prefix: str) -> Params:

@@ -4,6 +4,7 @@ Needs tyro, which turns a dataclass and its comments into options and their help
 """
 
 import argparse
+import dataclasses
 import math
 import shlex
 import sys
@@ -16,15 +17,15 @@ import numpy as np
 
 from . import datasets, show_config, training
 from .backend import Backend, resolve
-from .cells import KRU, RNN
+from .cells import KRU, Cell
 from .extras import require
 from .gradients import GradientReport, check_gradient
 from .kronecker import factor_sizes
 from .losses import softmax_cross_entropy
-from .matrices import Dense
 from .model import SequenceModel
 from .sweeps import Array
 from .tasks import Adding, Copying, Pixels, Task
+from .tasks.task import make_cell, make_matrix
 from .training import Metrics
 
 tyro = require("tyro", "train")
@@ -125,14 +126,17 @@ class Params:
 class Gradcheck:
     """Check every gradient of a small model against finite differences."""
 
-    # The cell: kru has a Kronecker matrix, rnn a dense one.
-    cell: Literal["kru", "rnn"] = "kru"
-    # Shapes of the Kronecker factors, P Q P Q …; their product is the hidden size of both cells.
+    # Recurrent cell; rnn over kronecker is the KRU.
+    cell: Literal["rnn", "lstm", "gru"] = "rnn"
+    # Recurrent matrix.
+    matrix: Literal["kronecker", "dense", "restricted", "full"] = "kronecker"
+    # Shapes of the Kronecker factors, P Q P Q …; their product is the hidden size with any matrix.
     factors: tuple[tuple[int, int], ...] = ((2, 3), (3, 2), (2, 2))
-    # Nonlinearity.
+    # Nonlinearity of the simple cell.
     activation: Literal["modrelu", "tanh", "relu", "identity"] = "modrelu"
-    # Numbers of the hidden state and of W.
-    dtype: Literal["float32", "float64", "complex64", "complex128"] = "complex128"
+    # Numbers of the hidden state and of W; if not given, complex128 for the simple cell and
+    # float64 for the others, which are real.
+    dtype: Literal["float32", "float64", "complex64", "complex128"] | None = None
     # Engine of the Kronecker product.
     backend: Backend = "auto"
     # Time steps T.
@@ -147,7 +151,10 @@ class Gradcheck:
     def run(self) -> int:
         """Print the report; 1 if a gradient is wrong."""
         report = self.report()
-        print(f"{self.cell}, {self.activation}, {self.dtype}, backend {resolve(self.backend)}")
+        what = f"{self.cell} over {self.matrix}"
+        if self.cell == "rnn":
+            what += f", {self.activation}"
+        print(f"{what}, {self._dtype}, backend {resolve(self.backend)}")
         print(report)
         return 0 if report else 1
 
@@ -160,9 +167,10 @@ class Gradcheck:
         M, T, B = 4, self.steps, self.batch_size
         if min(T, B) < 1:
             raise ValueError(f"steps and batch_size must be at least 1, got {T} and {B}")
-        double = {"float32": "float64", "complex64": "complex128"}.get(self.dtype, self.dtype)
-        model, exact = SequenceModel(self.make(self.dtype), M), SequenceModel(self.make(double), M)
-        D = model.cell.input_size
+        dtype = self._dtype
+        double = {"float32": "float64", "complex64": "complex128"}.get(dtype, dtype)
+        model, exact = SequenceModel(self.make(dtype), M), SequenceModel(self.make(double), M)
+        D = model.cells[0].input_size
         rng = np.random.default_rng(self.seed)
         # Away from where a model starts: there b = 0 and the unitary penalty has no gradient.
         params = {name: _moved(p, rng) for name, p in model.init(rng).items()}
@@ -179,7 +187,7 @@ class Gradcheck:
         for name, dW in model.penalty(params)[1].items():
             grads[name] = grads[name] + strength * dW
         dtypes = exact.dtypes()
-        tolerance = 1e-6 if double == self.dtype else 1e-3
+        tolerance = 1e-6 if double == dtype else 1e-3
         return check_gradient(
             loss,
             {name: p.astype(dtypes[name]) for name, p in params.items()},
@@ -187,12 +195,15 @@ class Gradcheck:
             tolerance=tolerance,
         )
 
-    def make(self, dtype: str) -> RNN:
+    @property
+    def _dtype(self) -> str:
+        return self.dtype or ("complex128" if self.cell == "rnn" else "float64")
+
+    def make(self, dtype: str) -> Cell:
         """Return the cell in a dtype."""
         N = math.prod(P for P, _ in self.factors)
-        if self.cell == "kru":
-            return KRU(3, N, self.factors, self.activation, dtype, backend=self.backend)
-        return RNN(3, N, Dense(), self.activation, dtype)
+        matrix = make_matrix(self.matrix, self.factors, self.backend)
+        return make_cell(self.cell, 3, N, matrix, self.activation, dtype)
 
 
 @dataclass(frozen=True)
@@ -279,13 +290,12 @@ def summary(task: Task, metrics: Metrics) -> str:
     who, baseline = task.baseline
     test = {k.removeprefix("test_"): v for k, v in metrics.items() if k.startswith("test_")}
     model, N = task.model(), task.hidden_size
-    dense = RNN(task.input_size, N, Dense(), "identity", task.dtype)
+    dense = dataclasses.replace(task, matrix="dense").model().n_recurrent_parameters
     rows = {
         "test": ", ".join(f"{name} {value:.4g}" for name, value in test.items()),
         "baseline loss": f"{baseline:.4g} {who}; reached {test['loss'] / baseline:.2g} of it",
         "recurrent parameters": (
-            f"{model.cell.n_recurrent_parameters:,}; "
-            f"a dense {N}×{N} matrix has {dense.n_recurrent_parameters:,}"
+            f"{model.n_recurrent_parameters:,}; with dense {N}×{N} matrices {dense:,}"
         ),
         "all parameters": f"{model.n_parameters:,}",
         "unitarity defect": f"{metrics['defect']:.3g}",

@@ -26,6 +26,7 @@ from .plans import (
 from .sweeps import Array
 
 KINDS = ("modrelu", "tanh", "relu", "identity")
+GATED = ("lstm", "gru")
 
 # Chunks of panels, each with its own scratch and its own gradient.
 CHUNKS = 8
@@ -241,6 +242,143 @@ def backward(
         db_sum.astype(b.dtype),
         dx if dx.size else None,
         dh0,
+    )
+
+
+def gated_forward(
+    kind: str,
+    W: Sequence[Sequence[Array]],
+    U: Array,
+    b: Array,
+    b_h: Array | None,
+    x: NDArray[Any],
+    h0: Array,
+    c0: Array | None,
+    h: Array,
+    c: Array | None,
+    gates: Array,
+) -> None:
+    """Set h, c (T, N, B) and gates (T, 4, N, B); see LSTM.forward and GRU.forward."""
+    plan, columns, merged = _gated_plan(W, h0.shape[1])
+    D, (N, B) = U.shape[1], h0.shape
+    stride, _, size, _ = _gated_scratch_sizes(plan, columns, len(W), N, D, 0, U.dtype)
+    threads = _threads(columns)
+    kernels.gated_forward(
+        _level(),
+        GATED.index(kind),
+        threads,
+        columns,
+        plan.sweeps,
+        merged,
+        U + b[:, None] if x.ndim == 2 else np.concatenate([U, b[:, None]], axis=1),
+        np.empty((1, 0), U.dtype) if b_h is None else _bias(b_h, columns, N * max(B, LANES), U),
+        *_inputs(x, h.dtype),
+        h0,
+        h0 if c0 is None else c0,
+        h,
+        h if c is None else c,
+        gates,
+        _aligned_zeros(threads, size, U.dtype),
+        stride,
+    )
+
+
+def gated_backward(
+    kind: str,
+    W: Sequence[Sequence[Array]],
+    U: Array,
+    x: NDArray[Any],
+    h0: Array,
+    c0: Array | None,
+    h: Array,
+    c: Array | None,
+    gates: Array,
+    dh: Array | ReadoutGradient,
+    dc: Array | None,
+    input_gradient: bool,
+) -> tuple[list[list[Array]], Array, Array, Array, Array | None, Array, Array]:
+    """Return dW, dU, db, db_h, dx, dh0 and dc0; see LSTM.backward and GRU.backward.
+
+    db_h is that of a GRU, dc0 that of an LSTM.
+    """
+    plan, columns, merged = _gated_plan(W, h0.shape[1])
+    (rows, D), N, dtype = U.shape, len(h0), U.dtype
+    scatter = x.ndim == 2 and D > FEW_LABELS
+    n_blocks, n_gates = len(columns) - 1, len(W)
+    if isinstance(dh, ReadoutGradient):
+        direct, V, dy = np.empty((0, 1, 1), dtype), _flat(dh.C.T), dh.dy
+    else:
+        direct, V, dy = dh, np.empty(0, dtype), np.empty((0, 0, 1), dtype)
+    stride, gathered, _, size = _gated_scratch_sizes(
+        plan, columns, n_gates, N, D, dy.shape[1], dtype
+    )
+    dh0, dc0 = np.empty_like(h0), np.empty_like(h0)
+    dx = np.empty(x.shape if input_gradient and x.ndim == 3 else (0, 1, 1), dtype)
+    dW = np.zeros((n_blocks, merged.size))
+    dU = np.zeros((n_blocks, 1 if scatter else U.size))
+    dU_labels = np.zeros((n_blocks, U.size if scatter else 1), dtype)
+    db = np.zeros((n_blocks, 4 * N))
+    kernels.gated_backward(
+        _level(),
+        GATED.index(kind),
+        _threads(columns),
+        columns,
+        plan.sweeps,
+        merged,
+        np.stack([_adjoint(W_k, plan, 1) for W_k in merged]),
+        np.ascontiguousarray(U.T),
+        *_inputs(x, dtype),
+        h0,
+        h0 if c0 is None else c0,
+        h,
+        h if c is None else c,
+        gates,
+        direct,
+        V,
+        dy,
+        h0 if dc is None else dc,
+        dh0,
+        dc0,
+        dx,
+        dW,
+        dU,
+        dU_labels,
+        db,
+        _aligned_zeros(n_blocks, size, dtype),
+        stride,
+        gathered,
+    )
+    if scatter:
+        dU_sum = dU_labels.sum(axis=0, dtype=np.float64).reshape(D, rows).T
+    else:
+        dU_sum = dU.sum(axis=0).reshape(rows, D)
+    db_sum = db.sum(axis=0).astype(dtype)
+    parts = dW.sum(axis=0).reshape(n_gates, -1)
+    return (
+        [_dfactors(W_k, plan, d, dtype) for W_k, d in zip(W, parts, strict=True)],
+        np.ascontiguousarray(dU_sum, dtype),
+        db_sum[:rows],
+        db_sum[rows:],
+        dx if input_gradient and x.ndim == 3 else None,
+        dh0,
+        dc0,
+    )
+
+
+def _gated_plan(W: Sequence[Sequence[Array]], B: int) -> tuple[Plan, NDArray[np.intp], Array]:
+    """Return the plan of each gate's product, the blocks, and the gates' merged factors."""
+    dtype = W[0][0].dtype.char
+    plan, columns = plan_of(tuple(w.shape for w in W[0]), BLOCK, dtype), columns_of(B)
+    product = product_of(plan, 1, columns, 0, dtype)
+    return plan, columns, np.stack([_merge(W_k, product) for W_k in W])
+
+
+def _gated_scratch_sizes(
+    plan: Plan, columns: NDArray[np.intp], n_gates: int, N: int, D: int, M: int, dtype: np.dtype
+) -> tuple[int, int, int, int]:
+    width, is_double = int(np.diff(columns).max()), dtype == np.float64
+    return kernels.gated_scratch_sizes(
+        len(plan.merged), plan.n_merged, n_gates, N, D, M, plan.most_rows, width, is_double
     )
 
 

@@ -421,13 +421,12 @@ static INLINE vec NAME(root)(vec v)
     return v;
 }
 
-/* np.tanh(v) = e / (e + 2) with the sign of v, where e = exp(2 |v|) - 1 = 2^k (1 + f) - 1,
-   f = exp(r) - 1 by its series, and 2 |v| = k ln 2 + r with |r| ≤ ln 2 / 2 */
-static INLINE vec NAME(tangent)(vec v)
-{
 #ifdef VECTORS
-    vec minus_zero = NAME(filled)(-1) * 0, a = WHERE(v < 0, -v, v);
-    vec y = WHERE(a > TANH_IS_1, NAME(filled)(2 * TANH_IS_1), a + a);
+/* np.expm1(y) for 0 ≤ y, as if y were no larger than EXP_LARGEST: 2^k (1 + f) - 1, where
+   f = exp(r) - 1 by its series and y = k ln 2 + r with |r| ≤ ln 2 / 2 */
+static INLINE vec NAME(exp_minus_1)(vec y)
+{
+    y = WHERE(y > EXP_LARGEST, NAME(filled)(EXP_LARGEST), y);
     vec shifted = y * LOG2_E + ROUND; /* k stands in its last bits */
     vec k = shifted - ROUND, r = y - k * LN_2_HIGH - k * LN_2_LOW;
     vec power = (vec)(((bits)shifted << MANTISSA) + (bits)NAME(filled)(1)); /* 2^k */
@@ -435,10 +434,30 @@ static INLINE vec NAME(tangent)(vec v)
     for (int n = TERMS - 1; n > 0; n--)
         f = (1 + r * f) * ((REAL)1 / n);
     f *= r;
-    vec e = power * f + (power - 1);
+    return power * f + (power - 1);
+}
+#endif
+
+/* np.tanh(v) = e / (e + 2) with the sign of v, where e = exp(2 |v|) - 1 */
+static INLINE vec NAME(tangent)(vec v)
+{
+#ifdef VECTORS
+    vec minus_zero = NAME(filled)(-1) * 0, a = WHERE(v < 0, -v, v);
+    vec e = NAME(exp_minus_1)(a + a);
     return (vec)((bits)(e / (e + 2)) | ((bits)v & (bits)minus_zero));
 #else
     return TANH(v);
+#endif
+}
+
+/* 1 / (1 + np.exp(-v)), with e = exp(|v|) - 1 */
+static INLINE vec NAME(logistic)(vec v)
+{
+#ifdef VECTORS
+    vec e = NAME(exp_minus_1)(WHERE(v < 0, -v, v));
+    return WHERE(v < 0, NAME(filled)(1), e + 1) / (e + 2);
+#else
+    return 1 / (1 + EXP(-v));
 #endif
 }
 
@@ -577,6 +596,91 @@ static void NAME(activate_backward)(int kind, int parts, Py_ssize_t n, const voi
         NAME(activate_backward_as)(kind, parts, n, g, direct, h, b, dz, db);
 }
 
+/* one step of an LSTM or GRU, as in cells/: from a = U x + b and wh = W h, gate under gate of n ≥
+   LANES numbers, and the state before (c of an LSTM, h of a GRU) the open gates, c and h */
+static INLINE void NAME(open_gates_as)(int kind, Py_ssize_t n, const REAL *a, const REAL *wh,
+                                       const REAL *b_h, const REAL *before, REAL *gates, REAL *c,
+                                       REAL *h)
+{
+    for (Py_ssize_t start = 0; start < n; start += LANES) {
+        Py_ssize_t i = start + LANES <= n ? start : n - LANES;
+        vec first = NAME(logistic)(LOAD(a + i) + LOAD(wh + i));
+        vec second = NAME(logistic)(LOAD(a + n + i) + LOAD(wh + n + i));
+        vec third = LOAD(a + 2 * n + i), fourth, previous = LOAD(before + i);
+        if (kind == LSTM) {
+            third = NAME(tangent)(third + LOAD(wh + 2 * n + i));
+            fourth = NAME(logistic)(LOAD(a + 3 * n + i) + LOAD(wh + 3 * n + i));
+            vec now = second * previous + first * third;
+            STORE(c + i, now);
+            STORE(h + i, fourth * NAME(tangent)(now));
+        } else {
+            fourth = LOAD(wh + 2 * n + i) + LOAD(b_h + i);
+            third = NAME(tangent)(third + first * fourth);
+            STORE(h + i, (1 - second) * third + second * previous);
+        }
+        STORE(gates + i, first);
+        STORE(gates + n + i, second);
+        STORE(gates + 2 * n + i, third);
+        STORE(gates + 3 * n + i, fourth);
+    }
+}
+
+static void NAME(open_gates)(int kind, Py_ssize_t n, const void *a, const void *wh,
+                             const void *b_h, const void *before, void *gates, void *c, void *h)
+{
+    if (kind == LSTM)
+        NAME(open_gates_as)(LSTM, n, a, wh, b_h, before, gates, c, h);
+    else
+        NAME(open_gates_as)(GRU, n, a, wh, b_h, before, gates, c, h);
+}
+
+/* The gradients dz behind the gates, for the gradient `direct` of h from the loss, g = W_k^T dz_k of
+   the step after, gate under gate, and what that step carries back besides: dc of an LSTM, z dh of
+   a GRU. The fourth of a GRU's dz is that of W_n h + b_h. */
+static INLINE void NAME(open_gates_backward_as)(int kind, Py_ssize_t n, const REAL *direct,
+                                                const REAL *g, const REAL *gates, const REAL *c,
+                                                const REAL *before, const REAL *carried, REAL *dz,
+                                                REAL *carry)
+{
+    for (Py_ssize_t start = 0; start < n; start += LANES) {
+        Py_ssize_t i = start + LANES <= n ? start : n - LANES;
+        vec first = LOAD(gates + i), second = LOAD(gates + n + i), third = LOAD(gates + 2 * n + i);
+        vec fourth = LOAD(gates + 3 * n + i), previous = LOAD(before + i), back = LOAD(carried + i);
+        vec dh = LOAD(direct + i) + LOAD(g + i) + LOAD(g + n + i) + LOAD(g + 2 * n + i);
+        vec d1, d2, d3, d4;
+        if (kind == LSTM) {
+            dh += LOAD(g + 3 * n + i);
+            vec open = NAME(tangent)(LOAD(c + i)), dc = back + dh * fourth * (1 - open * open);
+            d1 = dc * third * first * (1 - first);
+            d2 = dc * previous * second * (1 - second);
+            d3 = dc * first * (1 - third * third);
+            d4 = dh * open * fourth * (1 - fourth);
+            STORE(carry + i, dc * second);
+        } else {
+            dh += back;
+            d3 = dh * (1 - second) * (1 - third * third);
+            d1 = d3 * fourth * first * (1 - first);
+            d2 = dh * (previous - third) * second * (1 - second);
+            d4 = d3 * first;
+            STORE(carry + i, dh * second);
+        }
+        STORE(dz + i, d1);
+        STORE(dz + n + i, d2);
+        STORE(dz + 2 * n + i, d3);
+        STORE(dz + 3 * n + i, d4);
+    }
+}
+
+static void NAME(open_gates_backward)(int kind, Py_ssize_t n, const void *direct, const void *g,
+                                      const void *gates, const void *c, const void *before,
+                                      const void *carried, void *dz, void *carry)
+{
+    if (kind == LSTM)
+        NAME(open_gates_backward_as)(LSTM, n, direct, g, gates, c, before, carried, dz, carry);
+    else
+        NAME(open_gates_backward_as)(GRU, n, direct, g, gates, c, before, carried, dz, carry);
+}
+
 /* to[:, :n] = x[:, :n]; rows are too short for memcpy to be fast */
 static void NAME(copy)(Py_ssize_t rows, Py_ssize_t n, const void *x, Py_ssize_t x_row, void *to,
                        Py_ssize_t to_row)
@@ -664,6 +768,8 @@ static const Kernels NAME(kernels) = {
     NAME(row_accumulate),
     NAME(activate),
     NAME(activate_backward),
+    NAME(open_gates),
+    NAME(open_gates_backward),
     NAME(copy),
     NAME(spread),
     NAME(gather),

@@ -2,15 +2,27 @@
 
 A matrix knows its kind but neither its size N nor its dtype; the cell it is part of
 passes them in. ``W`` below is the list of its parameter arrays.
+
+====================  ==========================================  =========================
+matrix                W                                           real parameters
+====================  ==========================================  =========================
+Dense                 any                                         N², complex 2N²
+Kronecker             W_0 ⊗ … ⊗ W_{F-1}                           Σ P_f Q_f, complex twice
+RestrictedUnitary     D_3 R_2 F^-1 D_2 Π R_1 F D_1                7N complex, 7N/2 real
+FullUnitary           any unitary matrix                          N², complex 2N²
+====================  ==========================================  =========================
 """
 
+import functools
 import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
 
 from . import backend as _backend
 from . import plans
@@ -23,8 +35,15 @@ from .unitary import random_unitary, soft_unitary, unitarity_defect
 class Matrix(Protocol):
     """What a cell asks of its recurrent matrix."""
 
-    def shapes(self, N: int) -> dict[str, tuple[int, ...]]:
+    # Whether an optimizer must keep W unitary; see FullUnitary.
+    kept_unitary: ClassVar[bool]
+
+    def shapes(self, N: int, dtype: np.dtype) -> dict[str, tuple[int, ...]]:
         """Name each parameter array (the cell adds "W" before it) and give its shape."""
+        ...
+
+    def dtypes(self, N: int, dtype: np.dtype) -> dict[str, np.dtype]:
+        """Give the dtype of each parameter array of a matrix for states of a dtype."""
         ...
 
     def init(self, N: int, rng: np.random.Generator, dtype: np.dtype) -> list[Array]:
@@ -58,9 +77,10 @@ class Dense:
 
     Parameters
     ----------
-    init_scheme : {"haar", "glorot"}
-        Start from a random unitary (orthogonal) matrix, or from uniform entries in
-        ±√(6 / 2N) (on both parts of a complex matrix, divided by √2).
+    init_scheme : {"haar", "glorot", "identity"}
+        Start from a random unitary (orthogonal) matrix, from uniform entries in
+        ±√(6 / 2N) (on both parts of a complex matrix, divided by √2), or from the identity
+        (Le, Jaitly and Hinton 2015).
 
     Raises
     ------
@@ -68,21 +88,31 @@ class Dense:
         Another scheme.
     """
 
-    init_scheme: Literal["haar", "glorot"] = "haar"
+    kept_unitary: ClassVar[bool] = False
+
+    init_scheme: Literal["haar", "glorot", "identity"] = "haar"
 
     def __post_init__(self) -> None:
-        if self.init_scheme not in ("haar", "glorot"):
-            raise ValueError(f"init_scheme must be 'haar' or 'glorot', got {self.init_scheme!r}")
+        if self.init_scheme not in ("haar", "glorot", "identity"):
+            raise ValueError(
+                f"init_scheme must be 'haar', 'glorot' or 'identity', got {self.init_scheme!r}"
+            )
 
-    def shapes(self, N: int) -> dict[str, tuple[int, ...]]:
+    def shapes(self, N: int, dtype: np.dtype) -> dict[str, tuple[int, ...]]:
         """Return one array, "W" itself."""
         return {"": (N, N)}
+
+    def dtypes(self, N: int, dtype: np.dtype) -> dict[str, np.dtype]:
+        """Return the states' dtype."""
+        return {"": dtype}
 
     def init(self, N: int, rng: np.random.Generator, dtype: np.dtype) -> list[Array]:
         """Draw W."""
         if self.init_scheme == "haar":
             return [random_unitary(N, rng, dtype)]
-        return [glorot_uniform((N, N), rng, dtype)]
+        if self.init_scheme == "glorot":
+            return [glorot_uniform((N, N), rng, dtype)]
+        return [np.eye(N, dtype=dtype)]
 
     def matvec(self, W: Sequence[Array], h: Array) -> Array:
         """Return W h."""
@@ -123,6 +153,8 @@ class Kronecker:
         do not multiply to N.
     """
 
+    kept_unitary: ClassVar[bool] = False
+
     factors: tuple[tuple[int, int], ...] | None = None
     backend: Backend = "auto"
 
@@ -140,21 +172,29 @@ class Kronecker:
             raise ValueError(f"factors must hold at least one shape, all sizes ≥ 1, got {factors}")
         object.__setattr__(self, "factors", factors)
 
-    def shapes(self, N: int) -> dict[str, tuple[int, ...]]:
+    def shapes(self, N: int, dtype: np.dtype) -> dict[str, tuple[int, ...]]:
         """Return one array for each factor: "W.0", "W.1", …."""
+        return {f".{f}": shape for f, shape in enumerate(self.factor_shapes(N))}
+
+    def dtypes(self, N: int, dtype: np.dtype) -> dict[str, np.dtype]:
+        """Return the states' dtype for each factor."""
+        return dict.fromkeys(self.shapes(N, dtype), dtype)
+
+    def factor_shapes(self, N: int) -> tuple[tuple[int, int], ...]:
+        """Return the shapes (P_f, Q_f)."""
         if self.factors is None:
-            return {f".{f}": (size, size) for f, size in enumerate(factor_sizes(N))}
+            return tuple((size, size) for size in factor_sizes(N))
         rows, columns = (math.prod(sizes) for sizes in zip(*self.factors, strict=True))
         if (rows, columns) != (N, N):
             raise ValueError(
                 f"factors {list(self.factors)} multiply to {rows}×{columns}, "
                 f"but hidden_size is {N}: rows and columns must both multiply to {N}"
             )
-        return {f".{f}": shape for f, shape in enumerate(self.factors)}
+        return self.factors
 
     def init(self, N: int, rng: np.random.Generator, dtype: np.dtype) -> list[Array]:
         """Draw Haar-random unitary factors, so that W starts unitary."""
-        return [random_unitary((P, Q), rng, dtype) for P, Q in self.shapes(N).values()]
+        return [random_unitary((P, Q), rng, dtype) for P, Q in self.factor_shapes(N)]
 
     def matvec(self, W: Sequence[Array], h: Array) -> Array:
         """Return W h, factor by factor."""
@@ -166,9 +206,8 @@ class Kronecker:
 
     def is_compiled(self, N: int) -> bool:
         """Return whether the backend is compiled and all factors are small."""
-        shapes = self.shapes(N).values()
         return _backend.resolve(self.backend) == "cython" and plans.are_small(
-            shapes, plans.LARGEST_IN_RECURRENCE
+            self.factor_shapes(N), plans.LARGEST_IN_RECURRENCE
         )
 
     def penalty(self, W: Sequence[Array]) -> tuple[float, list[Array]]:
@@ -177,6 +216,202 @@ class Kronecker:
 
     def defect(self, W: Sequence[Array]) -> float:
         """Return ‖W^H W - I‖₂ of the whole product."""
+        return unitarity_defect(W)
+
+
+@dataclass(frozen=True)
+class RestrictedUnitary:
+    """W = D_3 R_2 F^-1 D_2 Π R_1 F D_1, the unitary matrix of RC-uRNN (Arjovsky et al. 2016).
+
+    D_k is diagonal with entries exp(i ω_k), R_k = I - 2 v_k v_k^H / ‖v_k‖² a reflection, F the
+    unitary Fourier transform, Π a fixed random permutation. W h costs O(N log N), and W is
+    unitary whatever the parameters. A real state (N,) stands for the complex one
+    h[:N/2] + i h[N/2:], on which a unitary matrix is an orthogonal one.
+
+    Parameters
+    ----------
+    permutation_seed : int
+        Decides Π, which is no parameter.
+
+    Raises
+    ------
+    ValueError
+        A negative seed; from :meth:`shapes`, an odd N with a real dtype.
+
+    Notes
+    -----
+    Parameters, with n = N, or N/2 for a real state: "W.phases" (3, n), the angles ω_k, real;
+    "W.reflections" (2, n), the vectors v_k, complex. 7n real numbers.
+    """
+
+    kept_unitary: ClassVar[bool] = False
+
+    permutation_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if operator.index(self.permutation_seed) < 0:
+            raise ValueError(f"permutation_seed must be at least 0, got {self.permutation_seed}")
+
+    def shapes(self, N: int, dtype: np.dtype) -> dict[str, tuple[int, ...]]:
+        """Return the angles (3, n) and the reflections (2, n)."""
+        if dtype.kind != "c" and N % 2:
+            raise ValueError(
+                f"a real state of RestrictedUnitary is half as many complex numbers: "
+                f"hidden_size must be even, got {N}"
+            )
+        n = N if dtype.kind == "c" else N // 2
+        return {".phases": (3, n), ".reflections": (2, n)}
+
+    def dtypes(self, N: int, dtype: np.dtype) -> dict[str, np.dtype]:
+        """Return a real and a complex dtype of the states' precision."""
+        real = np.finfo(dtype).dtype
+        return {".phases": real, ".reflections": np.result_type(real, np.complex64)}
+
+    def init(self, N: int, rng: np.random.Generator, dtype: np.dtype) -> list[Array]:
+        """Draw angles from ±π, and vectors with parts from ±1."""
+        (_, n), (real, complex_) = self.shapes(N, dtype)[".phases"], self.dtypes(N, dtype).values()
+        phases = rng.uniform(-math.pi, math.pi, (3, n))
+        re, im = rng.uniform(-1, 1, (2, 2, n))
+        return [phases.astype(real), (re + 1j * im).astype(complex_)]
+
+    def matvec(self, W: Sequence[Array], h: Array) -> Array:
+        """Return W h."""
+        phases, (v_1, v_2) = W
+        x = scipy.fft.fft(turn(phases[0], _as_complex(h)), axis=0, norm="ortho")
+        x = reflect(v_1, x)[_permutation(self.permutation_seed, len(x))]
+        x = scipy.fft.ifft(turn(phases[1], x), axis=0, norm="ortho")
+        return _as_state(turn(phases[2], reflect(v_2, x)), h)
+
+    def backward(self, W: Sequence[Array], h: Array, dy: Array) -> tuple[list[Array], Array]:
+        """Return the gradients of the angles and of the reflections, and dh = W^H dy.
+
+        The stages are computed once more. The adjoint of the Fourier transform and that of the
+        permutation are their inverses.
+        """
+        phases, (v_1, v_2) = W
+        order = _permutation(self.permutation_seed, len(v_1))
+        turned_1 = turn(phases[0], _as_complex(h))
+        spectrum = scipy.fft.fft(turned_1, axis=0, norm="ortho")
+        turned_2 = turn(phases[1], reflect(v_1, spectrum)[order])
+        back = scipy.fft.ifft(turned_2, axis=0, norm="ortho")
+        turned_3 = turn(phases[2], reflect(v_2, back))
+
+        d, dphase_3 = turn_backward(phases[2], turned_3, _as_complex(dy))
+        d, dv_2 = reflect_backward(v_2, back, d)
+        d = scipy.fft.fft(d, axis=0, norm="ortho")
+        d, dphase_2 = turn_backward(phases[1], turned_2, d)
+        d, dv_1 = reflect_backward(v_1, spectrum, d[np.argsort(order)])
+        d = scipy.fft.ifft(d, axis=0, norm="ortho")
+        d, dphase_1 = turn_backward(phases[0], turned_1, d)
+        dW = [np.stack([dphase_1, dphase_2, dphase_3]), np.stack([dv_1, dv_2])]
+        return dW, _as_state(d, h)
+
+    def is_compiled(self, N: int) -> bool:
+        """Return False: the Fourier transform is SciPy's."""
+        return False
+
+    def penalty(self, W: Sequence[Array]) -> tuple[float, list[Array]]:
+        """Return 0 and its gradient: W is unitary by construction."""
+        return 0.0, [np.zeros_like(w) for w in W]
+
+    def defect(self, W: Sequence[Array]) -> float:
+        """Return ‖W^H W - I‖₂, which is rounding."""
+        return unitarity_defect([self.matvec(W, np.eye(W[0].shape[1], dtype=W[1].dtype))])
+
+
+def turn(phase: Array, x: Array) -> Array:
+    """Return D x, D being diagonal with entries exp(i phase)."""
+    return np.exp(1j * phase)[:, None] * x
+
+
+def turn_backward(phase: Array, y: Array, dy: Array) -> tuple[Array, Array]:
+    """Return dx and dphase for y = D x.
+
+    δy = i y δphase, so dphase = Σ_B Re(conj(dy) i y) = Σ_B Im(dy conj(y)).
+    """
+    return turn(-phase, dy), np.sum((dy * y.conj()).imag, axis=1)
+
+
+def reflect(v: Array, x: Array) -> Array:
+    """Return R x, R = I - 2 v v^H / ‖v‖²."""
+    return x - (2 / np.vdot(v, v).real) * np.outer(v, v.conj() @ x)
+
+
+def reflect_backward(v: Array, x: Array, dy: Array) -> tuple[Array, Array]:
+    """Return dx and dv for y = R x.
+
+    R is Hermitian, so dx = R dy. With s = v^H v, a = v^H x and e = v^H dy (B,), y = x - (2/s) v a:
+
+        δy = -(2/s) (δv a + v (δv^H x)) + (2/s²) v a δs,   δs = 2 Re⟨v, δv⟩,
+        dv = -(2/s) Σ_B (dy conj(a) + x conj(e)) + (4/s²) Re(Σ_B conj(e) a) v.
+    """
+    s, a, e = np.vdot(v, v).real, v.conj() @ x, v.conj() @ dy
+    dv = -(2 / s) * (dy @ a.conj() + x @ e.conj()) + (4 / s**2) * np.vdot(e, a).real * v
+    return reflect(v, dy), dv
+
+
+def _as_complex(h: Array) -> Array:
+    """Return a complex state as it is, the two halves of a real one as real and imaginary parts."""
+    if np.iscomplexobj(h):
+        return h
+    n = len(h) // 2
+    return h[:n] + 1j * h[n:]
+
+
+def _as_state(z: Array, h: Array) -> Array:
+    """Return z as the kind of state that h is."""
+    return z if np.iscomplexobj(h) else np.concatenate([z.real, z.imag])
+
+
+@functools.lru_cache(maxsize=64)
+def _permutation(seed: int, n: int) -> NDArray[np.intp]:
+    return np.random.default_rng(seed).permutation(n)
+
+
+@dataclass(frozen=True)
+class FullUnitary:
+    """Any unitary (orthogonal) matrix, the full-capacity FC-uRNN of Wisdom et al. (2016).
+
+    It is stored as its N² entries, and an optimizer moves it along the manifold of unitary
+    matrices: give it the cell's ``unitary_names``. See :func:`kru_ref.optimizers.cayley`.
+
+    Notes
+    -----
+    Parameters: "W" (N, N), N² real or complex numbers.
+    """
+
+    kept_unitary: ClassVar[bool] = True
+
+    def shapes(self, N: int, dtype: np.dtype) -> dict[str, tuple[int, ...]]:
+        """Return one array, "W" itself."""
+        return {"": (N, N)}
+
+    def dtypes(self, N: int, dtype: np.dtype) -> dict[str, np.dtype]:
+        """Return the states' dtype."""
+        return {"": dtype}
+
+    def init(self, N: int, rng: np.random.Generator, dtype: np.dtype) -> list[Array]:
+        """Draw W from the Haar distribution."""
+        return [random_unitary(N, rng, dtype)]
+
+    def matvec(self, W: Sequence[Array], h: Array) -> Array:
+        """Return W h."""
+        return W[0] @ h
+
+    def backward(self, W: Sequence[Array], h: Array, dy: Array) -> tuple[list[Array], Array]:
+        """Return dW = dy h^H, as if all entries were free, and dh = W^H dy."""
+        return [dy @ h.conj().T], W[0].conj().T @ dy
+
+    def is_compiled(self, N: int) -> bool:
+        """Return False: a dense product is one call of BLAS a step."""
+        return False
+
+    def penalty(self, W: Sequence[Array]) -> tuple[float, list[Array]]:
+        """Return 0 and its gradient: the optimizer keeps W unitary."""
+        return 0.0, [np.zeros_like(W[0])]
+
+    def defect(self, W: Sequence[Array]) -> float:
+        """Return ‖W^H W - I‖₂, which is rounding."""
         return unitarity_defect(W)
 
 

@@ -1,4 +1,4 @@
-"""A recurrent cell with a linear readout.
+"""Recurrent cells, one above the other, and a linear readout.
 
 ======  ===============  =======================================================
 symbol  code             shape
@@ -11,7 +11,7 @@ y       ``logits``       (T, M, B), real: y_t = V h_t + c, or V [Re h_t; Im h_t]
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,35 +19,54 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import compiled
-from .cells import RNN, Params, RNNSaved, check_params, checked_array
+from .cells import Cell, Params, Saved, State, check_params, checked_array
 from .compiled import ReadoutGradient
 from .matrices import glorot_uniform
 from .sweeps import Array
 
 
 class ModelSaved(NamedTuple):
-    """What the backward pass needs; ``cell.h[-1]`` is the state to carry to the next chunk."""
+    """What the backward pass needs: of each cell, and what dropout multiplied its states by."""
 
-    cell: RNNSaved
+    cells: tuple[Saved, ...]
+    kept: tuple[Array | None, ...]
+
+    @property
+    def last(self) -> tuple[State, ...]:
+        """Each cell's state after the last step, for the next chunk's ``h0``."""
+        return tuple(saved.last for saved in self.cells)
 
 
 @dataclass(frozen=True)
 class SequenceModel:
-    """A cell and its readout.
+    """Cells, each above the one before, and a readout.
+
+    A cell reads the hidden states of the one below; of a complex one their real parts, then their
+    imaginary parts.
 
     Parameters
     ----------
-    cell : RNN
+    cell : Cell or sequence of Cell
+        Each but the first with the ``n_features`` of the one before as its input size.
     output_size : int
         M.
     last_only : bool
         Read out the last step only: logits are then (1, M, B), and neither they nor their
         gradients are computed for the steps before.
+    dropout : float
+        Share of each cell's states that are set to 0 on their way up, to the next cell or to
+        the readout, the others growing by 1/(1 - dropout); only where ``forward`` gets a generator.
 
     Raises
     ------
     ValueError
-        output_size below 1.
+        No cell, output_size below 1, cells whose sizes or precisions do not fit, dropout outside
+        [0, 1).
+
+    Notes
+    -----
+    Parameters: those of the cell with "cell." before their names, or "cell.0.", "cell.1.", … for
+    several; "readout.V" and "readout.c".
 
     Examples
     --------
@@ -59,27 +78,61 @@ class SequenceModel:
     (5, 9, 2)
     """
 
-    cell: RNN
+    cell: Cell | Sequence[Cell]
     output_size: int
     last_only: bool = False
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.cell, Cell):
+            object.__setattr__(self, "cell", tuple(self.cell))
+        cells = self.cells
+        if not cells or not all(isinstance(cell, Cell) for cell in cells):
+            raise ValueError(f"cell must be a cell or a sequence of cells, got {self.cell!r}")
+        for i in range(1, len(cells)):
+            below, above = cells[i - 1], cells[i]
+            if above.input_size != below.n_features:
+                raise ValueError(
+                    f"cell {i} must have input_size {below.n_features}, the real numbers in a "
+                    f"state of cell {i - 1}, got {above.input_size}"
+                )
+            if above.real_dtype != below.real_dtype:
+                raise ValueError(
+                    f"cells must have one precision, got {below.dtype} and {above.dtype}"
+                )
         if self.output_size < 1:
             raise ValueError(f"output_size must be at least 1, got {self.output_size}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """The cells, from the input on."""
+        return (self.cell,) if isinstance(self.cell, Cell) else tuple(self.cell)
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """What stands before the names of each cell's parameters, without the dot."""
+        if isinstance(self.cell, Cell):
+            return ("cell",)
+        return tuple(f"cell.{i}" for i in range(len(self.cell)))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of each parameter: "cell.…", "readout.V", "readout.c"."""
-        features = self.cell.hidden_size * (1 + self.cell.is_complex)
-        shapes = {f"cell.{name}": shape for name, shape in self.cell.shapes().items()}
+        shapes: dict[str, tuple[int, ...]] = {}
+        for prefix, cell in zip(self.prefixes, self.cells, strict=True):
+            shapes |= {f"{prefix}.{name}": shape for name, shape in cell.shapes().items()}
         return shapes | {
-            "readout.V": (self.output_size, features),
+            "readout.V": (self.output_size, self.cells[-1].n_features),
             "readout.c": (self.output_size,),
         }
 
     def dtypes(self) -> dict[str, np.dtype]:
         """Return the dtype of each parameter; the readout is real."""
-        dtypes = {f"cell.{name}": dtype for name, dtype in self.cell.dtypes().items()}
-        return dtypes | dict.fromkeys(("readout.V", "readout.c"), self.cell.real_dtype)
+        dtypes: dict[str, np.dtype] = {}
+        for prefix, cell in zip(self.prefixes, self.cells, strict=True):
+            dtypes |= {f"{prefix}.{name}": dtype for name, dtype in cell.dtypes().items()}
+        return dtypes | dict.fromkeys(("readout.V", "readout.c"), self.cells[-1].real_dtype)
 
     @property
     def n_parameters(self) -> int:
@@ -90,27 +143,50 @@ class SequenceModel:
             for name, shape in self.shapes().items()
         )
 
+    @property
+    def n_recurrent_parameters(self) -> int:
+        """Real numbers in all recurrent matrices."""
+        return sum(cell.n_recurrent_parameters for cell in self.cells)
+
+    @property
+    def unitary_names(self) -> tuple[str, ...]:
+        """Names of matrices that an optimizer must keep unitary; see :class:`FullUnitary`."""
+        return tuple(
+            f"{prefix}.{name}"
+            for prefix, cell in zip(self.prefixes, self.cells, strict=True)
+            for name in cell.unitary_names
+        )
+
     def init(self, rng: np.random.Generator) -> Params:
-        """Draw parameters: the cell's, V Glorot-uniform, c = 0."""
-        params = {f"cell.{name}": value for name, value in self.cell.init(rng).items()}
-        params["readout.V"] = glorot_uniform(self.shapes()["readout.V"], rng, self.cell.real_dtype)
-        params["readout.c"] = np.zeros(self.output_size, self.cell.real_dtype)
+        """Draw parameters: the cells', V Glorot-uniform, c = 0."""
+        params: Params = {}
+        for prefix, cell in zip(self.prefixes, self.cells, strict=True):
+            params |= {f"{prefix}.{name}": value for name, value in cell.init(rng).items()}
+        dtype = self.cells[-1].real_dtype
+        params["readout.V"] = glorot_uniform(self.shapes()["readout.V"], rng, dtype)
+        params["readout.c"] = np.zeros(self.output_size, dtype)
         return params
 
     def forward(
         self,
         params: Mapping[str, Array],
         x: ArrayLike,
-        h0: ArrayLike | None = None,
+        h0: Any = None,
         *,
+        rng: np.random.Generator | None = None,
         reuse: ModelSaved | None = None,
     ) -> tuple[NDArray[np.floating], ModelSaved]:
         """Run the model over a batch of sequences.
 
         Parameters
         ----------
-        params, x, h0
-            As for the cell's ``forward``, params with the model's names.
+        params, x
+            As for the first cell's ``forward``, params with the model's names.
+        h0 : optional
+            The state before the first step: as for the cell's ``forward``, or one for each cell,
+            such as ``saved.last`` of the chunk before (truncated BPTT).
+        rng : numpy.random.Generator, optional
+            Draws what dropout sets to 0. Without it nothing is.
         reuse : ModelSaved, optional
             What an earlier call returned and nobody needs any longer: its memory is used again.
 
@@ -123,25 +199,37 @@ class SequenceModel:
         Raises
         ------
         ValueError, TypeError
-            As the cell's ``forward``.
+            As the cells' ``forward``.
         """
         check_params(params, self.shapes(), self.dtypes())
-        h, saved = self.cell.forward(
-            self._cell_params(params), x, h0, reuse=None if reuse is None else reuse.cell
-        )
-        if self.last_only:
-            h = h[-1:]
+        states = self._states(h0)
+        old = (None,) * len(states) if reuse is None else reuse.cells
+        all_saved: list[Saved] = []
+        all_kept: list[Array | None] = []
+        for cell, own, state, memory in zip(
+            self.cells, self._cell_params(params), states, old, strict=True
+        ):
+            h, saved = cell.forward(own, x, state, reuse=memory)
+            all_saved.append(saved)
+            if cell is self.cells[-1] and self.last_only:
+                h = h[-1:]
+            kept = None
+            if rng is not None and self.dropout:
+                kept = self._kept(h.shape, rng)
+                h = h * kept
+            all_kept.append(kept)
+            x = _features(h) if cell is not self.cells[-1] else h
         if self._readout_is_compiled:
             logits = compiled.readout(params["readout.V"], params["readout.c"], h)
         else:
             C = self._readout(params)
             logits = (C.conj() @ h).real + params["readout.c"][:, None]
-        return logits, ModelSaved(saved)
+        return logits, ModelSaved(tuple(all_saved), tuple(all_kept))
 
     def backward(
         self, params: Mapping[str, Array], saved: ModelSaved, dlogits: ArrayLike
     ) -> Params:
-        """Back-propagate through the readout and through time.
+        """Back-propagate through the readout and through time, from the last cell to the first.
 
         Parameters
         ----------
@@ -168,52 +256,105 @@ class SequenceModel:
 
             dh = C^T dy,   dV_Re = Σ dy Re(h)^T and dV_Im = Σ dy Im(h)^T,   dc = Σ dy.
         """
-        h = saved.cell.h[-1:] if self.last_only else saved.cell.h
+        cells = self.cells
+        h = saved.cells[-1].h[-1:] if self.last_only else saved.cells[-1].h
         shape = (len(h), self.output_size, h.shape[-1])
-        dlogits = checked_array("dlogits", dlogits, shape, self.cell.real_dtype)
-
+        dlogits = checked_array("dlogits", dlogits, shape, cells[-1].real_dtype)
+        kept = saved.kept[-1]
+        if kept is not None:
+            h = h * kept
         if self._readout_is_compiled:
             dV = compiled.readout_backward(h, dlogits)
         else:
             dC = np.tensordot(dlogits, h, axes=((0, 2), (0, 2)))  # (M, N)
-            dV = np.concatenate([dC.real, dC.imag], axis=1) if self.cell.is_complex else dC
-        dh = ReadoutGradient(self._readout(params), dlogits)
-        grads, _, _ = self.cell.backward(
-            self._cell_params(params), saved.cell, dh, input_gradient=False
-        )
-        return {f"cell.{name}": grad for name, grad in grads.items()} | {
-            "readout.V": dV,
-            "readout.c": dlogits.sum(axis=(0, 2)),
-        }
+            dV = np.concatenate([dC.real, dC.imag], axis=1) if cells[-1].is_complex else dC
+        grads = {"readout.V": dV, "readout.c": dlogits.sum(axis=(0, 2))}
+
+        dh: Any = ReadoutGradient(self._readout(params), dlogits)
+        if kept is not None:
+            dh = (dh.C.T @ dh.dy) * kept
+        all_params = self._cell_params(params)
+        for i in reversed(range(len(cells))):
+            own, dx, _ = cells[i].backward(all_params[i], saved.cells[i], dh, input_gradient=i > 0)
+            grads |= {f"{self.prefixes[i]}.{name}": grad for name, grad in own.items()}
+            if dx is not None:
+                dh = _features_backward(dx, cells[i - 1].is_complex)
+                kept = saved.kept[i - 1]
+                if kept is not None:
+                    dh = dh * kept
+        return grads
 
     def penalty(self, params: Mapping[str, Array]) -> tuple[float, Params]:
-        """Return the soft unitary penalty of the recurrent matrix and its gradient.
+        """Return the soft unitary penalty of the recurrent matrices and its gradient.
 
         Returns
         -------
         penalty : float
         grads : dict of str to ndarray
-            {"cell.W.0": …}: only the recurrent matrix's parameters.
+            {"cell.W.0": …}: only the recurrent matrices' parameters.
         """
-        value, grads = self.cell.penalty(self._cell_params(params))
-        return value, {f"cell.{name}": grad for name, grad in grads.items()}
+        value, grads = 0.0, Params()
+        for prefix, cell, own in zip(
+            self.prefixes, self.cells, self._cell_params(params), strict=True
+        ):
+            part, dW = cell.penalty(own)
+            value += part
+            grads |= {f"{prefix}.{name}": grad for name, grad in dW.items()}
+        return value, grads
 
     def defect(self, params: Mapping[str, Array]) -> float:
-        """Return ‖W^H W - I‖₂ of the recurrent matrix."""
-        return self.cell.defect(self._cell_params(params))
+        """Return ‖W^H W - I‖₂, the largest of all recurrent matrices."""
+        return max(
+            cell.defect(own)
+            for cell, own in zip(self.cells, self._cell_params(params), strict=True)
+        )
 
     @property
     def _readout_is_compiled(self) -> bool:
         """For few outputs; BLAS is the faster for many."""
-        return self.cell.matrix.is_compiled(self.cell.hidden_size) and self.output_size <= 64
+        cell = self.cells[-1]
+        return cell.matrix.is_compiled(cell.hidden_size) and self.output_size <= 64
 
-    def _cell_params(self, params: Mapping[str, Array]) -> dict[str, Any]:
-        return {name: params[f"cell.{name}"] for name in self.cell.shapes()}
+    def _states(self, h0: Any) -> tuple[Any, ...]:
+        """Return the given state of each cell, or None."""
+        n = len(self.cells)
+        if h0 is None:
+            return (None,) * n
+        if isinstance(h0, tuple) and len(h0) == n:
+            return h0
+        if isinstance(self.cell, Cell):
+            return (h0,)
+        raise ValueError(f"h0 must hold a state for each of {n} cells, got {type(h0).__name__}")
+
+    def _kept(self, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+        """Draw what states are multiplied by: 0, or 1/(1 - dropout)."""
+        dtype = self.cells[0].real_dtype
+        kept = rng.random(shape, dtype=dtype) >= self.dropout
+        return kept * dtype.type(1 / (1 - self.dropout))
+
+    def _cell_params(self, params: Mapping[str, Array]) -> list[dict[str, Any]]:
+        return [
+            {name: params[f"{prefix}.{name}"] for name in cell.shapes()}
+            for prefix, cell in zip(self.prefixes, self.cells, strict=True)
+        ]
 
     def _readout(self, params: Mapping[str, Array]) -> Array:
         """Return C (M, N) of y = Re(conj(C) h) + c."""
-        V = params["readout.V"]
-        if not self.cell.is_complex:
+        V, cell = params["readout.V"], self.cells[-1]
+        if not cell.is_complex:
             return V
-        N = self.cell.hidden_size
-        return (V[:, :N] + 1j * V[:, N:]).astype(self.cell.dtype, copy=False)
+        N = cell.hidden_size
+        return (V[:, :N] + 1j * V[:, N:]).astype(cell.dtype, copy=False)
+
+
+def _features(h: Array) -> Array:
+    """Return what the cell above reads: h, or [Re h; Im h] (T, 2N, B)."""
+    return np.concatenate([h.real, h.imag], axis=1) if np.iscomplexobj(h) else h
+
+
+def _features_backward(dx: Array, is_complex: bool) -> Array:
+    """Return dh for the gradient of what :func:`_features` returned."""
+    if not is_complex:
+        return dx
+    N = dx.shape[1] // 2
+    return dx[:, :N] + 1j * dx[:, N:]

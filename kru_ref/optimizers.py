@@ -8,11 +8,12 @@ keys of the parameters.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
+import scipy.linalg
 from numpy.typing import NDArray
 
 from .cells import Params
@@ -33,6 +34,9 @@ class Optimizer:
     rates : mapping of str to float
         Other learning rates for groups of parameters: {"cell.W": 1e-5} is for "cell.W"
         and all names that begin with "cell.W."; 0 freezes a group.
+    unitary : sequence of str
+        Names of square matrices that stay unitary: moved not along what is subtracted from
+        all others but along the manifold, by :func:`cayley`.
 
     Raises
     ------
@@ -44,12 +48,14 @@ class Optimizer:
 
     rate: float = 1e-3
     rates: Mapping[str, float] = field(default_factory=dict)
+    unitary: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         # Python's floats: one of NumPy's would turn single precision into double
         for name, value in vars(self).items():
-            if name != "rates":
+            if name not in ("rates", "unitary"):
                 object.__setattr__(self, name, float(value))
+        object.__setattr__(self, "unitary", tuple(self.unitary))
         object.__setattr__(self, "rates", {k: float(v) for k, v in self.rates.items()})
         for name, rate in {"rate": self.rate, **self.rates}.items():
             if not (math.isfinite(rate) and rate >= 0):
@@ -61,11 +67,15 @@ class Optimizer:
         Raises
         ------
         ValueError
-            A group in ``rates`` that no parameter belongs to.
+            A group in ``rates`` that no parameter belongs to, or a name in ``unitary`` that is
+            no square matrix's.
         """
         for group in self.rates:
             if not any(_belongs(name, group) for name in params):
                 raise ValueError(f"no parameter belongs to group {group!r}: {sorted(params)}")
+        for name in self.unitary:
+            if name not in params or params[name].ndim != 2 or len(set(params[name].shape)) != 1:
+                raise ValueError(f"no square matrix is called {name!r}: {sorted(params)}")
         zeros = {slot: {k: np.zeros_like(p) for k, p in params.items()} for slot in self.slots}
         return {"steps": 0, **zeros}
 
@@ -98,8 +108,11 @@ class Optimizer:
             dtype = p.dtype.newbyteorder("=")
             slots = [as_real(state[slot][name].astype(dtype)) for slot in self.slots]
             change, *slots = self.step(as_real(grads[name].astype(dtype)), steps, *slots)
-            moved = as_real(p.astype(dtype)) - self.rate_of(name) * change
-            new_params[name] = moved.view(dtype).reshape(p.shape)
+            if name in self.unitary:
+                new_params[name] = cayley(p.astype(dtype), change.view(dtype), self.rate_of(name))
+            else:
+                moved = as_real(p.astype(dtype)) - self.rate_of(name) * change
+                new_params[name] = moved.view(dtype).reshape(p.shape)
             for slot, value in zip(self.slots, slots, strict=True):
                 new_state[slot][name] = value.view(dtype).reshape(p.shape)
         return new_params, new_state
@@ -206,6 +219,37 @@ class Adam(Optimizer):
 
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": SGD, "rmsprop": RMSprop, "adam": Adam}
+
+
+def cayley(W: Array, G: Array, rate: float) -> Array:
+    """Move a unitary matrix against a gradient and keep it unitary.
+
+    Parameters
+    ----------
+    W : ndarray, shape (N, N)
+        Unitary, or orthogonal if real.
+    G : ndarray, shape (N, N)
+        Gradient with respect to the entries of W, as if they were free.
+    rate : float
+        Length of the step.
+
+    Returns
+    -------
+    W : ndarray, shape (N, N)
+
+    Notes
+    -----
+    A = G W^H - W G^H is skew-Hermitian, so its Cayley transform is unitary, and
+
+        W ← (I + rate/2 A)^-1 (I - rate/2 A) W = W - rate A W + O(rate²)
+
+    goes downhill (Wisdom et al. 2016). Rounding would add up from step to step; the last line
+    undoes it, one step of Newton's iteration for the nearest unitary matrix.
+    """
+    A = (rate / 2) * (G @ W.conj().T - W @ G.conj().T)
+    identity = np.eye(len(W), dtype=W.dtype)
+    moved = scipy.linalg.solve(identity + A, W - A @ W)
+    return moved @ (3 * identity - moved.conj().T @ moved) / 2
 
 
 def clip_by_global_norm(grads: Mapping[str, Array], max_norm: float) -> tuple[Params, float]:

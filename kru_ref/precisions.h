@@ -6,7 +6,8 @@
 #define SUFFIX JOIN(LEVEL, float)
 #define SQRT sqrtf
 #define TANH tanhf
-#define TANH_IS_1 10
+#define EXP expf
+#define EXP_LARGEST 80
 #define LOG2_E 1.44269504f
 #define LN_2_HIGH 0.693359375f /* few digits: a multiple of it is exact */
 #define LN_2_LOW -2.12194440e-4f
@@ -24,7 +25,8 @@
 #undef SUFFIX
 #undef SQRT
 #undef TANH
-#undef TANH_IS_1
+#undef EXP
+#undef EXP_LARGEST
 #undef LOG2_E
 #undef LN_2_HIGH
 #undef LN_2_LOW
@@ -42,7 +44,8 @@
 #define SUFFIX JOIN(LEVEL, double)
 #define SQRT sqrt
 #define TANH tanh
-#define TANH_IS_1 20
+#define EXP exp
+#define EXP_LARGEST 700
 #define LOG2_E 1.4426950408889634
 #define LN_2_HIGH 6.93147180369123816490e-01
 #define LN_2_LOW 1.90821492927058770002e-10
@@ -60,7 +63,8 @@
 #undef SUFFIX
 #undef SQRT
 #undef TANH
-#undef TANH_IS_1
+#undef EXP
+#undef EXP_LARGEST
 #undef LOG2_E
 #undef LN_2_HIGH
 #undef LN_2_LOW

@@ -26,6 +26,11 @@ typedef struct {
     void (*activate_backward)(int kind, int parts, Py_ssize_t n, const void *g,
                               const void *direct, const void *h, const void *b, void *dz,
                               void *db);
+    void (*open_gates)(int kind, Py_ssize_t n, const void *a, const void *wh, const void *b_h,
+                       const void *before, void *gates, void *c, void *h);
+    void (*open_gates_backward)(int kind, Py_ssize_t n, const void *direct, const void *g,
+                                const void *gates, const void *c, const void *before,
+                                const void *carried, void *dz, void *carry);
     void (*copy)(Py_ssize_t rows, Py_ssize_t n, const void *x, Py_ssize_t x_row, void *to,
                  Py_ssize_t to_row);
     void (*spread)(int parts, Py_ssize_t rows, Py_ssize_t width, const void *x, Py_ssize_t B,
@@ -42,6 +47,8 @@ typedef struct {
 enum { REALS, COMPLEXES, PAIRS };
 
 enum { MODRELU, TANH_KIND, RELU, IDENTITY };
+
+enum { LSTM, GRU };
 
 /* Bytes that a piece of a backward sweep may take of the first-level cache. */
 #define PIECE 16384

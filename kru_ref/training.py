@@ -6,6 +6,7 @@ settings and of the number of the update, so a resumed run repeats, to the bit, 
 would have done.
 """
 
+import copy
 import dataclasses
 import json
 import math
@@ -97,7 +98,8 @@ def train(
         _forget_metrics_after(out / METRICS, state.update)
         save_checkpoint(out / CHECKPOINT, state)
 
-    line = {"step": state.update, "seconds": state.seconds, "defect": model.defect(state.params)}
+    defect = model.defect(state.params)
+    line = {"step": state.update, "seconds": state.seconds, "defect": defect}
     line |= _last_line(out / METRICS)
     began = time.perf_counter() - state.seconds
     saved = None
@@ -108,14 +110,17 @@ def train(
                 after, line, saved = _update(task, model, state, saved)
             last = after.update == task.updates
             evaluate_now = last or after.update % task.evaluate_every == 0
-            line["defect"] = model.defect(after.params)
-            if not math.isfinite(line["defect"]):
-                raise Diverged(f"update {after.update} makes W overflow. {REMEDY}")
+            log_now = evaluate_now or after.update % task.log_every == 0
+            if log_now:
+                defect = model.defect(after.params)
+                if not math.isfinite(defect):
+                    raise Diverged(f"update {after.update} makes W overflow. {REMEDY}")
+            line["defect"] = defect
             if evaluate_now:
                 line |= evaluate(task, model, after.params, "validation")
             after = after._replace(seconds=time.perf_counter() - began)
             line["seconds"] = round(after.seconds, 3)
-            if evaluate_now or after.update % task.log_every == 0:
+            if log_now:
                 _append(out, line)
             # From here on the update counts: before, an interruption would repeat it.
             state = after
@@ -137,13 +142,17 @@ def _update(
     task: Task, model: SequenceModel, state: RunState, saved: ModelSaved | None
 ) -> tuple[RunState, Metrics, ModelSaved]:
     """Make one update; its loss, metrics and gradient norm are those before it."""
-    x, targets = task.batch(state.update)
-    logits, saved = model.forward(state.params, x, reuse=saved)
-    loss, dlogits = task.loss(logits, targets, last_only=task.last_only)
+    batch = task.batch(state.update)
+    before = state.carried if batch.continues else None
+    rng = task.rng("dropout", state.update)
+    logits, saved = model.forward(state.params, batch.x, before, rng=rng, reuse=saved)
+    loss, dlogits = task.loss(logits, batch.targets, batch.mask, last_only=task.last_only)
     grads = model.backward(state.params, saved, dlogits)
-    penalty, dW = model.penalty(state.params)
-    for name, gradient in dW.items():
-        grads[name] = grads[name] + task.penalty * gradient
+    penalty = 0.0
+    if task.penalty:
+        penalty, dW = model.penalty(state.params)
+        for name, gradient in dW.items():
+            grads[name] = grads[name] + task.penalty * gradient
     grads, norm = clip_by_global_norm(grads, task.max_norm or math.inf)
     if not (math.isfinite(loss) and math.isfinite(penalty) and math.isfinite(norm)):
         raise Diverged(
@@ -153,13 +162,15 @@ def _update(
     params, optimizer = task.optimizer_at(state.update).update(state.params, grads, state.optimizer)
     if not all(np.isfinite(p).all() for p in params.values()):
         raise Diverged(f"update {state.update + 1} makes parameters that are not finite. {REMEDY}")
-    after = RunState(state.update + 1, state.seconds, params, optimizer)
-    metrics = task.metrics(logits, targets)
+    # copies: what was saved is written over by the next update
+    carried = copy.deepcopy(saved.last) if task.carries else None
+    after = RunState(state.update + 1, state.seconds, params, optimizer, carried)
+    metrics = task.metrics(logits, batch)
     return after, {"step": after.update, "loss": loss, "gradient_norm": norm, **metrics}, saved
 
 
 def evaluate(task: Task, model: SequenceModel, params: Params, split: Split) -> Metrics:
-    """Return the loss and metrics on held-out data, averaged over sequences.
+    """Return the loss and metrics on held-out data, averaged over all steps that count.
 
     Parameters
     ----------
@@ -173,14 +184,16 @@ def evaluate(task: Task, model: SequenceModel, params: Params, split: Split) -> 
         "validation_loss", …
     """
     totals: Metrics = {}
-    n, saved = 0, None
-    for x, targets in task.held_out(split):
-        logits, saved = model.forward(params, x, reuse=saved)
-        loss, _ = task.loss(logits, targets, last_only=task.last_only)
-        B = x.shape[-1]
-        for name, value in {"loss": loss, **task.metrics(logits, targets)}.items():
-            totals[f"{split}_{name}"] = totals.get(f"{split}_{name}", 0.0) + B * value
-        n += B
+    n, saved = 0.0, None
+    carried: Any = None
+    for batch in task.held_out(split):
+        before = carried if batch.continues else None
+        logits, saved = model.forward(params, batch.x, before, reuse=saved)
+        carried = copy.deepcopy(saved.last) if task.carries else None
+        loss, _ = task.loss(logits, batch.targets, batch.mask, last_only=task.last_only)
+        for name, value in {"loss": loss, **task.metrics(logits, batch)}.items():
+            totals[f"{split}_{name}"] = totals.get(f"{split}_{name}", 0.0) + batch.n_steps * value
+        n += batch.n_steps
     means = {name: total / n for name, total in totals.items()}
     if not math.isfinite(means[f"{split}_loss"]):
         raise Diverged(f"the loss on {split} data must be finite. {REMEDY}")
@@ -233,7 +246,7 @@ def _fresh(task: Task, model: SequenceModel, out: Path) -> RunState:
 
 def _beginning(task: Task, model: SequenceModel) -> RunState:
     params = model.init(task.rng("parameters"))
-    return RunState(0, 0.0, params, task.optimizer_at(0).init(params))
+    return RunState(0, 0.0, params, task.optimizer_at(0).init(params), None)
 
 
 def _resumed(task: Task, model: SequenceModel, out: Path) -> RunState:

@@ -47,6 +47,17 @@ def backend(request):
     return request.param
 
 
+@pytest.fixture(params=kru_backend.INSTRUCTION_SETS)
+def instruction_set(request, monkeypatch):
+    """Compute with each instruction set that this processor has."""
+    if kru_backend.kernels is None:
+        pytest.skip(f"the compiled kernels are not built: {kru_backend.reason}")
+    if kru_backend.INSTRUCTION_SETS.index(request.param) > kru_backend.kernels.supported_level():
+        pytest.skip(f"this processor has no {request.param}")
+    monkeypatch.setenv("KRU_REF_SIMD", request.param)
+    return request.param
+
+
 @pytest.fixture
 def mnist_dir():
     root = os.environ.get("KRU_REF_DATA")

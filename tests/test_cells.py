@@ -304,7 +304,7 @@ def test_same_seed_same_parameters():
         (lambda: kru.RNN(3, 4, kru.Dense), TypeError, r"such as Dense\(\) or Kronecker\(\)"),
         (lambda: kru.RNN(3, 4, "dense"), TypeError, "matrix must be a matrix"),
         (lambda: kru.RNN(3, 4).init(0), TypeError, "rng must be a numpy.random.Generator"),
-        (lambda: kru.Dense("zeros"), ValueError, "'haar' or 'glorot', got 'zeros'"),
+        (lambda: kru.Dense("zeros"), ValueError, "'haar', 'glorot' or 'identity', got 'zeros'"),
     ],
 )
 def test_bad_descriptions(make, error, message):

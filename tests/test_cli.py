@@ -22,7 +22,7 @@ def test_train_and_its_summary(tmp_path, capsys):
     assert run(f"train copying --delay 3 {SMALL} --out {tmp_path}/run") == 0
     out, err = capsys.readouterr()
     assert "0.9041 without memory" in out
-    assert re.search(r"recurrent parameters +24; a dense 8×8 matrix has 128", out)
+    assert re.search(r"recurrent parameters +24; with dense 8×8 matrices 128", out)
     assert "20/20" in err
     for shown in ("loss=", "accuracy=", "defect="):
         assert shown in err
@@ -109,7 +109,7 @@ def test_params(capsys):
     assert rows["KRU, complex, prime factors"] == ["72", "56"]
 
 
-@pytest.mark.parametrize("cell", ["kru", "rnn"])
+@pytest.mark.parametrize("matrix", ["kronecker", "dense"])
 @pytest.mark.parametrize(
     "more",
     [
@@ -122,14 +122,24 @@ def test_params(capsys):
         "--factors 2 2 2 2 --backend numpy",
     ],
 )
-def test_gradcheck(capsys, cell, more):
+def test_gradcheck(capsys, matrix, more):
     """In every dtype, and where a finite difference meets kinks."""
-    assert run(f"gradcheck --cell {cell} {more}") == 0
+    assert run(f"gradcheck --matrix {matrix} {more}") == 0
     out = capsys.readouterr().out
     assert "passed: largest relative error" in out
     assert "cell.W" in out
     if "numpy" in more:
         assert "backend numpy" in out
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+@pytest.mark.parametrize("matrix", ["kronecker", "dense", "restricted", "full"])
+@pytest.mark.parametrize("more", ["", "--one-hot --steps 17", "--dtype float32"])
+def test_gradcheck_of_every_cell_and_matrix(capsys, cell, matrix, more):
+    assert run(f"gradcheck --cell {cell} --matrix {matrix} {more}") == 0
+    out = capsys.readouterr().out
+    assert f"{cell} over {matrix}" in out
+    assert "cell.W" in out
 
 
 def test_gradcheck_tells_a_wrong_gradient(capsys, monkeypatch):

@@ -67,7 +67,7 @@ def test_it_agrees_with_numpy(
     x = rng.integers(3, size=(T, B)) if one_hot else draw((T, 3, B), "float64")
     logits, saved = reference.forward(params, x)
     logits_ours, saved_ours = ours.forward(params, x)
-    close(saved_ours.cell.h, saved.cell.h, dtype)
+    close(saved_ours.cells[0].h, saved.cells[0].h, dtype)
     close(logits_ours, logits, dtype)
 
     dlogits = draw(logits.shape, "float64").astype(logits.dtype)
@@ -81,8 +81,8 @@ def test_it_agrees_with_numpy(
 
     cell_params = {k.removeprefix("cell."): p for k, p in params.items() if k.startswith("cell.")}
     dh = draw((max(1, T - 2), N, B), dtype)
-    grads, dx, dh0 = reference.cell.backward(cell_params, saved.cell, dh)
-    grads_ours, dx_ours, dh0_ours = ours.cell.backward(cell_params, saved_ours.cell, dh)
+    grads, dx, dh0 = reference.cell.backward(cell_params, saved.cells[0], dh)
+    grads_ours, dx_ours, dh0_ours = ours.cell.backward(cell_params, saved_ours.cells[0], dh)
     close(dh0_ours, dh0, dtype)
     assert (dx_ours is None) == one_hot
     if not one_hot:
@@ -200,7 +200,7 @@ def test_any_number_of_threads_gives_the_same_bits(rng, monkeypatch, B):
     for threads in (1, 2, 3, 8):
         monkeypatch.setattr(compiled, "n_threads", lambda threads=threads: threads)
         logits, saved = model.forward(params, x)
-        results.append([logits, saved.cell.h, *model.backward(params, saved, logits).values()])
+        results.append([logits, saved.cells[0].h, *model.backward(params, saved, logits).values()])
     for other in results[1:]:
         for first, same in zip(results[0], other, strict=True):
             np.testing.assert_array_equal(first, same)
@@ -227,13 +227,13 @@ def test_memory_is_that_of_the_hidden_states(rng, dtype):
         _, dlogits = kru.softmax_cross_entropy(logits[-1:], targets, last_only=True)
         model.cell.backward(
             {k.removeprefix("cell."): p for k, p in params.items() if k.startswith("cell.")},
-            saved.cell,
+            saved.cells[0],
             compiled.ReadoutGradient(model._readout(params), dlogits),
             input_gradient=False,
         )
         peaks.append(tracemalloc.get_traced_memory()[1] - logits.nbytes)
         tracemalloc.stop()
-        states.append(saved.cell.h.nbytes)
+        states.append(saved.cells[0].h.nbytes)
     assert peaks[1] - peaks[0] <= 1.1 * (states[1] - states[0])
 
 
@@ -286,19 +286,19 @@ def test_a_forward_pass_can_reuse_memory(rng, B):
         params = drawn_params(model, rng)
         x, other = rng.standard_normal((2, 6, 3, B)).astype("float32")
         logits, saved = model.forward(params, x)
-        expected = saved.cell.h.copy()
+        expected = saved.cells[0].h.copy()
         _, old = model.forward(params, other)
         again, reused = model.forward(params, x, reuse=old)
-        assert reused.cell.h is old.cell.h
+        assert reused.cells[0].h is old.cells[0].h
         np.testing.assert_array_equal(again, logits)
-        np.testing.assert_array_equal(reused.cell.h, expected)
+        np.testing.assert_array_equal(reused.cells[0].h, expected)
 
-        _, carried = model.forward(params, other, h0=reused.cell.h[-1], reuse=reused)
-        assert not np.may_share_memory(carried.cell.h, reused.cell.h)
-        np.testing.assert_array_equal(reused.cell.h, expected)
+        _, carried = model.forward(params, other, h0=reused.cells[0].h[-1], reuse=reused)
+        assert not np.may_share_memory(carried.cells[0].h, reused.cells[0].h)
+        np.testing.assert_array_equal(reused.cells[0].h, expected)
         _, shorter = model.forward(params, x[:4], reuse=reused)
-        assert shorter.cell.h.shape == (4, 32, B)
-        np.testing.assert_array_equal(reused.cell.h, expected)
+        assert shorter.cells[0].h.shape == (4, 32, B)
+        np.testing.assert_array_equal(reused.cells[0].h, expected)
 
 
 FORK = """

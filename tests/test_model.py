@@ -27,7 +27,7 @@ def test_readout_is_linear_in_real_and_imaginary_parts(rng, dtype):
     model = make_model(dtype)
     params = drawn_params(model, rng)
     logits, saved = model.forward(params, rng.standard_normal((5, 3, 2)))
-    h = saved.cell.h
+    h = saved.cells[0].h
     features = np.concatenate([h.real, h.imag], axis=1) if dtype == "complex128" else h
     expected = params["readout.V"] @ features + params["readout.c"][:, None]
     assert logits.dtype == "float64"
@@ -89,7 +89,7 @@ def test_truncated_bptt_cuts_the_gradient(rng):
     params = drawn_params(model, rng)
     x, targets = rng.standard_normal((6, 3, 2)), rng.integers(4, size=(6, 2))
     _, first = model.forward(params, x[:3])
-    carried = first.cell.h[-1].copy()
+    carried = first.cells[0].h[-1].copy()
     logits, second = model.forward(params, x[3:], h0=carried)
     _, dlogits = kru.softmax_cross_entropy(logits, targets[3:])
     grads = model.backward(params, second, dlogits)
@@ -137,3 +137,100 @@ def test_bad_input(rng):
         model.backward(params, saved, np.zeros((2, 4, 2)))
     with pytest.raises(TypeError, match="dlogits must fit dtype float64"):
         model.backward(params, saved, np.zeros((2, 4, 1), complex))
+
+
+LAYERS = {
+    "complex below real": lambda: [
+        kru.KRU(3, 4, dtype="complex128"),
+        kru.LSTM(8, 6, kru.Kronecker([(2, 3), (3, 2)]), "float64"),
+    ],
+    "complex on complex": lambda: [
+        kru.KRU(3, 4, dtype="complex128"),
+        kru.KRU(8, 6, dtype="complex128"),
+    ],
+    "three": lambda: [
+        kru.GRU(3, 4, dtype="float64"),
+        kru.RNN(4, 6, dtype="float64"),
+        kru.LSTM(6, 4, kru.FullUnitary(), "float64"),
+    ],
+}
+
+
+@pytest.mark.parametrize("layers", LAYERS)
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+@pytest.mark.parametrize("last_only", [False, True])
+@pytest.mark.parametrize(("T", "B"), [(1, 1), (5, 3)])
+def test_gradients_through_layers(rng, layers, dropout, last_only, T, B, record_error):
+    model = kru.SequenceModel(LAYERS[layers](), 4, last_only, dropout)
+    params = {
+        k: (p + rng.uniform(-0.1, 0.1, p.shape)).astype(p.dtype) for k, p in model.init(rng).items()
+    }
+    x, targets = rng.standard_normal((T, 3, B)), rng.integers(4, size=B if last_only else (T, B))
+
+    def run(p):
+        return model.forward(p, x, rng=np.random.default_rng(7))
+
+    def loss(p):
+        return kru.softmax_cross_entropy(run(p)[0], targets, last_only=last_only)[0]
+
+    logits, saved = run(params)
+    _, dlogits = kru.softmax_cross_entropy(logits, targets, last_only=last_only)
+    grads = model.backward(params, saved, dlogits)
+    assert grads.keys() == params.keys() == model.shapes().keys()
+    report = kru.check_gradient(loss, params, grads, entries=12, rng=rng)
+    record_error("finite differences, layers", report.max_error)
+    assert report, report
+
+
+def test_layers_are_cells_one_above_the_other(rng):
+    lower, upper = LAYERS["complex below real"]()
+    model = kru.SequenceModel([lower, upper], 4)
+    params = model.init(rng)
+    x = rng.standard_normal((5, 3, 2))
+    h, _ = lower.forward({k: params[f"cell.0.{k}"] for k in lower.shapes()}, x)
+    features = np.concatenate([h.real, h.imag], axis=1)
+    h, _ = upper.forward({k: params[f"cell.1.{k}"] for k in upper.shapes()}, features)
+    logits, saved = model.forward(params, x)
+    expected = params["readout.V"] @ h + params["readout.c"][:, None]
+    np.testing.assert_allclose(logits, expected, rtol=1e-12, atol=1e-13)
+    # and in two chunks
+    first, saved_first = model.forward(params, x[:2])
+    second, saved_second = model.forward(params, x[2:], saved_first.last)
+    np.testing.assert_array_equal(np.concatenate([first, second]), logits)
+    np.testing.assert_array_equal(saved_second.last[1], saved.last[1])
+
+
+def test_dropout_needs_a_generator(rng):
+    model = kru.SequenceModel(kru.LSTM(3, 64), 4, dropout=0.25)
+    params, x = model.init(rng), rng.standard_normal((50, 3, 8))
+    logits, saved = model.forward(params, x)
+    assert saved.kept == (None,)
+    again, saved = model.forward(params, x, rng=rng)
+    assert not np.allclose(logits, again)
+    (kept,) = saved.kept
+    assert set(np.unique(kept)) == {np.float32(0), np.float32(4 / 3)}
+    assert np.mean(kept == 0) == pytest.approx(0.25, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: kru.SequenceModel([], 4), "a cell or a sequence of cells"),
+        (lambda: kru.SequenceModel([kru.GRU(3, 4), "gru"], 4), "a cell or a sequence of cells"),
+        (lambda: kru.SequenceModel([kru.KRU(3, 4), kru.GRU(4, 4)], 4), "input_size 8.*got 4"),
+        (
+            lambda: kru.SequenceModel([kru.GRU(3, 4), kru.GRU(4, 4, dtype="float64")], 4),
+            "one precision, got float32 and float64",
+        ),
+        (lambda: kru.SequenceModel(kru.GRU(3, 4), 4, dropout=1.0), "dropout must lie in"),
+    ],
+)
+def test_bad_layers(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_state_for_each_cell(rng):
+    model = kru.SequenceModel([kru.GRU(3, 4), kru.GRU(4, 4)], 4)
+    with pytest.raises(ValueError, match="a state for each of 2 cells"):
+        model.forward(model.init(rng), np.zeros((2, 3, 1)), np.zeros((4, 1)))

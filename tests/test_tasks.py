@@ -11,7 +11,8 @@ from kru_ref.tasks.pixels import load_digits
 
 def test_copying():
     task = Copying(delay=7, batch_size=6)
-    x, targets = task.batch(3)
+    batch = task.batch(3)
+    x, targets = batch.x, batch.targets
     assert x.shape == targets.shape == (27, 6)
     assert x[:10].max() <= 7
     np.testing.assert_array_equal(x[10:16], 8)
@@ -26,13 +27,14 @@ def test_copying():
     assert task.loss(logits, targets)[0] == pytest.approx(task.baseline[1])
     assert Copying(delay=1000).baseline[1] == pytest.approx(0.0204, abs=5e-5)
     perfect = (targets[:, None] == np.arange(9)[:, None]).astype(float)
-    assert task.metrics(perfect, targets) == {"accuracy": 1.0}
+    assert task.metrics(perfect, batch) == {"accuracy": 1.0}
     assert set(np.unique(Copying(batch_size=500).batch(0)[0])) == set(range(10))
 
 
 def test_adding():
     task = Adding(length=9, batch_size=4000)
-    x, targets = task.batch(0)
+    batch = task.batch(0)
+    x, targets = batch.x, batch.targets
     assert x.shape == (9, 2, 4000)
     assert targets.shape == (1, 4000)
     marks = x[:, 1]
@@ -45,8 +47,8 @@ def test_adding():
     ones = np.ones((1, 1, 4000))
     error, _ = task.loss(ones, targets, last_only=True)
     assert error == pytest.approx(task.baseline[1], rel=0.05)
-    assert task.metrics(targets[None] + 0.05, targets) == {"within_0.1": 1.0}
-    assert task.metrics(targets[None] - 0.15, targets) == {"within_0.1": 0.0}
+    assert task.metrics(targets[None] + 0.05, batch) == {"within_0.1": 1.0}
+    assert task.metrics(targets[None] - 0.15, batch) == {"within_0.1": 0.0}
 
 
 @pytest.mark.parametrize("task", [Copying(delay=4, seed=3), Adding(length=6, seed=3)])
@@ -65,7 +67,7 @@ def test_held_out_data_is_fresh_and_fixed(task):
     task = dataclasses.replace(task, held_out_sequences=45, batch_size=20)
     splits = {split: list(task.held_out(split)) for split in ("validation", "test")}
     for batches in splits.values():
-        assert [x.shape[-1] for x, _ in batches] == [20, 20, 5]
+        assert [batch.x.shape[-1] for batch in batches] == [20, 20, 5]
     first = [task.batch(0)[0], splits["validation"][0][0], splits["test"][0][0]]
     first += [splits["validation"][1][0]]
     for i, a in enumerate(first):
@@ -117,7 +119,8 @@ def test_bad_settings(make, message):
 
 def test_pixels_of_the_real_files(mnist_dir):
     task = Pixels(data_dir=mnist_dir)
-    x, labels = task.batch(0)
+    batch = task.batch(0)
+    x, labels = batch.x, batch.targets
     assert x.shape == (784, 1, 100)
     assert labels.shape == (100,)
     assert x.dtype == "float32"
@@ -131,15 +134,15 @@ def test_pixels_of_the_real_files(mnist_dir):
     # an epoch shows every training picture once, and none of the validation pictures
     shown = np.concatenate([task.batch(update)[1] for update in range(550)])
     assert np.bincount(shown).tolist() == np.bincount(train.labels[:55_000]).tolist()
-    validation = np.concatenate([labels for _, labels in task.held_out("validation")])
+    validation = np.concatenate([b.targets for b in task.held_out("validation")])
     np.testing.assert_array_equal(validation, train.labels[55_000:])
     again = np.concatenate([task.batch(update)[1] for update in range(550, 1100)])
     assert np.bincount(again).tolist() == np.bincount(shown).tolist()
     assert not np.array_equal(shown, again)
     perfect = np.eye(10)[labels].T[None]
-    assert task.metrics(perfect, labels) == {"accuracy": 1.0}
-    assert task.metrics(np.roll(perfect, 1, axis=1), labels) == {"accuracy": 0.0}
-    assert sum(len(labels) for _, labels in task.held_out("test")) == 10_000
+    assert task.metrics(perfect, batch) == {"accuracy": 1.0}
+    assert task.metrics(np.roll(perfect, 1, axis=1), batch) == {"accuracy": 0.0}
+    assert sum(len(b.targets) for b in task.held_out("test")) == 10_000
 
 
 def test_permuted_pixels(mnist_dir):

@@ -1,5 +1,6 @@
 """PyTorch's autograd and optimisers as oracles, in double precision."""
 
+import dataclasses
 from functools import reduce
 
 import numpy as np
@@ -108,6 +109,167 @@ def test_gradients_of_the_model(rng, backend, factors, name, dtype, loss, T, B, 
         error = np.abs(g - wanted).max() / max(np.abs(wanted).max(), 1e-3)
         record_error(f"PyTorch autograd, {backend}", error)
         assert error < 1e-11, key
+
+
+MODULES = {
+    "rnn-tanh": (lambda *a: torch.nn.RNN(*a), lambda *a: kru.RNN(*a, activation="tanh")),
+    "rnn-relu": (
+        lambda *a: torch.nn.RNN(*a, nonlinearity="relu"),
+        lambda *a: kru.RNN(*a, activation="relu"),
+    ),
+    "lstm": (torch.nn.LSTM, kru.LSTM),
+    "gru": (torch.nn.GRU, kru.GRU),
+}
+
+
+def as_arrays(module):
+    return {name: p.detach().numpy().copy() for name, p in module.named_parameters()}
+
+
+@pytest.mark.parametrize("kind", MODULES)
+@pytest.mark.parametrize(("T", "B"), [(1, 1), (2, 5), (17, 3)])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_modules_of_pytorch(rng, kind, T, B, layers, record_error):
+    """Weights carry over, both ways; outputs, last states and all gradients agree."""
+    theirs, ours = MODULES[kind]
+    module = theirs(D, N, layers).double()
+    weights = as_arrays(module)
+    cells = [ours(D if i == 0 else N, N, kru.Dense()) for i in range(layers)]
+    cells = [dataclasses.replace(cell, dtype="float64") for cell in cells]
+    model = kru.SequenceModel(cells[0] if layers == 1 else cells, M)
+    params = model.init(rng)
+    for i, (prefix, cell) in enumerate(zip(model.prefixes, cells, strict=True)):
+        carried = kru.from_pytorch(cell, weights, layer=i)
+        back = kru.to_pytorch(cell, carried, layer=i)
+        for name in ("weight_ih", "weight_hh"):
+            np.testing.assert_array_equal(back[f"{name}_l{i}"], weights[f"{name}_l{i}"])
+        params |= {f"{prefix}.{name}": p for name, p in carried.items()}
+        for name in cell.states:
+            params[f"{prefix}.{name}"] = rng.uniform(-1, 1, N)
+
+    x = rng.standard_normal((T, D, B))
+    logits, saved = model.forward(params, x)
+    inputs = torch.tensor(x.transpose(0, 2, 1), requires_grad=True)
+    first = [
+        torch.tensor(np.stack([params[f"{p}.{name}"] for p in model.prefixes]), requires_grad=True)
+        for name in cells[0].states
+    ]
+    wide = [s[:, None].expand(layers, B, N).contiguous() for s in first]
+    h, last = module(inputs, tuple(wide) if kind == "lstm" else wide[0])
+    V, c = (torch.tensor(params[f"readout.{k}"], requires_grad=True) for k in "Vc")
+    expected = h @ V.T + c
+    np.testing.assert_allclose(logits, expected.detach().transpose(1, 2), rtol=1e-11, atol=1e-12)
+    for i, state in enumerate(saved.last):
+        for part, s in zip(
+            last if kind == "lstm" else [last], [*state] if kind == "lstm" else [state], strict=True
+        ):
+            np.testing.assert_allclose(s, part[i].detach().T, rtol=1e-11, atol=1e-12)
+
+    dlogits = rng.standard_normal(logits.shape)
+    grads = model.backward(params, saved, dlogits)
+    expected.backward(torch.tensor(dlogits.transpose(0, 2, 1)))
+    wanted = {"readout.V": V.grad, "readout.c": c.grad}
+    found = {k: grads[k] for k in wanted}
+    for i, (prefix, cell) in enumerate(zip(model.prefixes, cells, strict=True)):
+        own = {n: grads[f"{prefix}.{n}"] for n in cell.shapes()}
+        found |= {f"U {i}": own["U"], f"b {i}": own["b"]}
+        found[f"W {i}"] = np.concatenate([own[name] for name in cell.matrix_names])
+        wanted[f"U {i}"] = getattr(module, f"weight_ih_l{i}").grad
+        wanted[f"W {i}"] = getattr(module, f"weight_hh_l{i}").grad
+        wanted[f"b {i}"] = getattr(module, f"bias_ih_l{i}").grad
+        if kind == "gru":
+            found[f"b_h {i}"] = own["b_h"]
+            wanted[f"b_h {i}"] = getattr(module, f"bias_hh_l{i}").grad[2 * N :]
+        for name, s in zip(cell.states, first, strict=True):
+            found[f"{name} {i}"], wanted[f"{name} {i}"] = own[name], s.grad[i]
+    for name, g in found.items():
+        error = np.abs(g - wanted[name].numpy()).max() / max(np.abs(g).max(), 1e-3)
+        record_error("PyTorch modules", error)
+        assert error < 1e-11, name
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+@pytest.mark.parametrize("factors", [((2, 3), (3, 2), (2, 2)), ((1, 4), (12, 3)), None])
+@pytest.mark.parametrize(("T", "B"), [(1, 1), (2, 5), (17, 3)])
+def test_gated_kronecker_cells(rng, kind, factors, T, B, backend, record_error):
+    """Their dense form in PyTorch gives the outputs, and autograd through it the gradients."""
+    theirs, ours = MODULES[kind]
+    cell = ours(D, N, kru.Kronecker(factors, backend), "float64")
+    params = {k: p + rng.uniform(-0.2, 0.2, p.shape) for k, p in cell.init(rng).items()}
+    module = theirs(D, N).double()
+    weights = {k: torch.tensor(w) for k, w in kru.to_pytorch(cell, params).items()}
+    p = {k: torch.tensor(v, requires_grad=True) for k, v in params.items()}
+    gates = [
+        [p[f"W{gate}.{f}"] for f in range(len(W))]
+        for gate, W in zip(cell.gates, cell.matrices(params), strict=True)
+    ]
+    weights["weight_hh_l0"] = torch.cat([dense_kron(W) for W in gates])
+    weights |= {"weight_ih_l0": p["U"], "bias_ih_l0": p["b"]}
+    if kind == "gru":
+        weights["bias_hh_l0"] = torch.cat([torch.zeros(2 * N, dtype=torch.float64), p["b_h"]])
+    x, dh = rng.standard_normal((T, D, B)), rng.standard_normal((T, N, B))
+    first = [p[name][None, None].expand(1, B, N).contiguous() for name in cell.states]
+    inputs = torch.tensor(x.transpose(0, 2, 1), requires_grad=True)
+    expected, _ = torch.func.functional_call(
+        module, weights, (inputs, tuple(first) if kind == "lstm" else first[0])
+    )
+    h, saved = cell.forward(params, x)
+    np.testing.assert_allclose(h, expected.detach().transpose(1, 2), rtol=1e-11, atol=1e-12)
+    grads, dx, _ = cell.backward(params, saved, dh)
+    expected.backward(torch.tensor(dh.transpose(0, 2, 1)))
+    pairs = [(dx, inputs.grad.numpy().transpose(0, 2, 1))]
+    for g, wanted in [*pairs, *((grads[k], p[k].grad.numpy()) for k in grads)]:
+        error = np.abs(g - wanted).max() / max(np.abs(wanted).max(), 1e-3)
+        record_error(f"PyTorch autograd, gated {backend}", error)
+        assert error < 1e-11
+
+
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+@pytest.mark.parametrize("B", [1, 3])
+def test_restricted_unitary_matrix(rng, draw, dtype, B, record_error):
+    matrix = kru.RestrictedUnitary()
+    W, h, dy = matrix.init(N, rng, np.dtype(dtype)), draw((N, B), dtype), draw((N, B), dtype)
+    dW, dh = matrix.backward(W, h, dy)
+    phases, v = (torch.tensor(w, requires_grad=True) for w in W)
+    state = torch.tensor(h, requires_grad=True)
+    x = state if dtype == "complex128" else torch.complex(state[: N // 2], state[N // 2 :])
+
+    def reflected(v, x):
+        return x - 2 * v[:, None] * (v.conj() @ x) / (v.abs() ** 2).sum()
+
+    def turned(phase, x):
+        return torch.polar(torch.ones_like(phase), phase)[:, None] * x
+
+    x = reflected(v[0], torch.fft.fft(turned(phases[0], x), dim=0, norm="ortho"))
+    x = x[np.random.default_rng(0).permutation(len(x))]
+    x = reflected(v[1], torch.fft.ifft(turned(phases[1], x), dim=0, norm="ortho"))
+    y = turned(phases[2], x)
+    if dtype == "float64":
+        y = torch.cat([y.real, y.imag])
+    np.testing.assert_allclose(matrix.matvec(W, h), y.detach(), rtol=1e-12, atol=1e-13)
+    y.backward(torch.tensor(dy))
+    for ours, theirs in [(dW[0], phases), (dW[1], v), (dh, state)]:
+        wanted = theirs.grad.numpy()
+        error = np.abs(ours - wanted).max() / np.abs(wanted).max()
+        record_error("PyTorch autograd, restricted unitary", error)
+        assert error < 1e-12
+
+
+def test_pytorch_weights_that_do_not_fit(rng):
+    cell = kru.LSTM(D, N)
+    weights = as_arrays(torch.nn.LSTM(D, N))
+    assert kru.from_pytorch(cell, weights)["U"].dtype == "float32"
+    without_bias = as_arrays(torch.nn.LSTM(D, N, bias=False))
+    assert not kru.from_pytorch(cell, without_bias)["b"].any()
+    with pytest.raises(ValueError, match="weight_ih_l1 is missing: the weights are"):
+        kru.from_pytorch(cell, weights, layer=1)
+    with pytest.raises(ValueError, match=r"weight_ih_l0 must have shape \(48, 4\), got \(48, 3\)"):
+        kru.from_pytorch(kru.LSTM(4, N), weights)
+    with pytest.raises(TypeError, match="dense, the cell's matrix is Kronecker"):
+        kru.from_pytorch(kru.LSTM(D, N, kru.Kronecker()), weights)
+    for wrong in (kru.KRU(D, N), kru.RNN(D, N, activation="modrelu")):
+        with pytest.raises(TypeError, match="PyTorch has the real cells RNN"):
+            kru.to_pytorch(wrong, wrong.init(rng))
 
 
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])

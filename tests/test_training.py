@@ -155,10 +155,10 @@ def test_evaluation_is_that_of_the_parameters_kept(tmp_path):
     params = {k.removeprefix("params/"): v for k, v in kept.items() if k.startswith("params/")}
     for split in ("validation", "test"):
         losses, weights = [], []
-        for x, targets in task.held_out(split):
-            logits, _ = task.model().forward(params, x)
-            losses.append(task.loss(logits, targets)[0])
-            weights.append(x.shape[-1])
+        for batch in task.held_out(split):
+            logits, _ = task.model().forward(params, batch.x)
+            losses.append(task.loss(logits, batch.targets)[0])
+            weights.append(batch.x.shape[-1])
         assert weights == [4, 2]
         assert last[f"{split}_loss"] == pytest.approx(np.average(losses, weights=weights))
     assert last["validation_loss"] != last["test_loss"]
@@ -173,9 +173,9 @@ def test_schedule_and_clipping_are_applied(tmp_path):
     model = task.model()
     params = model.init(task.rng("parameters"))
     for update, scale in ((0, 1.0), (1, 0.5)):
-        x, targets = task.batch(update)
-        logits, saved = model.forward(params, x)
-        grads = model.backward(params, saved, task.loss(logits, targets)[1])
+        batch = task.batch(update)
+        logits, saved = model.forward(params, batch.x)
+        grads = model.backward(params, saved, task.loss(logits, batch.targets)[1])
         for name, gradient in model.penalty(params)[1].items():
             grads[name] = grads[name] + 0.3 * gradient
         norm = np.sqrt(sum(np.sum(np.abs(g) ** 2) for g in grads.values()))
@@ -261,7 +261,7 @@ def test_a_run_killed_at_random_moments_ends_as_if_it_never_was(tmp_path):
 def test_control_c_ends_cleanly(tmp_path):
     pytest.importorskip("tyro", reason="the command line needs the extra 'train'")
     out = tmp_path / "run"
-    process = run_command(out)
+    process = run_command(out, "--updates", "10000000")
     while not (out / "metrics.jsonl").exists():
         time.sleep(0.01)
         assert process.poll() is None
@@ -318,8 +318,8 @@ def test_every_number_of_an_update_is_checked(tmp_path, monkeypatch, infinite):
 def test_a_held_out_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
     class Far(Adding):
         def held_out(self, split):
-            for x, targets in super().held_out(split):
-                yield x, targets * 1e200
+            for batch in super().held_out(split):
+                yield batch._replace(targets=batch.targets * 1e200)
 
     task = Far(length=6, hidden_size=8, updates=10, evaluate_every=5)
     with np.errstate(over="ignore"), pytest.raises(Diverged, match="validation data must be"):
@@ -329,10 +329,10 @@ def test_a_held_out_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch)
 def test_a_nan_in_the_data_stops_the_run(tmp_path):
     class Bad(Adding):
         def batch(self, update):
-            x, targets = super().batch(update)
+            batch = super().batch(update)
             if update == 12:
-                x[3, 0, 0] = np.nan
-            return x, targets
+                batch.x[3, 0, 0] = np.nan
+            return batch
 
     task = Bad(length=6, hidden_size=8, updates=30, checkpoint_every=10)
     with pytest.raises(ValueError, match=r"x must be finite, but x\[t, d, b\] is nan at \(3, 0, 0"):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,9 +65,9 @@ class Adding(Task):
             B = min(self.batch_size, self.held_out_sequences - start)
             yield draw(self.rng(split, start), self.length, B)
 
-    def metrics(self, logits: NDArray[np.floating], targets: NDArray[Any]) -> dict[str, float]:
+    def metrics(self, logits: NDArray[np.floating], batch: Batch) -> dict[str, float]:
         """Return the share of sums that are right to 0.1."""
-        return {"within_0.1": float(np.mean(np.abs(logits[-1] - targets) < 0.1))}
+        return {"within_0.1": float(np.mean(np.abs(logits[-1] - batch.targets) < 0.1))}
 
 
 def draw(rng: np.random.Generator, T: int, B: int) -> Batch:
@@ -78,4 +78,4 @@ def draw(rng: np.random.Generator, T: int, B: int) -> Batch:
     marks = np.zeros((T, B))
     marks[first, columns] = marks[second, columns] = 1
     sums = numbers[first, columns] + numbers[second, columns]
-    return np.stack([numbers, marks], axis=1), sums[None]
+    return Batch(np.stack([numbers, marks], axis=1), sums[None])

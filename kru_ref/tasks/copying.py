@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,9 +57,9 @@ class Copying(Task):
             B = min(self.batch_size, self.held_out_sequences - start)
             yield draw(self.rng(split, start), self.delay, B)
 
-    def metrics(self, logits: NDArray[np.floating], targets: NDArray[Any]) -> dict[str, float]:
+    def metrics(self, logits: NDArray[np.floating], batch: Batch) -> dict[str, float]:
         """Return the share of the ten symbols that are recalled."""
-        recalled = logits[-LENGTH:].argmax(axis=1) == targets[-LENGTH:]
+        recalled = logits[-LENGTH:].argmax(axis=1) == batch.targets[-LENGTH:]
         return {"accuracy": float(recalled.mean())}
 
 
@@ -71,4 +71,4 @@ def draw(rng: np.random.Generator, delay: int, B: int) -> Batch:
     x[LENGTH + delay - 1] = DELIMITER
     targets = np.full_like(x, BLANK)
     targets[-LENGTH:] = symbols
-    return x, targets
+    return Batch(x, targets)

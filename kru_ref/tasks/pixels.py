@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,13 +87,14 @@ class Pixels(Task):
         for start in range(first, n, self.batch_size):
             yield self._sequences(digits, np.arange(start, min(start + self.batch_size, n)))
 
-    def metrics(self, logits: NDArray[np.floating], targets: NDArray[Any]) -> dict[str, float]:
+    def metrics(self, logits: NDArray[np.floating], batch: Batch) -> dict[str, float]:
         """Return the share of digits that are named right."""
-        return {"accuracy": float(np.mean(logits[-1].argmax(axis=0) == targets))}
+        return {"accuracy": float(np.mean(logits[-1].argmax(axis=0) == batch.targets))}
 
     def _sequences(self, digits: Digits, chosen: NDArray[np.intp]) -> Batch:
         pixels = digits.pixels[chosen][:, self._order].T  # (T, B)
-        return (pixels / np.float32(255))[:, None], digits.labels[chosen].astype(np.intp)
+        x = (pixels / np.float32(255))[:, None]
+        return Batch(x, digits.labels[chosen].astype(np.intp))
 
     @cached_property
     def _order(self) -> NDArray[np.intp]:

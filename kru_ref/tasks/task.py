@@ -5,22 +5,50 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..backend import Backend
-from ..cells import KRU, RNN
+from ..cells import GRU, LSTM, RNN, Cell
 from ..losses import Loss
+from ..matrices import Dense, FullUnitary, Kronecker, Matrix, RestrictedUnitary
 from ..model import SequenceModel
 from ..optimizers import OPTIMIZERS, Optimizer
 
-Batch = tuple[NDArray[Any], NDArray[Any]]
 Split = Literal["validation", "test"]
 
 # One stream of random numbers for each purpose; see Task.rng.
-STREAMS = ("parameters", "training", "validation", "test")
+STREAMS = ("parameters", "training", "validation", "test", "dropout")
+
+
+class Batch(NamedTuple):
+    """Sequences and what to make of them.
+
+    Attributes
+    ----------
+    x : ndarray, shape (T, D, B), or integers (T, B)
+    targets : ndarray
+        As the task's loss takes them.
+    mask : ndarray, shape (T, B), optional
+        0 for steps that only fill up a sequence shorter than the batch's longest.
+    continues : bool
+        Whether the sequences go on where those of the batch before end.
+    """
+
+    x: NDArray[Any]
+    targets: NDArray[Any]
+    mask: NDArray[Any] | None = None
+    continues: bool = False
+
+    @property
+    def n_steps(self) -> float:
+        """Steps that have a target and count."""
+        if self.mask is not None:
+            return float(np.sum(self.mask))
+        return float(np.prod(self.x.shape[:1] + self.x.shape[-1:]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,15 +60,27 @@ class Task(ABC):
     input_size: ClassVar[int]
     output_size: ClassVar[int]
     last_only: ClassVar[bool] = False
+    # Whether batches may continue the one before.
+    carries: ClassVar[bool] = False
 
+    # Recurrent cell; rnn over kronecker is the KRU.
+    cell: Literal["rnn", "lstm", "gru"] = "rnn"
+    # Recurrent matrix: a Kronecker product, a free matrix, the product of RC-uRNN, or a unitary
+    # matrix moved along its manifold as in FC-uRNN.
+    matrix: Literal["kronecker", "dense", "restricted", "full"] = "kronecker"
     # Size N of the hidden state.
     hidden_size: int = 128
+    # Cells, each above the one before.
+    layers: int = 1
+    # Share of each layer's states that training sets to 0 on their way up.
+    dropout: float = 0.0
     # Shapes of the Kronecker factors, P Q P Q …; 2×2 throughout if not given.
     factors: tuple[tuple[int, int], ...] | None = None
-    # Nonlinearity; tanh and relu need a real dtype.
+    # Nonlinearity of the simple cell; tanh and relu need a real dtype.
     activation: Literal["modrelu", "tanh", "relu", "identity"] = "modrelu"
-    # Numbers of the hidden state and of W: real or complex, single or double precision.
-    dtype: Literal["float32", "float64", "complex64", "complex128"] = "complex64"
+    # Numbers of the hidden state and of W: real or complex, single or double precision. If not
+    # given, complex64 for the simple cell and float32 for the others, which are real.
+    dtype: Literal["float32", "float64", "complex64", "complex128"] | None = None
     # Engine of the Kronecker product.
     backend: Backend = "auto"
     # Sequences in a batch.
@@ -51,13 +91,13 @@ class Task(ABC):
     optimizer: Literal["sgd", "rmsprop", "adam"] = "rmsprop"
     # Learning rate of all parameters but the factors.
     rate: float = 1e-3
-    # Learning rate of the factors W_f. Every entry of a factor acts N/2 times a step, over
+    # Learning rate of the recurrent matrices. Every entry of a factor acts N/2 times a step, over
     # all T steps: its gradient is that many times larger and a rate fit for the rest breaks it.
     factor_rate: float = 1e-4
     # How rates change over the run: not at all, or along half a cosine down to 0.
     schedule: Literal["constant", "cosine"] = "constant"
-    # Strength λ of the soft unitary penalty.
-    penalty: float = 0.01
+    # Strength λ of the soft unitary penalty. If not given, 0.01 for the simple cell, else 0.
+    penalty: float | None = None
     # Longest gradient, all parameters together; longer ones are scaled down to it.
     max_norm: float | None = None
     # Seed of everything random.
@@ -74,47 +114,62 @@ class Task(ABC):
             value = getattr(self, name)
             if isinstance(value, np.generic):  # config.json holds Python's numbers
                 object.__setattr__(self, name, value.item())
-            if get_origin(hint) is Literal and value not in get_args(hint):
+            choices = _choices(hint)
+            if choices and value not in choices:
                 raise ValueError(
-                    f"{name} must be one of {', '.join(get_args(hint))}, got {value!r}"
+                    f"{name} must be one of {', '.join(c for c in choices if c)}, got {value!r}"
                 )
+        if self.dtype is None:
+            object.__setattr__(self, "dtype", "complex64" if self.cell == "rnn" else "float32")
+        if self.penalty is None:
+            object.__setattr__(self, "penalty", 0.01 if self.cell == "rnn" else 0.0)
         if self.factors is not None:
             factors = tuple((operator.index(P), operator.index(Q)) for P, Q in self.factors)
             object.__setattr__(self, "factors", factors)
-        for name in ("batch_size", "updates", "log_every", "evaluate_every", "checkpoint_every"):
+        for name in (
+            "layers",
+            "batch_size",
+            "updates",
+            "log_every",
+            "evaluate_every",
+            "checkpoint_every",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.seed < 0:
             raise ValueError(f"seed must be at least 0, got {self.seed}")
-        if not (math.isfinite(self.penalty) and self.penalty >= 0):
+        if not (math.isfinite(self.penalty or 0) and (self.penalty or 0) >= 0):
             raise ValueError(f"penalty must be finite and ≥ 0, got {self.penalty}")
         if self.max_norm is not None and not self.max_norm > 0:
             raise ValueError(f"max_norm must be above 0, got {self.max_norm}")
         self.model()
         self.optimizer_at(0)
 
-    def cell(self) -> RNN:
-        """Return the recurrent cell."""
-        return KRU(
-            self.input_size,
-            self.hidden_size,
-            self.factors,
-            self.activation,
-            self.dtype,
-            backend=self.backend,
+    def model(self) -> SequenceModel:
+        """Return the cells with their readout."""
+        cells = [self._cell(self.input_size)]
+        for _ in range(1, self.layers):
+            cells.append(self._cell(cells[-1].n_features))
+        return SequenceModel(
+            cells[0] if self.layers == 1 else cells, self.output_size, self.last_only, self.dropout
         )
 
-    def model(self) -> SequenceModel:
-        """Return the cell with its readout."""
-        return SequenceModel(self.cell(), self.output_size, self.last_only)
+    def _cell(self, input_size: int) -> Cell:
+        matrix = make_matrix(self.matrix, self.factors, self.backend)
+        return make_cell(
+            self.cell, input_size, self.hidden_size, matrix, self.activation, str(self.dtype)
+        )
 
     def optimizer_at(self, update: int) -> Optimizer:
         """Return the rule of an update, with the rates its schedule gives it."""
         scale = 1.0
         if self.schedule == "cosine":
             scale = 0.5 * (1 + math.cos(math.pi * update / self.updates))
+        model = self.model()
         return OPTIMIZERS[self.optimizer](
-            rate=scale * self.rate, rates={"cell.W": scale * self.factor_rate}
+            rate=scale * self.rate,
+            rates={f"{prefix}.W": scale * self.factor_rate for prefix in model.prefixes},
+            unitary=model.unitary_names,
         )
 
     def rng(self, stream: str, index: int = 0) -> np.random.Generator:
@@ -134,10 +189,41 @@ class Task(ABC):
         """Yield batches that no update sees."""
 
     @abstractmethod
-    def metrics(self, logits: NDArray[np.floating], targets: NDArray[Any]) -> dict[str, float]:
-        """Return the task's own figures, besides the loss."""
+    def metrics(self, logits: NDArray[np.floating], batch: Batch) -> dict[str, float]:
+        """Return the task's own figures, besides the loss, averaged over the batch's steps."""
 
     @property
     @abstractmethod
     def baseline(self) -> tuple[str, float]:
         """A loss to compare with, and what reaches it."""
+
+
+def make_matrix(name: str, factors: tuple[tuple[int, int], ...] | None, backend: Backend) -> Matrix:
+    """Return the recurrent matrix of a name."""
+    matrices: dict[str, Matrix] = {
+        "kronecker": Kronecker(factors, backend),
+        "dense": Dense(),
+        "restricted": RestrictedUnitary(),
+        "full": FullUnitary(),
+    }
+    return matrices[name]
+
+
+def make_cell(
+    name: str, input_size: int, hidden_size: int, matrix: Matrix, activation: str, dtype: str
+) -> Cell:
+    """Return the cell of a name; only the simple one, "rnn", has an activation."""
+    if name == "lstm":
+        return LSTM(input_size, hidden_size, matrix, dtype)
+    if name == "gru":
+        return GRU(input_size, hidden_size, matrix, dtype)
+    return RNN(input_size, hidden_size, matrix, activation, dtype)
+
+
+def _choices(hint: Any) -> tuple[str | None, ...]:
+    """Return what a field may be, where that is a few words."""
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    if get_origin(hint) is UnionType and get_origin(get_args(hint)[0]) is Literal:
+        return (*get_args(get_args(hint)[0]), None)
+    return ()

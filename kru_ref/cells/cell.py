@@ -1,0 +1,297 @@
+"""What all recurrent cells share: sizes, parameters, input, the state before the first step."""
+
+import math
+import operator
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .. import compiled
+from ..compiled import ReadoutGradient
+from ..kronecker import check_dtype
+from ..matrices import Matrix, glorot_uniform
+from ..sweeps import Array
+from ..unitary import check_rng
+
+Params = dict[str, Array]
+# What passes from one chunk of a sequence to the next: h, or h and c.
+State = Array | tuple[Array, ...]
+
+
+class Saved(Protocol):
+    """What a cell's backward needs of its forward."""
+
+    @property
+    def h(self) -> Array:
+        """Hidden states (T, N, B)."""
+        ...
+
+    @property
+    def last(self) -> State:
+        """The state after the last step, for the next chunk's ``h0``."""
+        ...
+
+
+class Cell(ABC):
+    """A recurrent cell: a frozen description, with its parameters in a dict outside it.
+
+    The recurrent matrices, one for each gate, are called "W" with the gate's and the matrix's own
+    names behind it; "U" holds the input weights of all gates one under the other, "b" their biases.
+    """
+
+    # The suffix of each gate's matrix, in the order of the rows of U.
+    gates: ClassVar[tuple[str, ...]]
+    # Parts of the state that may be learned, each (N,).
+    states: ClassVar[tuple[str, ...]] = ("h0",)
+
+    input_size: int
+    hidden_size: int
+    matrix: Matrix
+    dtype: str
+    learned_h0: bool
+
+    def _check(self) -> None:
+        for name in ("input_size", "hidden_size"):
+            object.__setattr__(self, name, operator.index(getattr(self, name)))
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        object.__setattr__(self, "dtype", check_dtype(self.dtype).name)
+        if isinstance(self.matrix, type) or not hasattr(self.matrix, "is_compiled"):
+            raise TypeError(
+                f"matrix must be a matrix such as Dense() or Kronecker(), got {self.matrix!r}"
+            )
+        self.matrix.shapes(self.hidden_size, np.dtype(self.dtype))
+
+    @property
+    def is_complex(self) -> bool:
+        """Whether the hidden state is complex."""
+        return self.dtype.startswith("complex")
+
+    @property
+    def real_dtype(self) -> np.dtype:
+        """The real dtype of the cell's precision."""
+        return np.finfo(self.dtype).dtype
+
+    @property
+    def n_features(self) -> int:
+        """Real numbers in a hidden state: N, or 2N if it is complex."""
+        return self.hidden_size * (1 + self.is_complex)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each parameter."""
+        D, N, n_gates = self.input_size, self.hidden_size, len(self.gates)
+        own = self.matrix.shapes(N, np.dtype(self.dtype))
+        shapes = {f"W{gate}{name}": shape for gate in self.gates for name, shape in own.items()}
+        shapes |= {"U": (n_gates * N, D), "b": (n_gates * N,)}
+        return shapes | (dict.fromkeys(self.states, (N,)) if self.learned_h0 else {})
+
+    def dtypes(self) -> dict[str, np.dtype]:
+        """Return the dtype of each parameter: the cell's, but biases are real."""
+        own = self.matrix.dtypes(self.hidden_size, np.dtype(self.dtype))
+        dtypes = dict.fromkeys(self.shapes(), np.dtype(self.dtype))
+        dtypes |= {f"W{gate}{name}": dtype for gate in self.gates for name, dtype in own.items()}
+        return dtypes | {"b": self.real_dtype}
+
+    @property
+    def matrix_names(self) -> tuple[str, ...]:
+        """Names of the recurrent matrices' parameters, gate by gate."""
+        names = self.matrix.shapes(self.hidden_size, np.dtype(self.dtype))
+        return tuple(f"W{gate}{name}" for gate in self.gates for name in names)
+
+    @property
+    def unitary_names(self) -> tuple[str, ...]:
+        """Names of matrices that an optimizer must keep unitary; see :class:`FullUnitary`."""
+        return self.matrix_names if self.matrix.kept_unitary else ()
+
+    @property
+    def n_recurrent_parameters(self) -> int:
+        """Real numbers in the recurrent matrices; a complex one counts as two."""
+        shapes, dtypes = self.shapes(), self.dtypes()
+        return sum(
+            math.prod(shapes[name]) * (2 if dtypes[name].kind == "c" else 1)
+            for name in self.matrix_names
+        )
+
+    def matrices(self, params: Mapping[str, Array]) -> list[list[Array]]:
+        """Return each gate's matrix, as the list of its parameter arrays."""
+        names = self.matrix.shapes(self.hidden_size, np.dtype(self.dtype))
+        return [[params[f"W{gate}{name}"] for name in names] for gate in self.gates]
+
+    def init(self, rng: np.random.Generator) -> Params:
+        """Draw parameters: W as its matrix says, U Glorot-uniform, b = 0, h_0 of length about 1.
+
+        h_0 is random, not 0: at z = 0 modReLU has no gradient, and an input that begins
+        with zeros (a picture's margin) would leave the state there.
+        """
+        check_rng(rng)
+        D, N, dtype = self.input_size, self.hidden_size, np.dtype(self.dtype)
+        drawn = [W for _ in self.gates for W in self.matrix.init(N, rng, dtype)]
+        params = dict(zip(self.matrix_names, drawn, strict=True))
+        params["U"] = np.concatenate([glorot_uniform((N, D), rng, dtype) for _ in self.gates])
+        params["b"] = np.zeros(len(self.gates) * N, self.real_dtype)
+        if self.learned_h0:
+            params |= {name: random_state(N, rng, dtype) for name in self.states}
+        return params
+
+    @abstractmethod
+    def forward(
+        self, params: Mapping[str, Array], x: ArrayLike, h0: Any = None, *, reuse: Any = None
+    ) -> tuple[Array, Any]:
+        """Run the cell over a batch of sequences; return h (T, N, B) and what backward needs."""
+
+    @abstractmethod
+    def backward(
+        self,
+        params: Mapping[str, Array],
+        saved: Any,
+        dh: ArrayLike | ReadoutGradient,
+        *,
+        input_gradient: bool = True,
+    ) -> tuple[Params, Array | None, Any]:
+        """Back-propagate through time; return the gradients of params, of x and of the state."""
+
+    def penalty(self, params: Mapping[str, Array]) -> tuple[float, Params]:
+        """Return how far the recurrent matrices are from unitary, and the gradient of that.
+
+        Σ_f ‖W_f^H W_f - I‖²_F of the factors of a Kronecker product, summed over gates; 0 for a
+        matrix that is unitary by construction.
+        """
+        parts = [self.matrix.penalty(W) for W in self.matrices(params)]
+        dW = [d for _, gradients in parts for d in gradients]
+        return sum(value for value, _ in parts), dict(zip(self.matrix_names, dW, strict=True))
+
+    def defect(self, params: Mapping[str, Array]) -> float:
+        """Return ‖W^H W - I‖₂, the largest of all gates."""
+        return max(self.matrix.defect(W) for W in self.matrices(params))
+
+    def _is_compiled(self, x: NDArray[Any]) -> bool:
+        return self.matrix.is_compiled(self.hidden_size) and not np.iscomplexobj(x)
+
+    def _checked_input(self, x: ArrayLike) -> NDArray[Any]:
+        x = np.asarray(x)
+        D = self.input_size
+        if np.issubdtype(x.dtype, np.integer) and x.ndim == 2:
+            if x.size and not 0 <= x.min() <= x.max() < D:
+                raise ValueError(
+                    f"integer x must hold labels from 0 to {D - 1} (input_size is {D}), "
+                    f"got {x.min()} to {x.max()}"
+                )
+        elif x.ndim == 3 and x.shape[1] == D and x.dtype.kind in "fciub":
+            if np.iscomplexobj(x) and not self.is_complex:
+                raise TypeError(f"x is complex, but the cell's dtype is {self.dtype}")
+            x = np.ascontiguousarray(x, self.dtype if np.iscomplexobj(x) else self.real_dtype)
+            if not np.isfinite(x).all():
+                where = tuple(int(i) for i in np.argwhere(~np.isfinite(x))[0])
+                raise ValueError(f"x must be finite, but x[t, d, b] is {x[where]} at {where}")
+        else:
+            raise ValueError(
+                f"x must have shape (T, D, B) with D = input_size = {D}, or be integers of "
+                f"shape (T, B); got {x.dtype} {x.shape}"
+            )
+        if 0 in x.shape:
+            raise ValueError(f"x needs at least one time step and one sequence, got {x.shape}")
+        return x
+
+    def _initial_state(
+        self, params: Mapping[str, Array], name: str, B: int, given: ArrayLike | None
+    ) -> Array:
+        """Return (N, B): what is given, else what is learned, else 0."""
+        shape = (self.hidden_size, B)
+        if given is not None:
+            return checked_array(name, given, shape, np.dtype(self.dtype))
+        if self.learned_h0:
+            return np.repeat(params[name][:, None], B, axis=1)
+        return np.zeros(shape, self.dtype)
+
+    def _memory(self, shape: tuple[int, ...], old: Array | None, *inputs: Array) -> Array:
+        """Return memory for states: an old array that fits and is no input, else fresh."""
+        fits = old is not None and old.shape == shape and old.dtype == self.dtype
+        if old is not None and fits and not any(np.may_share_memory(old, a) for a in inputs):
+            return old
+        return compiled.aligned_empty(shape, np.dtype(self.dtype))
+
+    def _checked_saved(self, saved: Saved) -> None:
+        h = saved.h
+        if h.shape[1] != self.hidden_size or h.dtype != self.dtype:
+            raise ValueError(
+                f"saved belongs to another cell: its hidden states are {h.dtype} {h.shape}"
+            )
+
+    def _checked_gradient(
+        self, dh: ArrayLike | ReadoutGradient, h: Array
+    ) -> Array | ReadoutGradient:
+        if isinstance(dh, ReadoutGradient):
+            return dh
+        dh = np.asarray(dh)
+        if dh.ndim != 3 or dh.shape[1:] != h.shape[1:] or not 1 <= len(dh) <= len(h):
+            raise ValueError(
+                f"dh must have the shape of h, {h.shape}, or that of its last steps; got {dh.shape}"
+            )
+        return checked_array("dh", dh, dh.shape, np.dtype(self.dtype))
+
+
+def input_product(U: Array, x_t: NDArray[Any]) -> Array:
+    """Return U x_t: columns of U for integers x_t (B,), a product for x_t (D, B)."""
+    return U[:, x_t] if x_t.ndim == 1 else U @ x_t
+
+
+def input_product_backward(
+    U: Array, x_t: NDArray[Any], dz: Array, dU: Array, dx_t: Array | None
+) -> None:
+    """Add dz x_t^H to dU, and set dx_t, where it is wanted, to U^H dz."""
+    if x_t.ndim == 1:
+        np.add.at(dU.T, x_t, dz.T)
+    else:
+        dU += dz @ x_t.conj().T
+    if dx_t is not None:
+        product = U.conj().T @ dz
+        dx_t[...] = product if np.iscomplexobj(x_t) else product.real
+
+
+def check_real(cell: str, dtype: str) -> None:
+    """Raise for a complex dtype, on which gates are not defined."""
+    if dtype.startswith("complex"):
+        raise TypeError(
+            f"{cell} is defined on real numbers only, dtype is {dtype}; "
+            "use float32 or float64, or the simple cell"
+        )
+
+
+def random_state(N: int, rng: np.random.Generator, dtype: np.dtype) -> Array:
+    """Draw a vector with uniform entries and an expected squared length of 1."""
+    parts = 2 if dtype.kind == "c" else 1
+    limit = math.sqrt(3 / (parts * N))
+    entries = rng.uniform(-limit, limit, (parts, N))
+    return (entries[0] + 1j * entries[1] if parts == 2 else entries[0]).astype(dtype)
+
+
+def checked_array(name: str, value: ArrayLike, shape: tuple[int, ...], dtype: np.dtype) -> Array:
+    """Return value as a contiguous array of that shape and dtype; refuse complex for real."""
+    array = np.asarray(value)
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
+    if array.dtype.kind not in "fciub" or (np.iscomplexobj(array) and dtype.kind != "c"):
+        raise TypeError(f"{name} must fit dtype {dtype}, got {array.dtype}")
+    return np.ascontiguousarray(array, dtype)
+
+
+def check_params(
+    params: Mapping[str, Array],
+    shapes: Mapping[str, tuple[int, ...]],
+    dtypes: Mapping[str, np.dtype],
+) -> None:
+    """Raise unless params holds just these names, with these shapes and dtypes."""
+    if params.keys() != shapes.keys():
+        missing, unknown = shapes.keys() - params.keys(), params.keys() - shapes.keys()
+        raise ValueError(
+            f"params do not belong to this model: missing {sorted(missing) or 'none'}, "
+            f"unknown {sorted(unknown) or 'none'}"
+        )
+    for name, value in params.items():
+        if value.shape != shapes[name]:
+            raise ValueError(f"{name} must have shape {shapes[name]}, got {value.shape}")
+        if value.dtype != dtypes[name]:
+            raise TypeError(f"{name} must have dtype {dtypes[name]}, got {value.dtype}")

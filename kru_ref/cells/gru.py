@@ -1,0 +1,263 @@
+"""Gated recurrent unit over any recurrent matrix."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit as sigmoid
+
+from .. import compiled
+from ..compiled import ReadoutGradient
+from ..matrices import Dense, Matrix
+from ..sweeps import Array
+from .cell import (
+    Cell,
+    Params,
+    check_params,
+    check_real,
+    input_product,
+    input_product_backward,
+)
+
+
+class GRUSaved(NamedTuple):
+    """What back-propagation through time needs: input, states, and r, z, n, q (T, 4, N, B)."""
+
+    x: NDArray[Any]
+    h0: Array
+    h: Array
+    gates: Array
+    h0_is_learned: bool
+
+    @property
+    def last(self) -> Array:
+        """The state after the last step, (N, B)."""
+        return self.h[-1]
+
+
+@dataclass(frozen=True)
+class GRU(Cell):
+    """Gated recurrent unit (Cho et al. 2014), the reset gate behind the matrix.
+
+    With W_k, U_k, b_k of each gate k, σ the logistic function and b_h a bias of its own,
+
+        r = σ(W_r h + U_r x + b_r),   z = σ(W_z h + U_z x + b_z),
+        q = W_n h + b_h,   n = tanh(U_n x + b_n + r q),
+        h_t = (1 - z) n + z h_{t-1}:
+
+    what ``torch.nn.GRU`` computes. Over :class:`Kronecker` it is KRU-GRU.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+        D and N.
+    matrix : Dense, Kronecker, RestrictedUnitary or FullUnitary
+        The kind of W_r, W_z and W_n.
+    dtype : {"float32", "float64"}
+    learned_h0 : bool
+        Whether h_0 is a parameter; if not, it is 0 unless given.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A size below 1, a complex dtype, a matrix that does not fit N.
+
+    Notes
+    -----
+    Parameters: "W.r", "W.z", "W.n" (dense) or "W.r.0", … (Kronecker); "U" (3N, D) and "b" (3N,)
+    with the gates' rows in this order, as PyTorch stacks them; "b_h" (N,); and "h0" if learned.
+    """
+
+    gates: ClassVar[tuple[str, ...]] = (".r", ".z", ".n")
+
+    input_size: int
+    hidden_size: int
+    matrix: Matrix = field(default_factory=Dense)
+    dtype: str = "float32"
+    learned_h0: bool = True
+
+    def __post_init__(self) -> None:
+        self._check()
+        check_real("GRU", self.dtype)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each parameter."""
+        return super().shapes() | {"b_h": (self.hidden_size,)}
+
+    def init(self, rng: np.random.Generator) -> Params:
+        """Draw parameters as :meth:`Cell.init`; b_h is 0."""
+        return super().init(rng) | {"b_h": np.zeros(self.hidden_size, self.dtype)}
+
+    def forward(
+        self,
+        params: Mapping[str, Array],
+        x: ArrayLike,
+        h0: ArrayLike | None = None,
+        *,
+        reuse: GRUSaved | None = None,
+    ) -> tuple[Array, GRUSaved]:
+        """Run the cell over a batch of sequences.
+
+        Parameters
+        ----------
+        params : mapping of str to ndarray
+            As :meth:`init` returns them.
+        x : array_like, shape (T, D, B), or integers (T, B)
+            Converted to the cell's precision. Integers in 0 … D-1 stand for one-hot columns.
+        h0 : array_like, shape (N, B), optional
+            State before the first step, such as ``saved.last`` of the chunk before (truncated
+            BPTT); it takes the place of the learned one.
+        reuse : GRUSaved, optional
+            What an earlier call returned and nobody needs any longer: its memory is used again.
+
+        Returns
+        -------
+        h : ndarray, shape (T, N, B)
+        saved : GRUSaved
+            For :meth:`backward`: five numbers for each one of h. Leave them and x as they are
+            until then.
+
+        Raises
+        ------
+        ValueError, TypeError
+            Parameters, x or h0 of another shape or dtype, labels out of range, or x not
+            finite.
+        """
+        check_params(params, self.shapes(), self.dtypes())
+        x = self._checked_input(x)
+        is_learned = self.learned_h0 and h0 is None
+        h0 = self._initial_state(params, "h0", x.shape[-1], h0)
+        T, N, B = len(x), self.hidden_size, x.shape[-1]
+        h = self._memory((T, N, B), None if reuse is None else reuse.h, x, h0)
+        gates = self._memory((T, 4, N, B), None if reuse is None else reuse.gates, x, h0)
+        W, U, b, b_h = self.matrices(params), params["U"], params["b"], params["b_h"]
+        if self._is_compiled(x):
+            compiled.gated_forward("gru", W, U, b, b_h, x, h0, None, h, None, gates)
+        else:
+            self._forward(W, U, b, b_h, x, h0, h, gates)
+        return h, GRUSaved(x, h0, h, gates, is_learned)
+
+    def _forward(
+        self,
+        W: list[list[Array]],
+        U: Array,
+        b: Array,
+        b_h: Array,
+        x: NDArray[Any],
+        h_t: Array,
+        h: Array,
+        gates: Array,
+    ) -> None:
+        W_r, W_z, W_n = W
+        for t in range(len(x)):
+            u_r, u_z, u_n = np.split(input_product(U, x[t]) + b[:, None], 3)  # (N, B) each
+            r = sigmoid(self.matrix.matvec(W_r, h_t) + u_r)
+            z = sigmoid(self.matrix.matvec(W_z, h_t) + u_z)
+            q = self.matrix.matvec(W_n, h_t) + b_h[:, None]
+            n = np.tanh(u_n + r * q)
+            h_t = (1 - z) * n + z * h_t
+            gates[t], h[t] = (r, z, n, q), h_t
+
+    def backward(
+        self,
+        params: Mapping[str, Array],
+        saved: GRUSaved,
+        dh: ArrayLike | ReadoutGradient,
+        *,
+        input_gradient: bool = True,
+    ) -> tuple[Params, Array | None, Array]:
+        """Back-propagate through time.
+
+        Parameters
+        ----------
+        params : mapping of str to ndarray
+            The very ones given to :meth:`forward`.
+        saved : GRUSaved
+            As :meth:`forward` returned it.
+        dh : array_like, shape (T, N, B), or (K, N, B) with K < T
+            Gradient with respect to h. A shorter one belongs to the last K steps; that of the
+            steps before is 0.
+        input_gradient : bool
+            Whether to compute dx.
+
+        Returns
+        -------
+        grads : dict of str to ndarray
+            The keys and shapes of params. "h0" is 0 where h0 was given to ``forward``.
+        dx : ndarray, shape (T, D, B), or None for integer x or without ``input_gradient``
+        dh0 : ndarray, shape (N, B)
+            Gradient with respect to the state before the first step.
+
+        Raises
+        ------
+        ValueError, TypeError
+            dh of another shape; params or saved of another cell.
+
+        Notes
+        -----
+        σ' = σ(1-σ) and tanh' = 1-tanh². From the last step to the first, with dh_t from the loss
+        and from the step after,
+
+            dn = dh_t (1 - z),   dz = dh_t (h_{t-1} - n),   a = dn (1 - n²),
+            dr = a q,   dq = a r,
+
+        dr and dz times their gate's derivative give the gradients behind the gates; a is that of
+        U_n x + b_n, dq that of W_n h + b_h. Then dh_{t-1} = z dh_t + W_r^T dr + W_z^T dz +
+        W_n^T dq, and dU, db and the matrices' own gradients are sums over time as in :class:`RNN`.
+        """
+        check_params(params, self.shapes(), self.dtypes())
+        x, h0, h, gates, h0_is_learned = saved
+        self._checked_saved(saved)
+        dh = self._checked_gradient(dh, h)
+        W, U = self.matrices(params), params["U"]
+        if self._is_compiled(x):
+            dW, dU, db, db_h, dx, dh0, _ = compiled.gated_backward(
+                "gru", W, U, x, h0, None, h, None, gates, dh, None, input_gradient
+            )
+        else:
+            dW, dU, db, db_h, dx, dh0 = self._backward(W, U, x, h0, h, gates, dh, input_gradient)
+        flat = [d for dW_k in dW for d in dW_k]
+        grads = dict(zip(self.matrix_names, flat, strict=True))
+        grads |= {"U": dU, "b": db, "b_h": db_h}
+        if self.learned_h0:
+            grads["h0"] = dh0.sum(axis=1) if h0_is_learned else np.zeros_like(params["h0"])
+        return grads, dx, dh0
+
+    def _backward(
+        self,
+        W: list[list[Array]],
+        U: Array,
+        x: NDArray[Any],
+        h0: Array,
+        h: Array,
+        gates: Array,
+        dh: Array | ReadoutGradient,
+        input_gradient: bool,
+    ) -> tuple[list[list[Array]], Array, Array, Array, Array | None, Array]:
+        dW, dU = [[np.zeros_like(w) for w in W_k] for W_k in W], np.zeros_like(U)
+        db, db_h = np.zeros(len(U), U.dtype), np.zeros(self.hidden_size, U.dtype)
+        dx = np.empty_like(x) if input_gradient and x.ndim == 3 else None
+        if isinstance(dh, ReadoutGradient):
+            dh = dh.C.T @ dh.dy
+        first = len(h) - len(dh)
+        dh_t = np.zeros_like(h0)
+        for t in reversed(range(len(h))):
+            if t >= first:
+                dh_t = dh_t + dh[t - first]
+            r, z, n, q = gates[t]
+            h_before = h[t - 1] if t else h0
+            a = dh_t * (1 - z) * (1 - n * n)
+            dr, dz, dq = a * q * r * (1 - r), dh_t * (h_before - n) * z * (1 - z), a * r
+            dh_t = dh_t * z
+            for W_k, dW_k, dz_k in zip(W, dW, (dr, dz, dq), strict=True):
+                parts, dh_k = self.matrix.backward(W_k, h_before, dz_k)
+                dh_t += dh_k
+                for total, part in zip(dW_k, parts, strict=True):
+                    total += part
+            db_h += dq.sum(axis=1)
+            behind = np.concatenate([dr, dz, a])  # (3N, B)
+            db += behind.sum(axis=1)
+            input_product_backward(U, x[t], behind, dU, None if dx is None else dx[t])
+        return dW, dU, db, db_h, dx, dh_t

@@ -1,0 +1,110 @@
+"""Weights by the names and in the layout of torch.nn.RNN, LSTM and GRU, as plain arrays."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .cells import GRU, LSTM, RNN, Cell, Params, check_params
+from .matrices import Dense
+from .sweeps import Array
+
+
+def from_pytorch(cell: Cell, weights: Mapping[str, ArrayLike], layer: int = 0) -> Params:
+    """Return a cell's parameters for the weights of one layer of a PyTorch module.
+
+    Parameters
+    ----------
+    cell : RNN, LSTM or GRU
+        Real, over :class:`Dense`; an RNN with tanh or relu.
+    weights : mapping of str to array_like
+        The module's ``state_dict()``, its tensors as arrays: "weight_ih_l0" (G N, D),
+        "weight_hh_l0" (G N, N), and "bias_ih_l0", "bias_hh_l0" (G N,) unless it has none.
+    layer : int
+        Which layer; names end with its number.
+
+    Returns
+    -------
+    params : dict of str to ndarray
+        In the cell's precision. PyTorch learns no first state: "h0" and "c0" are 0.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A cell that no PyTorch module computes, or missing weights, or of another shape.
+    """
+    _check_cell(cell)
+    if not isinstance(cell.matrix, Dense):
+        raise TypeError(f"PyTorch's weights are dense, the cell's matrix is {cell.matrix!r}")
+    N, n_gates = cell.hidden_size, len(cell.gates)
+    shapes = {
+        "weight_ih": (n_gates * N, cell.input_size),
+        "weight_hh": (n_gates * N, N),
+        "bias_ih": (n_gates * N,),
+        "bias_hh": (n_gates * N,),
+    }
+    found = {}
+    for name, shape in shapes.items():
+        full = f"{name}_l{layer}"
+        if name.startswith("bias") and full not in weights:
+            found[name] = np.zeros(shape, cell.dtype)
+            continue
+        if full not in weights:
+            raise ValueError(f"{full} is missing: the weights are {sorted(weights)}")
+        found[name] = np.array(weights[full], cell.dtype)
+        if found[name].shape != shape:
+            raise ValueError(f"{full} must have shape {shape}, got {found[name].shape}")
+    params = dict(zip(cell.matrix_names, np.split(found["weight_hh"], n_gates), strict=True))
+    params |= {"U": found["weight_ih"], "b": found["bias_ih"] + found["bias_hh"]}
+    if isinstance(cell, GRU):
+        params["b"][2 * N :] = found["bias_ih"][2 * N :]
+        params["b_h"] = found["bias_hh"][2 * N :].copy()
+    if cell.learned_h0:
+        params |= {name: np.zeros(N, cell.dtype) for name in cell.states}
+    return params
+
+
+def to_pytorch(cell: Cell, params: Mapping[str, Array], layer: int = 0) -> dict[str, Array]:
+    """Return a cell's parameters as the weights of one layer of a PyTorch module.
+
+    Parameters
+    ----------
+    cell : RNN, LSTM or GRU
+        Real, over any matrix, which is multiplied out; an RNN with tanh or relu.
+    params : mapping of str to ndarray
+        The cell's.
+    layer : int
+        Which layer; names end with its number.
+
+    Returns
+    -------
+    weights : dict of str to ndarray
+        As :func:`from_pytorch` takes them. The learned first state is no weight of the
+        module's: hand it "h0" and "c0" as its initial state.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A cell that no PyTorch module computes, or parameters of another cell.
+    """
+    _check_cell(cell)
+    check_params(params, cell.shapes(), cell.dtypes())
+    identity = np.eye(cell.hidden_size, dtype=cell.dtype)
+    weight_hh = [cell.matrix.matvec(W, identity) for W in cell.matrices(params)]
+    bias_hh = np.zeros_like(params["b"])
+    if isinstance(cell, GRU):
+        bias_hh[2 * cell.hidden_size :] = params["b_h"]
+    return {
+        f"weight_ih_l{layer}": params["U"].copy(),
+        f"weight_hh_l{layer}": np.concatenate(weight_hh),
+        f"bias_ih_l{layer}": params["b"].copy(),
+        f"bias_hh_l{layer}": bias_hh,
+    }
+
+
+def _check_cell(cell: Cell) -> None:
+    simple = isinstance(cell, RNN) and cell.activation in ("tanh", "relu")
+    if not (simple or isinstance(cell, LSTM | GRU)):
+        raise TypeError(
+            f"PyTorch has the real cells RNN (with tanh or relu), LSTM and GRU, got {cell!r}"
+        )

@@ -1,0 +1,265 @@
+"""LSTM and GRU over every matrix: forward against the equations, backward against differences."""
+
+import copy
+import itertools
+
+import numpy as np
+import pytest
+
+import kru_ref as kru
+
+N, D = 12, 3
+MATRICES = {
+    "dense": lambda backend: kru.Dense(),
+    "2x3, 3x2, 2x2": lambda backend: kru.Kronecker(((2, 3), (3, 2), (2, 2)), backend),
+    "1x4, 12x3": lambda backend: kru.Kronecker(((1, 4), (12, 3)), backend),
+    "primes": lambda backend: kru.Kronecker(None, backend),
+    "restricted": lambda backend: kru.RestrictedUnitary(),
+    "full": lambda backend: kru.FullUnitary(),
+}
+CELLS = {"lstm": kru.LSTM, "gru": kru.GRU}
+
+
+def make(cell, matrix, backend="numpy", **kwargs):
+    return CELLS[cell](D, N, MATRICES[matrix](backend), kwargs.pop("dtype", "float64"), **kwargs)
+
+
+def drawn_params(cell, rng):
+    return {
+        name: (p + rng.uniform(-0.3, 0.3, p.shape)).astype(p.dtype)
+        for name, p in cell.init(rng).items()
+    }
+
+
+def logistic(z):
+    return 1 / (1 + np.exp(-z))
+
+
+def dense_step(cell, params, x_t, state):
+    """Make a step by the equations of the class's docstring, with dense matrices."""
+    W = [cell.matrix.matvec(W_k, np.eye(N)) for W_k in cell.matrices(params)]
+    u = np.split(params["U"] @ x_t + params["b"][:, None], len(W))
+    if isinstance(cell, kru.LSTM):
+        h, c = state
+        i, f, g, o = (W_k @ h + u_k for W_k, u_k in zip(W, u, strict=True))
+        c = logistic(f) * c + logistic(i) * np.tanh(g)
+        return logistic(o) * np.tanh(c), c
+    (h,) = state
+    r, z = logistic(W[0] @ h + u[0]), logistic(W[1] @ h + u[1])
+    n = np.tanh(u[2] + r * (W[2] @ h + params["b_h"][:, None]))
+    return ((1 - z) * n + z * h,)
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize("B", [1, 5, 33])
+def test_forward_is_the_recurrence(rng, kind, matrix, B, backend):
+    cell = make(kind, matrix, backend)
+    params = drawn_params(cell, rng)
+    x = rng.standard_normal((4, D, B))
+    h, saved = cell.forward(params, x)
+    state = tuple(np.repeat(params[name][:, None], B, axis=1) for name in cell.states)
+    for t in range(4):
+        state = dense_step(cell, params, x[t], state)
+        np.testing.assert_allclose(h[t], state[0], rtol=1e-12, atol=1e-14)
+    last = saved.last if kind == "lstm" else (saved.last,)
+    for ours, expected in zip(last, state, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize(("T", "B"), [(1, 1), (2, 3), (5, 2)])
+@pytest.mark.parametrize("inputs", ["real", "one-hot"])
+def test_every_gradient(rng, kind, matrix, T, B, inputs, backend, record_error):
+    """Of params, x and a given state, under a loss that mixes all of h, and c behind the end."""
+    cell = make(kind, matrix, backend)
+    params = drawn_params(cell, rng)
+    x = rng.integers(D, size=(T, B)) if inputs == "one-hot" else rng.standard_normal((T, D, B))
+    weights, end = rng.standard_normal((T, N, B)), rng.standard_normal((N, B))
+
+    def run(values):
+        own = {k: v for k, v in values.items() if k in params}
+        given = tuple(values[k] for k in ("given h", "given c") if k in values)
+        state = (given if kind == "lstm" else given[0]) if given else None
+        return cell.forward(own, values.get("x", x), state)
+
+    def loss(values):
+        h, saved = run(values)
+        value = np.sum(weights * np.sin(h))
+        return float(value + (np.sum(end * saved.last[1]) if kind == "lstm" else 0))
+
+    names = ("given h", "given c") if kind == "lstm" else ("given h",)
+    for given in ({}, {name: rng.standard_normal((N, B)) for name in names}):
+        values = params | given | ({} if inputs == "one-hot" else {"x": x})
+        h, saved = run(values)
+        more = {"dc": end} if kind == "lstm" else {}
+        grads, dx, dstate = cell.backward(params, saved, weights * np.cos(h), **more)
+        dstate = dstate if kind == "lstm" else (dstate,)
+        expected = dict(grads)
+        for name, d, learned in zip(names, dstate, cell.states, strict=True):
+            if given:
+                expected[name] = d
+                np.testing.assert_array_equal(grads[learned], 0)
+            else:
+                np.testing.assert_allclose(grads[learned], d.sum(axis=1))
+        if inputs == "one-hot":
+            assert dx is None
+        else:
+            expected["x"] = dx
+        report = kru.check_gradient(loss, values, expected, entries=12, rng=rng, tolerance=1e-7)
+        record_error(f"finite differences, {kind} {backend}", report.max_error)
+        assert report, report
+
+
+@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize("matrix", ["dense", "2x3, 3x2, 2x2"])
+def test_chunks_carry_state_and_gradient(rng, kind, matrix, backend):
+    cell = make(kind, matrix, backend)
+    params = drawn_params(cell, rng)
+    x, dh = rng.standard_normal((7, D, 3)), rng.standard_normal((7, N, 3))
+    h, saved = cell.forward(params, x)
+    grads, dx, dstate = cell.backward(params, saved, dh)
+    first, saved_first = cell.forward(params, x[:4])
+    second, saved_second = cell.forward(params, x[4:], saved_first.last)
+    np.testing.assert_array_equal(np.concatenate([first, second]), h)
+    grads_second, dx_second, carried = cell.backward(params, saved_second, dh[4:])
+    dh_first = dh[:4].copy()
+    dh_first[-1] += carried[0] if kind == "lstm" else carried
+    more = {"dc": carried[1]} if kind == "lstm" else {}
+    grads_first, dx_first, dstate_first = cell.backward(params, saved_first, dh_first, **more)
+    np.testing.assert_allclose(np.concatenate([dx_first, dx_second]), dx, rtol=1e-11, atol=1e-13)
+    np.testing.assert_allclose(dstate_first, dstate, rtol=1e-11, atol=1e-13)
+    for name in grads:
+        total = grads_first[name] + grads_second[name]
+        np.testing.assert_allclose(total, grads[name], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize("factors", [((2, 3), (3, 2), (2, 2)), ((12, 12),), None])
+@pytest.mark.parametrize(("T", "B"), [(1, 1), (3, 2), (4, 7), (2, 20), (3, 50), (20, 33)])
+@pytest.mark.parametrize("inputs", ["real", "few labels", "many labels", "readout"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_backends_agree(rng, kind, factors, T, B, inputs, dtype, instruction_set):
+    """On each instruction set; with the gradient behind a readout, and with long label lists."""
+    size = 20 if inputs == "many labels" else D
+    ours, reference = (
+        CELLS[kind](size, N, kru.Kronecker(factors, backend), dtype)
+        for backend in ("cython", "numpy")
+    )
+    params = drawn_params(ours, rng)
+    real = inputs in ("real", "readout")
+    x = rng.standard_normal((T, size, B)) if real else rng.integers(size, size=(T, B))
+    results = []
+    for cell in (ours, reference):
+        seeded = np.random.default_rng(4)
+        h, saved = cell.forward(params, x)
+        if inputs == "readout":
+            model = kru.SequenceModel(cell, 5)
+            own = {f"cell.{name}": p for name, p in params.items()}
+            own["readout.V"] = seeded.standard_normal((5, N)).astype(dtype)
+            own["readout.c"] = seeded.standard_normal(5).astype(dtype)
+            logits, model_saved = model.forward(own, x)
+            dlogits = seeded.standard_normal(logits.shape).astype(dtype)
+            results.append([logits, *model.backward(own, model_saved, dlogits).values()])
+            continue
+        dh = seeded.standard_normal(h.shape)
+        more = {"dc": seeded.standard_normal((N, B))} if kind == "lstm" else {}
+        grads, dx, dstate = cell.backward(params, saved, dh, **more)
+        results.append([h, saved.gates, *grads.values(), np.stack([*dstate])])
+        results[-1] += [] if dx is None else [dx]
+    tolerance = 1e-5 if dtype == "float32" else 1e-13
+    for actual, expected in zip(*results, strict=True):
+        scale = max(np.abs(expected).max(), 1e-3)
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * scale)
+
+
+def test_threads_do_not_change_a_bit(rng, monkeypatch, instruction_set):
+    for kind in CELLS:
+        cell = CELLS[kind](D, 64, kru.Kronecker(backend="cython"), "float32")
+        params = drawn_params(cell, rng)
+        x, dh = rng.standard_normal((5, D, 100)), rng.standard_normal((5, 64, 100))
+        results = []
+        for threads in (1, 2, 3):
+            monkeypatch.setattr("kru_ref.compiled.n_threads", lambda threads=threads: threads)
+            h, saved = cell.forward(params, x)
+            grads, dx, dstate = cell.backward(params, saved, dh)
+            results.append([h, dx, *grads.values(), *dstate])
+        for other in results[1:]:
+            for a, b in zip(results[0], other, strict=True):
+                np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_memory_is_used_again(rng, kind, backend):
+    cell = make(kind, "primes", backend)
+    params = drawn_params(cell, rng)
+    x, y = rng.standard_normal((2, 5, D, 3))
+    expected, _ = cell.forward(params, y)
+    first, saved = cell.forward(params, x)
+    second, _ = cell.forward(params, y, reuse=saved)
+    assert second is first
+    np.testing.assert_array_equal(second, expected)
+    # but not where it is the state to go on from
+    _, saved = cell.forward(params, x)
+    expected, _ = cell.forward(params, y, copy.deepcopy(saved.last))
+    again, _ = cell.forward(params, y, saved.last, reuse=saved)
+    np.testing.assert_array_equal(again, expected)
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_large_numbers_saturate(kind, rng, backend):
+    """And a NaN in a parameter stays one."""
+    cell = make(kind, "primes", backend)
+    params = {name: p * 1e3 for name, p in drawn_params(cell, rng).items()}
+    h, saved = cell.forward(params, 1e6 * rng.standard_normal((3, D, 2)))
+    assert np.isfinite(h).all()
+    grads, dx, _ = cell.backward(params, saved, np.ones_like(h))
+    assert all(np.isfinite(g).all() for g in [*grads.values(), dx])
+    params["U"][0, 0] = np.nan
+    h, _ = cell.forward(params, rng.standard_normal((3, D, 2)))
+    assert np.isnan(h[0, 0]).all()
+
+
+def test_initialisation(rng):
+    params = kru.LSTM(D, N).init(rng)
+    np.testing.assert_array_equal(params["b"], np.repeat([0, 1, 0, 0], N))
+    assert set(params) == {"W.i", "W.f", "W.g", "W.o", "U", "b", "h0", "c0"}
+    params = kru.GRU(D, N, learned_h0=False).init(rng)
+    assert set(params) == {"W.r", "W.z", "W.n", "U", "b", "b_h"}
+    cell = kru.LSTM(D, 512, kru.Kronecker())
+    assert cell.n_recurrent_parameters == 4 * 36
+    assert kru.LSTM(D, 512).n_recurrent_parameters == 4 * 512**2
+    assert cell.init(rng)["U"].shape == (2048, D)
+    assert cell.defect(cell.init(rng)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: kru.LSTM(3, 12, dtype="complex64"), TypeError, "LSTM is defined on real numbers"),
+        (lambda: kru.GRU(3, 12, dtype="complex128"), TypeError, "float32 or float64"),
+        (lambda: kru.LSTM(3, 0), ValueError, "hidden_size must be at least 1"),
+        (lambda: kru.GRU(3, 12, kru.Kronecker([(2, 2)])), ValueError, "hidden_size is 12"),
+        (lambda: kru.LSTM(3, 11, kru.RestrictedUnitary()), ValueError, "must be even, got 11"),
+    ],
+)
+def test_bad_descriptions(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_bad_calls(rng):
+    cell = kru.LSTM(3, 4)
+    params, x = cell.init(rng), np.zeros((2, 3, 1))
+    with pytest.raises(ValueError, match=r"c0 must have shape \(4, 1\), got \(4, 2\)"):
+        cell.forward(params, x, (np.zeros((4, 1)), np.zeros((4, 2))))
+    _, saved = cell.forward(params, x)
+    with pytest.raises(ValueError, match=r"dc must have shape \(4, 1\)"):
+        cell.backward(params, saved, np.zeros((2, 4, 1)), dc=np.zeros(4))
+    with pytest.raises(TypeError, match="x is complex"):
+        cell.forward(params, x + 0j)
+    for kind, wrong in itertools.product((kru.LSTM, kru.GRU), (np.zeros((2, 4)), np.nan * x)):
+        other = kind(3, 4)
+        with pytest.raises(ValueError, match="x must"):
+            other.forward(other.init(rng), wrong)

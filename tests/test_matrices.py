@@ -1,0 +1,194 @@
+"""The recurrent matrices: what they are, their gradients, and the unitary ones' unitarity."""
+
+import numpy as np
+import pytest
+
+import kru_ref as kru
+from kru_ref.matrices import reflect, turn
+
+N = 12
+MATRICES = [
+    kru.Dense(),
+    kru.Dense("glorot"),
+    kru.Dense("identity"),
+    kru.Kronecker(((2, 3), (3, 2), (2, 2)), "numpy"),
+    kru.RestrictedUnitary(),
+    kru.RestrictedUnitary(permutation_seed=5),
+    kru.FullUnitary(),
+]
+
+
+def moved(matrix, dtype, rng):
+    return [
+        (W + rng.uniform(-0.2, 0.2, W.shape)).astype(W.dtype) for W in matrix.init(N, rng, dtype)
+    ]
+
+
+@pytest.mark.parametrize("matrix", MATRICES, ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
+def test_shapes_and_dtypes(rng, draw, matrix, dtype):
+    dtype = np.dtype(dtype)
+    W = matrix.init(N, rng, dtype)
+    assert [w.shape for w in W] == list(matrix.shapes(N, dtype).values())
+    assert [w.dtype for w in W] == list(matrix.dtypes(N, dtype).values())
+    h, dy = draw((N, 3), dtype), draw((N, 3), dtype)
+    y = matrix.matvec(W, h)
+    dW, dh = matrix.backward(W, h, dy)
+    assert (y.dtype, y.shape, dh.dtype, dh.shape) == (dtype, (N, 3), dtype, (N, 3))
+    assert [(d.dtype, d.shape) for d in dW] == [(w.dtype, w.shape) for w in W]
+    value, dW = matrix.penalty(W)
+    assert isinstance(value, float)
+    assert [d.shape for d in dW] == [w.shape for w in W]
+
+
+@pytest.mark.parametrize("matrix", MATRICES, ids=str)
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+@pytest.mark.parametrize("B", [1, 3])
+def test_every_gradient(rng, draw, matrix, dtype, B, record_error):
+    W = moved(matrix, np.dtype(dtype), rng)
+    h, dy = draw((N, B), dtype), draw((N, B), dtype)
+    values = {str(k): w for k, w in enumerate(W)} | {"h": h}
+
+    def loss(p):
+        y = matrix.matvec([p[str(k)] for k in range(len(W))], p["h"])
+        return float(np.vdot(dy, y).real)
+
+    dW, dh = matrix.backward(W, h, dy)
+    grads = {str(k): d for k, d in enumerate(dW)} | {"h": dh}
+    report = kru.check_gradient(loss, values, grads, tolerance=1e-7)
+    record_error("finite differences, matrices", report.max_error)
+    assert report, report
+
+
+@pytest.mark.parametrize("matrix", MATRICES, ids=str)
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+def test_backward_is_the_adjoint(rng, draw, matrix, dtype):
+    W = moved(matrix, np.dtype(dtype), rng)
+    h, dy = draw((N, 3), dtype), draw((N, 3), dtype)
+    _, dh = matrix.backward(W, h, dy)
+    forward, backward = np.vdot(dy, matrix.matvec(W, h)), np.vdot(dh, h)
+    if dtype == "float64" or not isinstance(matrix, kru.RestrictedUnitary):
+        assert forward == pytest.approx(backward, rel=1e-12)
+    assert forward.real == pytest.approx(backward.real, rel=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
+@pytest.mark.parametrize("size", [2, 12, 30])
+def test_restricted_unitary(rng, dtype, size):
+    """Against the seven matrices multiplied out; unitary whatever its parameters."""
+    matrix = kru.RestrictedUnitary(permutation_seed=3)
+    dtype = np.dtype(dtype)
+    phases, reflections = W = matrix.init(size, rng, dtype)
+    n = phases.shape[1]
+    assert n == (size if dtype.kind == "c" else size // 2)
+    F = np.exp(-2j * np.pi * np.outer(np.arange(n), np.arange(n)) / n) / np.sqrt(n)
+    P = np.eye(n)[np.random.default_rng(3).permutation(n)]
+    D = [np.diag(np.exp(1j * phase)) for phase in phases]
+    R = [np.eye(n) - 2 * np.outer(v, v.conj()) / np.vdot(v, v).real for v in reflections]
+    dense = D[2] @ R[1] @ F.conj().T @ D[1] @ P @ R[0] @ F @ D[0]
+    if dtype.kind != "c":
+        dense = np.block([[dense.real, -dense.imag], [dense.imag, dense.real]])
+    ours = matrix.matvec(W, np.eye(size, dtype=dtype))
+    tolerance = 1e-5 if dtype.itemsize // (1 + (dtype.kind == "c")) == 4 else 1e-13
+    np.testing.assert_allclose(ours, dense, rtol=0, atol=tolerance)
+    assert matrix.defect(W) < tolerance
+    assert matrix.penalty(W)[0] == 0
+
+
+def test_parameter_counts():
+    for N in (128, 512):
+        cell = kru.RNN(1, N, kru.RestrictedUnitary(), "modrelu", "complex64")
+        assert cell.n_recurrent_parameters == 7 * N
+        cell = kru.RNN(1, N, kru.FullUnitary(), "modrelu", "complex64")
+        assert cell.n_recurrent_parameters == 2 * N * N
+        assert kru.RNN(1, N).n_recurrent_parameters == N * N
+
+
+def test_reflections_and_turns_are_unitary(draw, rng):
+    v, x = draw(5), draw((5, 3))
+    np.testing.assert_allclose(reflect(v, reflect(v, x)), x, rtol=1e-12)
+    np.testing.assert_allclose(reflect(v, v[:, None]), -v[:, None], rtol=1e-12)
+    phase = rng.uniform(-4, 4, 5)
+    np.testing.assert_allclose(turn(-phase, turn(phase, x)), x, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+@pytest.mark.parametrize("activation", ["modrelu", "identity"])
+@pytest.mark.parametrize("matrix", MATRICES[4:], ids=str)
+def test_gradients_through_time(rng, dtype, activation, matrix, record_error):
+    cell = kru.RNN(3, N, matrix, activation, dtype)
+    params = cell.init(rng)
+    params["b"] = rng.uniform(-0.2, 0.2, N)
+    x, weights = rng.standard_normal((5, 3, 2)), rng.standard_normal((5, N, 2))
+
+    def loss(p):
+        h, _ = cell.forward(p, x)
+        return float(np.sum(weights * np.abs(h + 0.3) ** 2))
+
+    h, saved = cell.forward(params, x)
+    grads, _, _ = cell.backward(params, saved, 2 * weights * (h + 0.3))
+    report = kru.check_gradient(loss, params, grads, entries=20, rng=rng)
+    record_error("finite differences, unitary matrices", report.max_error)
+    assert report, report
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
+@pytest.mark.parametrize("make", [kru.SGD, kru.RMSprop, kru.Adam])
+def test_full_unitary_stays_unitary(rng, draw, dtype, make):
+    """To rounding, over 10,000 updates along whatever gradients."""
+    cell = kru.RNN(3, 8, kru.FullUnitary(), "modrelu", dtype)
+    params = {"W": cell.init(rng)["W"]}
+    assert cell.unitary_names == ("W",)
+    optimizer = make(rate=0.05, unitary=cell.unitary_names)
+    state, first = optimizer.init(params), params["W"]
+    for _ in range(10_000):
+        params, state = optimizer.update(params, {"W": draw((8, 8), dtype)}, state)
+    assert params["W"].dtype == dtype
+    assert np.linalg.norm(params["W"] - first) > 1
+    assert kru.unitarity_defect([params["W"]]) < 20 * np.finfo(dtype).eps
+
+
+def test_cayley_goes_downhill(rng, draw):
+    """To first order by rate · ½‖A‖², and from a random unitary matrix to a given one."""
+    from kru_ref.optimizers import cayley
+
+    W, target = (kru.random_unitary(6, rng) for _ in range(2))
+
+    def loss(W):
+        return np.linalg.norm(W - target) ** 2
+
+    G = 2 * (W - target)
+    A = G @ W.conj().T - W @ G.conj().T
+    rate = 1e-6
+    drop = (loss(W) - loss(cayley(W, G, rate))) / rate
+    assert drop == pytest.approx(np.linalg.norm(A) ** 2 / 2, rel=1e-4)
+    for _ in range(300):
+        W = cayley(W, 2 * (W - target), 0.2)
+    assert loss(W) < 1e-12
+    np.testing.assert_allclose(cayley(W, G, 0.0), W, rtol=0, atol=1e-14)
+
+
+def test_other_parameters_move_as_without(rng, draw):
+    params = {"W": kru.random_unitary(4, rng), "U": draw((4, 3))}
+    grads = {"W": draw((4, 4)), "U": draw((4, 3))}
+    results = []
+    for unitary in ((), ("W",)):
+        optimizer = kru.Adam(unitary=unitary)
+        results.append(optimizer.update(params, grads, optimizer.init(params))[0])
+    np.testing.assert_array_equal(results[0]["U"], results[1]["U"])
+    assert kru.unitarity_defect([results[0]["W"]]) > 1e-4
+    assert kru.unitarity_defect([results[1]["W"]]) < 1e-14
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: kru.RestrictedUnitary(-1), "permutation_seed must be at least 0, got -1"),
+        (lambda: kru.RNN(3, 5, kru.RestrictedUnitary()), "hidden_size must be even, got 5"),
+        (lambda: kru.Adam(unitary=["V"]).init({"W": np.eye(3)}), "no square matrix is called 'V'"),
+        (lambda: kru.Adam(unitary=["U"]).init({"U": np.ones((3, 2))}), "no square matrix"),
+    ],
+)
+def test_bad_descriptions(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
