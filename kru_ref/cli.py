@@ -24,7 +24,7 @@ from .kronecker import factor_sizes
 from .losses import softmax_cross_entropy
 from .model import SequenceModel
 from .sweeps import Array
-from .tasks import Adding, Copying, Pixels, Task
+from .tasks import Adding, Characters, Copying, Music, Phonemes, Pixels, Task
 from .tasks.task import make_cell, make_matrix
 from .training import Metrics
 
@@ -35,7 +35,7 @@ tyro = require("tyro", "train")
 class Train:
     """Train a model on a task."""
 
-    task: Copying | Adding | Pixels
+    task: Copying | Adding | Pixels | Characters | Music | Phonemes
     # Folder of the run: config.json, metrics.jsonl and checkpoint.npz.
     out: Path
     # Continue the run in that folder, with its own settings.
@@ -207,13 +207,32 @@ class Gradcheck:
 
 
 @dataclass(frozen=True)
-class Data:
-    """Get data sets."""
+class List:
+    """Say what each data set is, and whether it is here."""
 
-    # fetch: download a data set into the user's cache and verify it.
-    action: Annotated[Literal["fetch"], tyro.conf.Positional]
+    # Folder to look in, instead of the one that KRU_REF_DATA names and the user's cache.
+    data_dir: Path | None = None
+
+    def run(self) -> int:
+        """Print each data set with its licence, its origin and the state of its files."""
+        for name, dataset in datasets.DATASETS.items():
+            print(f"{name}: {dataset.title}")
+            print(f"  licence    {dataset.licence}")
+            print(f"  origin     {dataset.origin}")
+            for file, (state, place) in datasets.state(name, self.data_dir).items():
+                where = "" if place is None else f" {place}"
+                print(f"  {state:10} {file}{where}")
+            get = f"kru-ref data fetch {name}" if dataset.urls else dataset.how
+            print(f"  get it     {get}\n")
+        return 0
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """Download a data set into the user's cache and verify it."""
+
     # Data set.
-    name: Annotated[Literal["mnist"], tyro.conf.Positional]
+    name: Annotated[Literal["mnist", "jsb", "piano-midi", "ptb", "timit"], tyro.conf.Positional]
     # Folder of a mirror, instead of the data set's own.
     url: str | None = None
 
@@ -222,6 +241,17 @@ class Data:
         for path in datasets.fetch(self.name, self.url):
             print(path)
         return 0
+
+
+@dataclass(frozen=True)
+class Data:
+    """List the data sets, or get one."""
+
+    action: List | Fetch
+
+    def run(self) -> int:
+        """Do either."""
+        return self.action.run()
 
 
 @dataclass(frozen=True)

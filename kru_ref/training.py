@@ -165,7 +165,7 @@ def _update(
     # copies: what was saved is written over by the next update
     carried = copy.deepcopy(saved.last) if task.carries else None
     after = RunState(state.update + 1, state.seconds, params, optimizer, carried)
-    metrics = task.metrics(logits, batch)
+    metrics = task.metrics(loss, logits, batch)
     return after, {"step": after.update, "loss": loss, "gradient_norm": norm, **metrics}, saved
 
 
@@ -191,7 +191,7 @@ def evaluate(task: Task, model: SequenceModel, params: Params, split: Split) -> 
         logits, saved = model.forward(params, batch.x, before, reuse=saved)
         carried = copy.deepcopy(saved.last) if task.carries else None
         loss, _ = task.loss(logits, batch.targets, batch.mask, last_only=task.last_only)
-        for name, value in {"loss": loss, **task.metrics(logits, batch)}.items():
+        for name, value in {"loss": loss, **task.metrics(loss, logits, batch)}.items():
             totals[f"{split}_{name}"] = totals.get(f"{split}_{name}", 0.0) + batch.n_steps * value
         n += batch.n_steps
     means = {name: total / n for name, total in totals.items()}

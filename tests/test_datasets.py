@@ -3,7 +3,9 @@
 import functools
 import hashlib
 import http.server
+import os
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -42,7 +44,8 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "cache_directory", lambda: tmp_path / "cache")
     monkeypatch.delenv(datasets.VARIABLE, raising=False)
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in FILES.items()}
-    dataset = datasets.Dataset("http://127.0.0.1:9/", digests)
+    urls = {name: f"http://127.0.0.1:9/somewhere/{name}" for name in FILES}
+    dataset = datasets.Dataset("small", "free", "here", digests, urls)
     monkeypatch.setitem(datasets.DATASETS, "mnist", dataset)
     return tmp_path / "cache"
 
@@ -87,8 +90,57 @@ def test_command_line(server, cache, capsys):
     assert "kru-ref: cannot download" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["ptb", "timit"])
+def test_licensed_data_is_not_fetched(name):
+    with pytest.raises(ValueError, match=f"{name} may not be downloaded freely.*LDC"):
+        datasets.fetch(name)
+
+
+def test_the_state_of_the_files(server, cache, tmp_path, capsys):
+    assert datasets.state("mnist") == dict.fromkeys(FILES, ("missing", None))
+    datasets.fetch("mnist", server)
+    places = {name: cache / "mnist" / name for name in FILES}
+    assert datasets.state("mnist") == {name: ("verified", p) for name, p in places.items()}
+    places["labels.gz"].write_bytes(b"something else")
+    assert datasets.state("mnist")["labels.gz"] == ("differs", places["labels.gz"])
+    unzipped = cache / "mnist" / "images"
+    places["images.gz"].rename(unzipped)
+    assert datasets.state("mnist")["images.gz"] == ("unverified", unzipped)
+    assert datasets.state("timit") == {"*.phn": ("missing", None)}
+    speaker = cache / "timit" / "dr1-fvmh0"
+    speaker.mkdir(parents=True)
+    (speaker / "SI1.PHN").touch()
+    assert datasets.state("timit") == {"*.phn": ("unverified", cache / "timit")}
+
+    assert main(["data", "list"]) == 0
+    out = capsys.readouterr().out
+    for name, dataset in datasets.DATASETS.items():
+        assert f"{name}: {dataset.title}" in out
+        assert dataset.licence in out
+        assert dataset.origin in out
+    assert "differs    labels.gz" in out
+    assert f"unverified images.gz {unzipped}" in out
+    assert "missing    Piano_midi.mat" in out
+    assert "kru-ref data fetch jsb" in out
+    assert "catalog.ldc.upenn.edu/LDC99T42" in out
+
+
+def test_a_tree_that_is_not_there(cache, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"(?s)no \.phn files of timit in any of.*LDC93S1"):
+        datasets.locate_folder("timit", ".phn")
+    with pytest.raises(FileNotFoundError, match=r"Name a folder"):
+        datasets.locate_folder("timit", ".phn", tmp_path)
+
+
+def test_a_file_larger_than_it_may_be(tmp_path):
+    (tmp_path / "file").write_bytes(b"four")
+    assert datasets.read_at_most(4, tmp_path / "file") == b"four"
+    with pytest.raises(ValueError, match="file: expected at most 3 bytes, got 4"):
+        datasets.read_at_most(3, tmp_path / "file")
+
+
 def test_unknown_data_set():
-    with pytest.raises(ValueError, match="data set must be one of mnist, got 'imagenet'"):
+    with pytest.raises(ValueError, match=r"data set must be one of mnist, .*got 'imagenet'"):
         datasets.fetch("imagenet")
 
 
@@ -123,7 +175,9 @@ def test_folders_are_searched_in_order(cache, tmp_path, monkeypatch):
         assert hashlib.sha256(content).hexdigest() in message
 
 
-def test_the_real_files_have_the_published_checksums(mnist_dir):
-    for name, digest in datasets.DATASETS["mnist"].files.items():
-        content = (mnist_dir / "mnist" / name).read_bytes()
-        assert hashlib.sha256(content).hexdigest() == digest
+@pytest.mark.parametrize("name", [n for n, d in datasets.DATASETS.items() if d.files])
+def test_the_real_files_have_the_published_checksums(name):
+    root = os.environ.get("KRU_REF_DATA")
+    if not root or not (Path(root) / name).is_dir():
+        pytest.skip(f"needs real files: set KRU_REF_DATA to a folder that holds {name}/")
+    assert {state for state, _ in datasets.state(name, Path(root)).values()} == {"verified"}

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from kru_ref import checkpoint, training
-from kru_ref.tasks import Adding, Copying
+from kru_ref.tasks import Adding, Characters, Copying
 from kru_ref.training import Diverged, train
 
 SMALL = Copying(
@@ -271,6 +271,46 @@ def test_control_c_ends_cleanly(tmp_path):
     assert "stopped; continue with: kru-ref train copying --out" in err
     assert "Traceback" not in err
     assert arrays(out)["update"] > 0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"cell": "lstm"},
+        {"cell": "gru", "layers": 2, "dropout": 0.2},
+        {"cell": "rnn", "layers": 2},
+        {"cell": "rnn", "matrix": "full"},
+        {"cell": "lstm", "matrix": "restricted"},
+    ],
+    ids=str,
+)
+def test_a_resumed_run_carries_the_state(tmp_path, settings):
+    """Truncated back-propagation, stopped in the middle of an epoch, goes on to the same bits."""
+    text = " ".join("abcd"[i * i % 3] for i in range(200))
+    for name in ("train", "valid", "test"):
+        (tmp_path / f"ptb.char.{name}.txt").write_text(text)
+    task = Characters(
+        length=5, batch_size=4, hidden_size=8, updates=8, evaluate_every=8, data_dir=tmp_path,
+        schedule="constant", checkpoint_every=3, log_every=1, **settings,
+    )  # fmt: skip
+    assert [task.batch(u).continues for u in range(10)] == [False, *[True] * 8, False]
+    train(task, tmp_path / "whole")
+    train(dataclasses.replace(task, updates=5), tmp_path / "parts")
+    train(task, tmp_path / "parts", resume=True)
+    whole, parts = arrays(tmp_path / "whole"), arrays(tmp_path / "parts")
+    assert whole.keys() == parts.keys()
+    assert any(name.startswith("carried/0") for name in whole)
+    for name in whole.keys() - {"seconds"}:
+        np.testing.assert_array_equal(whole[name], parts[name])
+    # and the state matters: from another one the same batch has another loss
+    model, batch = task.model(), task.batch(8)
+    params = {k.removeprefix("params/"): v for k, v in whole.items() if k.startswith("params/")}
+    state = checkpoint.load_checkpoint(
+        tmp_path / "whole" / "checkpoint.npz", model, task.optimizer_at(0)
+    )
+    carried, _ = model.forward(params, batch.x, state.carried)
+    fresh, _ = model.forward(params, batch.x)
+    assert not np.allclose(carried, fresh)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):

@@ -1,10 +1,15 @@
 """The tasks: data in, batches and metric out."""
 
 from .adding import Adding
+from .characters import Characters
 from .copying import Copying
+from .music import Music
+from .phonemes import Phonemes
 from .pixels import Pixels
 from .task import Task
 
-TASKS: dict[str, type[Task]] = {"copying": Copying, "adding": Adding, "pixels": Pixels}
+TASKS: dict[str, type[Task]] = {
+    task.name: task for task in (Copying, Adding, Pixels, Characters, Music, Phonemes)
+}
 
-__all__ = ["TASKS", "Adding", "Copying", "Pixels", "Task"]
+__all__ = ["TASKS", "Adding", "Characters", "Copying", "Music", "Phonemes", "Pixels", "Task"]

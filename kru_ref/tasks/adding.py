@@ -65,7 +65,7 @@ class Adding(Task):
             B = min(self.batch_size, self.held_out_sequences - start)
             yield draw(self.rng(split, start), self.length, B)
 
-    def metrics(self, logits: NDArray[np.floating], batch: Batch) -> dict[str, float]:
+    def metrics(self, loss: float, logits: NDArray[np.floating], batch: Batch) -> dict[str, float]:
         """Return the share of sums that are right to 0.1."""
         return {"within_0.1": float(np.mean(np.abs(logits[-1] - batch.targets) < 0.1))}
 

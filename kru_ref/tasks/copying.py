@@ -57,7 +57,7 @@ class Copying(Task):
             B = min(self.batch_size, self.held_out_sequences - start)
             yield draw(self.rng(split, start), self.delay, B)
 
-    def metrics(self, logits: NDArray[np.floating], batch: Batch) -> dict[str, float]:
+    def metrics(self, loss: float, logits: NDArray[np.floating], batch: Batch) -> dict[str, float]:
         """Return the share of the ten symbols that are recalled."""
         recalled = logits[-LENGTH:].argmax(axis=1) == batch.targets[-LENGTH:]
         return {"accuracy": float(recalled.mean())}

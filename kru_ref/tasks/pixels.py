@@ -87,7 +87,7 @@ class Pixels(Task):
         for start in range(first, n, self.batch_size):
             yield self._sequences(digits, np.arange(start, min(start + self.batch_size, n)))
 
-    def metrics(self, logits: NDArray[np.floating], batch: Batch) -> dict[str, float]:
+    def metrics(self, loss: float, logits: NDArray[np.floating], batch: Batch) -> dict[str, float]:
         """Return the share of digits that are named right."""
         return {"accuracy": float(np.mean(logits[-1].argmax(axis=0) == batch.targets))}
 

@@ -3,7 +3,7 @@
 import math
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import UnionType
 from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_origin, get_type_hints
@@ -189,13 +189,38 @@ class Task(ABC):
         """Yield batches that no update sees."""
 
     @abstractmethod
-    def metrics(self, logits: NDArray[np.floating], batch: Batch) -> dict[str, float]:
+    def metrics(self, loss: float, logits: NDArray[np.floating], batch: Batch) -> dict[str, float]:
         """Return the task's own figures, besides the loss, averaged over the batch's steps."""
 
     @property
     @abstractmethod
     def baseline(self) -> tuple[str, float]:
         """A loss to compare with, and what reaches it."""
+
+
+def pad(sequences: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    """Stand sequences (T_b, …) side by side, zeros behind the shorter ones.
+
+    Returns
+    -------
+    padded : ndarray, shape (T, …, B)
+        T is the length of the longest.
+    mask : ndarray, shape (T, B)
+        1 where a sequence has a step, else 0.
+    """
+    T = max(len(sequence) for sequence in sequences)
+    padded = np.zeros((T, *sequences[0].shape[1:], len(sequences)), sequences[0].dtype)
+    mask = np.zeros((T, len(sequences)), np.float32)
+    for b, sequence in enumerate(sequences):
+        padded[: len(sequence), ..., b] = sequence
+        mask[: len(sequence), b] = 1
+    return padded, mask
+
+
+def epoch_of(update: int, n: int, batch_size: int) -> tuple[int, int]:
+    """Return the epoch of an update over n sequences, and where in its order its batch begins."""
+    epoch, position = divmod(update, -(-n // batch_size))
+    return epoch, position * batch_size
 
 
 def make_matrix(name: str, factors: tuple[tuple[int, int], ...] | None, backend: Backend) -> Matrix:

@@ -1,0 +1,159 @@
+"""Penn Treebank, character by character: name the next one."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import datasets
+from ..losses import Loss, softmax_cross_entropy
+from .task import Batch, Split, Task
+
+# Types of Penn Treebank: letters, digits, signs, "_" for a space, and the end of a line.
+N_SYMBOLS = 50
+LARGEST_FILE = 2**26
+
+
+@dataclass(frozen=True, kw_only=True)
+class Characters(Task):
+    """Penn Treebank as characters (Mikolov et al. 2012), with its published split.
+
+    The text is cut into as many equal pieces as a batch has sequences; a batch continues
+    the one before, so the state is carried while the gradient is cut (truncated BPTT).
+    """
+
+    name: ClassVar[str] = "characters"
+    loss: ClassVar[Loss] = staticmethod(softmax_cross_entropy)
+    input_size: ClassVar[int] = N_SYMBOLS
+    output_size: ClassVar[int] = N_SYMBOLS
+    carries: ClassVar[bool] = True
+
+    # Characters of one batch in each sequence: the gradient reaches no further back.
+    length: int = 100
+    # Folder with the three text files, or with a folder `ptb` that has them.
+    data_dir: Path | None = None
+    cell: Literal["rnn", "lstm", "gru"] = "lstm"
+    hidden_size: int = 512
+    batch_size: int = 50
+    # One epoch is about 1000 updates of 50 sequences of 100 characters.
+    updates: int = 3000
+    optimizer: Literal["sgd", "rmsprop", "adam"] = "adam"
+    rate: float = 2e-3
+    # Learning rate of the recurrent matrices.
+    factor_rate: float = 2e-3
+    schedule: Literal["constant", "cosine"] = "cosine"
+    max_norm: float | None = 1.0
+    evaluate_every: int = 1000
+    checkpoint_every: int = 200
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.length < 1:
+            raise ValueError(f"length must be at least 1, got {self.length}")
+
+    @property
+    def baseline(self) -> tuple[str, float]:
+        """The entropy of 50 types, ln 50."""
+        return "for guessing", math.log(N_SYMBOLS)
+
+    def batch(self, update: int) -> Batch:
+        """Take the next piece of each sequence; from the beginning again at an epoch's end."""
+        text = self._texts["train"]
+        size = (len(text) - 1) // self.batch_size
+        if size < self.length:
+            raise ValueError(
+                f"{len(text)} characters are too few for {self.batch_size} sequences of "
+                f"{self.length}; choose a smaller batch_size or length"
+            )
+        start = update % (size // self.length) * self.length
+        return _piece(text, self.batch_size, start, start + self.length)
+
+    def held_out(self, split: Split) -> Iterator[Batch]:
+        """Yield the whole text, but for less characters than a batch has sequences."""
+        text = self._texts[split]
+        size = (len(text) - 1) // self.batch_size
+        for start in range(0, size, self.length):
+            yield _piece(text, self.batch_size, start, min(start + self.length, size))
+
+    def metrics(self, loss: float, logits: NDArray[np.floating], batch: Batch) -> dict[str, float]:
+        """Return bits per character."""
+        return {"bits": loss / math.log(2)}
+
+    @cached_property
+    def _texts(self) -> dict[str, NDArray[np.uint8]]:
+        files = {"train": "train", "validation": "valid", "test": "test"}
+        paths = {
+            split: datasets.locate("ptb", f"ptb.char.{file}.txt", self.data_dir)
+            for split, file in files.items()
+        }
+        symbols = {split: read_symbols(path) for split, path in paths.items()}
+        alphabet = np.unique(symbols["train"])
+        if len(alphabet) > N_SYMBOLS:
+            raise ValueError(
+                f"{paths['train']}: expected {N_SYMBOLS} different symbols at most, got "
+                f"{len(alphabet)}; is it Penn Treebank's?"
+            )
+        encoded = {}
+        for split, path in paths.items():
+            index = np.searchsorted(alphabet, symbols[split])
+            known = alphabet[np.minimum(index, len(alphabet) - 1)] == symbols[split]
+            if not known.all():
+                strange = chr(symbols[split][np.argmin(known)])
+                raise ValueError(f"{path}: {strange!r} does not occur in {paths['train']}")
+            encoded[split] = index.astype(np.uint8)
+        return encoded
+
+
+def _piece(text: NDArray[np.uint8], B: int, start: int, end: int) -> Batch:
+    """Cut steps start … end out of each of B equal pieces of a text."""
+    size = (len(text) - 1) // B
+    index = np.arange(start, end)[:, None] + size * np.arange(B)  # (T, B)
+    x = text[index].astype(np.intp)
+    return Batch(x, text[index + 1].astype(np.intp), continues=start > 0)
+
+
+def read_symbols(path: Path) -> NDArray[np.uint8]:
+    """Read a text whose symbols are single ASCII characters with a space behind each.
+
+    The end of a line is a symbol too.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    symbols : ndarray of uint8, shape (n,)
+        Their codes.
+
+    Raises
+    ------
+    ValueError
+        Another form; the error names file, line and what was expected.
+    OSError
+        The file cannot be read.
+    """
+    content = datasets.read_at_most(LARGEST_FILE, path)
+    if not content:
+        raise ValueError(f"{path} is empty; get it again")
+    codes = np.frombuffer(content, np.uint8)
+    # a space is a symbol's end, and wrong behind another space or at the beginning of a line
+    is_symbol = (codes != ord(" ")) & (codes != ord("\n"))
+    strange = (codes >= 128) | ((codes < 32) & (codes != ord("\n")))
+    strange[1:] |= is_symbol[1:] & is_symbol[:-1]
+    if strange.any():
+        at = int(np.argmax(strange))
+        line = content.count(b"\n", 0, at) + 1
+        raise ValueError(
+            f"{path}, line {line}: expected single ASCII characters with spaces between, got "
+            f"{content[max(0, at - 5) : at + 6]!r}; is it one of Mikolov's ptb.char files?"
+        )
+    symbols = codes[codes != ord(" ")]
+    if len(symbols) < 2:
+        raise ValueError(f"{path}: expected a text, got {len(symbols)} symbols; get it again")
+    return symbols

@@ -1,0 +1,205 @@
+"""Polyphonic music: which keys sound next, after all chords so far."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import scipy.io
+from numpy.typing import NDArray
+
+from .. import datasets
+from ..losses import Loss, bernoulli_cross_entropy
+from .task import Batch, Split, Task, epoch_of, pad
+
+N_KEYS, LOWEST = 88, 21  # of a piano; MIDI number of the lowest
+LARGEST_FILE = 2**24
+LONGEST_PIECE = 100_000
+
+Roll = NDArray[np.uint8]
+MAT_FILES = {"jsb": "JSB_Chorales.mat", "piano-midi": "Piano_midi.mat"}
+MAT_NAMES = {"train": "traindata", "validation": "validdata", "test": "testdata"}
+JSON_NAMES = {"train": "train", "validation": "valid", "test": "test"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Music(Task):
+    """JSB Chorales or Piano-midi.de (Boulanger-Lewandowski et al. 2012), their published split.
+
+    A chord is 88 keys that sound or not, its negative log-likelihood the sum over keys; the loss
+    is its mean over all chords but each piece's first.
+    """
+
+    name: ClassVar[str] = "music"
+    loss: ClassVar[Loss] = staticmethod(bernoulli_cross_entropy)
+    input_size: ClassVar[int] = N_KEYS
+    output_size: ClassVar[int] = N_KEYS
+
+    # Which collection.
+    data: Literal["jsb", "piano-midi"] = "jsb"
+    # Longest excerpt of a piece in training, from a random place; whole pieces if not given.
+    excerpt: int | None = None
+    # Folder with the collection's file, or with a folder of its name that has it.
+    data_dir: Path | None = None
+    cell: Literal["rnn", "lstm", "gru"] = "lstm"
+    hidden_size: int = 512
+    batch_size: int = 20
+    updates: int = 1000
+    optimizer: Literal["sgd", "rmsprop", "adam"] = "adam"
+    rate: float = 1e-3
+    # Learning rate of the recurrent matrices.
+    factor_rate: float = 1e-3
+    schedule: Literal["constant", "cosine"] = "cosine"
+    max_norm: float | None = 1.0
+    dropout: float = 0.3
+    evaluate_every: int = 100
+    checkpoint_every: int = 100
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.excerpt is not None and self.excerpt < 1:
+            raise ValueError(f"excerpt must be at least 1, got {self.excerpt}")
+
+    @property
+    def baseline(self) -> tuple[str, float]:
+        """Each key by itself, as often as it sounds in training."""
+        chords = np.concatenate(self._rolls["train"])
+        often = chords.mean(axis=0).clip(1e-9, 1 - 1e-9)
+        nats = -often * np.log(often) - (1 - often) * np.log(1 - often)
+        return "for each key as often as in training", float(nats.sum())
+
+    def batch(self, update: int) -> Batch:
+        """Take pieces for an update; each epoch goes through all of them in a new order."""
+        rolls = self._rolls["train"]
+        epoch, first = epoch_of(update, len(rolls), self.batch_size)
+        order = self.rng("training", epoch).permutation(len(rolls))
+        chosen = [rolls[i] for i in order[first : first + self.batch_size]]
+        if self.excerpt is not None:
+            rng, longest = self.rng("training", 1_000_000 + update), self.excerpt + 1
+            starts = [int(rng.integers(max(1, len(roll) - longest + 1))) for roll in chosen]
+            chosen = [roll[s : s + longest] for roll, s in zip(chosen, starts, strict=True)]
+        return _shifted(chosen)
+
+    def held_out(self, split: Split) -> Iterator[Batch]:
+        """Yield all pieces, whole."""
+        rolls = sorted(self._rolls[split], key=len)
+        for start in range(0, len(rolls), self.batch_size):
+            yield _shifted(rolls[start : start + self.batch_size])
+
+    def metrics(self, loss: float, logits: NDArray[np.floating], batch: Batch) -> dict[str, float]:
+        """Return the share of keys found: true ones over true, missed and false ones together.
+
+        A chord of silence found as such counts as 1 (Bay, Ehmann and Downie 2009).
+        """
+        sounds, truth = logits > 0, batch.targets > 0
+        both = (sounds & truth).sum(axis=1)
+        either = (sounds | truth).sum(axis=1)
+        share = np.where(either > 0, both / np.maximum(either, 1), 1.0)
+        weights = np.ones_like(share) if batch.mask is None else batch.mask
+        return {"accuracy": float(np.sum(share * weights) / np.sum(weights))}
+
+    @cached_property
+    def _rolls(self) -> dict[str, list[Roll]]:
+        try:
+            path = datasets.locate(self.data, MAT_FILES[self.data], self.data_dir)
+        except FileNotFoundError:
+            if self.data != "jsb":
+                raise
+            return read_json(datasets.locate("jsb", "jsb-chorales-quarter.json", self.data_dir))
+        return read_mat(path, self.data)
+
+
+def _shifted(rolls: list[Roll]) -> Batch:
+    """Let each chord name the next."""
+    x, mask = pad([roll[:-1].astype(np.float32) for roll in rolls])
+    targets, _ = pad([roll[1:] for roll in rolls])
+    return Batch(x, targets, mask)
+
+
+def read_mat(path: Path, name: str) -> dict[str, list[Roll]]:
+    """Read a collection from its MATLAB file.
+
+    Only the published file is read, byte for byte: the format's reader trusts its sizes.
+
+    Parameters
+    ----------
+    path : Path
+    name : str
+        The data set, "jsb" or "piano-midi".
+
+    Returns
+    -------
+    rolls : dict of str to list of ndarray of uint8, shapes (T, 88)
+        Of "train", "validation" and "test".
+
+    Raises
+    ------
+    ValueError
+        Another file.
+    OSError
+        It cannot be read.
+    """
+    content = scipy.io.loadmat(BytesIO(datasets.read_verified(path, name)))
+    return {split: [*content[key][0]] for split, key in MAT_NAMES.items()}
+
+
+def read_json(path: Path) -> dict[str, list[Roll]]:
+    """Read a collection from JSON: {"train": pieces, "valid": …, "test": …}.
+
+    A piece is a list of chords, a chord a list of MIDI numbers from 21 to 108.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    rolls : dict of str to list of ndarray of uint8, shapes (T, 88)
+        Of "train", "validation" and "test".
+
+    Raises
+    ------
+    ValueError
+        Another form; the error says what was expected and what came, and where.
+    OSError
+        It cannot be read.
+    """
+    try:
+        content = json.loads(datasets.read_at_most(LARGEST_FILE, path))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON ({error}); fetch it again") from error
+    if not isinstance(content, dict) or not set(JSON_NAMES.values()) <= content.keys():
+        raise ValueError(f'{path}: expected an object with "train", "valid" and "test"')
+    rolls = {}
+    for split, name in JSON_NAMES.items():
+        pieces = content[name]
+        if not isinstance(pieces, list) or not pieces:
+            raise ValueError(f"{path}: expected a list of pieces in {name!r}, got {_kind(pieces)}")
+        rolls[split] = [_roll(path, f"{name}[{i}]", piece) for i, piece in enumerate(pieces)]
+    return rolls
+
+
+def _roll(path: Path, place: str, piece: Any) -> Roll:
+    if not isinstance(piece, list) or not 2 <= len(piece) <= LONGEST_PIECE:
+        raise ValueError(
+            f"{path}: expected 2 to {LONGEST_PIECE:,} chords in {place}, got {_kind(piece)}"
+        )
+    roll = np.zeros((len(piece), N_KEYS), np.uint8)
+    for t, chord in enumerate(piece):
+        notes = chord if isinstance(chord, list) else [None]
+        for note in notes:
+            if type(note) is not int or not LOWEST <= note < LOWEST + N_KEYS:
+                raise ValueError(
+                    f"{path}: expected a list of MIDI numbers from {LOWEST} to "
+                    f"{LOWEST + N_KEYS - 1} in {place}[{t}], got {str(chord)[:80]}"
+                )
+            roll[t, note - LOWEST] = 1
+    return roll
+
+
+def _kind(value: Any) -> str:
+    return f"{len(value)} of them" if isinstance(value, list) else type(value).__name__
