@@ -23,6 +23,7 @@ from .gradients import GradientReport, check_gradient
 from .kronecker import factor_sizes
 from .losses import softmax_cross_entropy
 from .model import SequenceModel
+from .recipes import RECIPES
 from .sweeps import Array
 from .tasks import Adding, Characters, Copying, Music, Phonemes, Pixels, Task
 from .tasks.task import make_cell, make_matrix
@@ -61,6 +62,64 @@ class Train:
             progress.close()
         print(summary(self.task, metrics))
         return 0
+
+
+@dataclass(frozen=True)
+class Reproduce:
+    """Repeat a run of RESULTS.md: data, model, settings and seed."""
+
+    # Name of the run, such as copying-1000-kru.
+    name: Annotated[str | None, tyro.conf.Positional] = None
+    # Show the names, and how each differs from its task's defaults.
+    list: bool = False
+    # Folder of the run; runs/NAME-SEED if not given.
+    out: Path | None = None
+    # Seed of everything random.
+    seed: int = 0
+    # Updates, instead of the recipe's: a shorter run is another result.
+    updates: int | None = None
+    # Folder with the data; see `kru-ref data list`.
+    data_dir: Path | None = None
+    # Continue the run in that folder.
+    resume: bool = False
+    # Show no progress bar.
+    quiet: bool = False
+
+    def run(self) -> int:
+        """Train, or print the names."""
+        if self.list:
+            for name, task in RECIPES.items():
+                print(f"{name:28}  {shlex.join(options(task))}")
+            return 0
+        if self.name not in RECIPES:
+            raise ValueError(
+                f"name must be one of those that `kru-ref reproduce --list` shows, got {self.name}"
+            )
+        changed: dict[str, Any] = {"seed": self.seed}
+        if self.updates is not None:
+            changed["updates"] = self.updates
+        if self.data_dir is not None and hasattr(RECIPES[self.name], "data_dir"):
+            changed["data_dir"] = self.data_dir
+        task = dataclasses.replace(RECIPES[self.name], **changed)
+        out = self.out or Path("runs") / f"{self.name}-{self.seed}"
+        return Train(task, out, self.resume, self.quiet).run()  # type: ignore[arg-type]
+
+
+def options(task: Task) -> list[str]:
+    """Return the arguments of `kru-ref` for a task, but for what it does by itself."""
+    words, default = ["train", task.name], type(task)()
+    for f in dataclasses.fields(task):
+        value = getattr(task, f.name)
+        if value == getattr(default, f.name):
+            continue
+        option = f"--{f.name.replace('_', '-')}"
+        if f.name == "factors":
+            words += [option, *(str(size) for shape in value for size in shape)]
+        elif value is True:
+            words.append(option)
+        else:
+            words += [option, f"{value}"]
+    return words
 
 
 class Progress:
@@ -264,7 +323,7 @@ class Config:
         return 0
 
 
-Command = Train | Params | Gradcheck | Data | Config
+Command = Train | Reproduce | Params | Gradcheck | Data | Config
 
 
 def parse(arguments: Sequence[str] | None, default: Command | None = None) -> Command:

@@ -1,0 +1,290 @@
+"""Record runs of `kru-ref reproduce` and write RESULTS.md, with a picture for each data set.
+
+    python benchmarks/record_results.py runs/*
+
+What was recorded before stays in benchmarks/results/runs and is part of the tables.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+
+from kru_ref.recipes import RECIPES
+from kru_ref.training import CONFIG, FREE, METRICS, read_config
+
+HERE = Path(__file__).parent
+RUNS = HERE / "results" / "runs"
+POINTS = 200  # of a recorded learning curve, at most
+
+
+class Section(NamedTuple):
+    """A table of RESULTS.md and its picture."""
+
+    title: str
+    recipes: str  # what the names of its recipes begin with
+    metric: str
+    unit: str
+    scale: float = 1.0
+    logarithmic: bool = False
+    published: tuple[tuple[str, str], ...] = ()
+    remark: str = ""
+
+
+BAI = "Bai et al. 2018"
+ARJOVSKY = "Arjovsky et al. 2016"
+SECTIONS = [
+    Section(
+        "Copying memory, T = 1000",
+        "copying-1000",
+        "loss",
+        "cross-entropy, nats",
+        logarithmic=True,
+        published=(
+            (f"LSTM, GRU, RNN ({BAI})", "0.0204, 0.0197, 0.0202"),
+            ("without memory", "0.0204"),
+        ),
+    ),
+    Section(
+        "Copying memory, T = 2000",
+        "copying-2000",
+        "loss",
+        "cross-entropy, nats",
+        logarithmic=True,
+        published=(("without memory", "0.0103"),),
+    ),
+    Section(
+        "Copying memory, T = 10,000",
+        "copying-10000",
+        "loss",
+        "cross-entropy, nats",
+        logarithmic=True,
+        published=(("without memory", "0.00208"),),
+    ),
+    Section(
+        "Adding, T = 750",
+        "adding-750",
+        "loss",
+        "mean squared error",
+        logarithmic=True,
+        published=(
+            ("always predicting 1", "0.167"),
+            (f"LSTM, GRU, RNN at T = 600 ({BAI})", "0.164, 5.3e-5, 0.177"),
+        ),
+    ),
+    Section(
+        "Pixel MNIST",
+        "pixels-kru",
+        "accuracy",
+        "accuracy, %",
+        scale=100,
+        published=(
+            (f"uRNN, LSTM ({ARJOVSKY})", "95.1, 98.2"),
+            (f"LSTM, GRU, RNN ({BAI})", "87.2, 96.2, 21.5"),
+        ),
+    ),
+    Section(
+        "Permuted pixel MNIST",
+        "pixels-permuted",
+        "accuracy",
+        "accuracy, %",
+        scale=100,
+        published=(
+            (f"uRNN, LSTM ({ARJOVSKY})", "91.4, 88.0"),
+            (f"LSTM, GRU, RNN ({BAI})", "85.7, 87.3, 25.3"),
+        ),
+        remark="Everyone draws a permutation of their own.",
+    ),
+    Section(
+        "JSB Chorales",
+        "jsb",
+        "loss",
+        "nats a frame",
+        published=((f"LSTM, GRU, RNN ({BAI})", "8.45, 8.43, 8.91"),),
+    ),
+    Section("Piano-midi.de", "piano", "loss", "nats a frame"),
+    Section(
+        "Penn Treebank, characters",
+        "ptb",
+        "bits",
+        "bits a character",
+        published=((f"LSTM, GRU, RNN with 3 million parameters ({BAI})", "1.36, 1.37, 1.48"),),
+    ),
+    Section(
+        "TIMIT, a sample of 16 speakers",
+        "timit",
+        "frame_error",
+        "frame error, %",
+        scale=100,
+        remark="128 sentences, split by speaker; not comparable with results on all of TIMIT.",
+    ),
+]
+
+
+def record(folder):
+    """Turn a run's folder into a file of benchmarks/results/runs."""
+    task = read_config(folder)
+    names = [name for name, recipe in RECIPES.items() if same_run(recipe, task)]
+    if not names:
+        raise SystemExit(f"{folder} is no run of a recipe: {folder / CONFIG}")
+    lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+    model = task.model()
+    last = lines[-1]
+    curve = [line for line in lines if "test_loss" not in line]
+    thinned = curve[:: max(1, len(curve) // POINTS)]
+    thinned += [line for line in curve if "validation_loss" in line and line not in thinned]
+    found = {
+        "recipe": names[0],
+        "seed": task.seed,
+        "updates": last["step"],
+        "planned_updates": RECIPES[names[0]].updates,
+        "seconds": last["seconds"],
+        "recurrent_parameters": model.n_recurrent_parameters,
+        "parameters": model.n_parameters,
+        "hidden_size": task.hidden_size,
+        "baseline": task.baseline[1],
+        "last": last,
+        "curve": sorted(thinned, key=lambda line: line["step"]),
+    }
+    RUNS.mkdir(parents=True, exist_ok=True)
+    path = RUNS / f"{names[0]}-{task.seed}.json"
+    path.write_text(json.dumps(found) + "\n")
+    print(path)
+
+
+def same_run(recipe, task):
+    """Tell whether a task is a recipe's, but for seed, place and number of updates."""
+    if type(recipe) is not type(task):
+        return False
+    free = FREE | {"seed", "updates", "backend"}
+    ours, theirs = dataclasses.asdict(recipe), dataclasses.asdict(task)
+    return all(ours[name] == theirs[name] for name in ours if name not in free)
+
+
+def figure(value, metric):
+    """Write a number so that what counts can be read."""
+    return f"{value:.2g}" if metric == "loss" and value < 0.1 else f"{value:.2f}"
+
+
+def table(section, runs):
+    """Return the rows of a section."""
+    rows = [
+        f"| model | N | recurrent parameters | all parameters | {section.unit} | updates "
+        "| CPU minutes | seed | command |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for run in runs:
+        test = run["last"].get(f"test_{section.metric}")
+        partial = run["updates"] < run["planned_updates"]
+        if test is None:  # a run that has not ended
+            test = run["last"].get(f"validation_{section.metric}", float("nan"))
+            partial = True
+        shown = figure(section.scale * test, section.metric) + " (partial)" * partial
+        command = f"kru-ref reproduce {run['recipe']} --seed {run['seed']}"
+        updates = f"{run['updates']:,}" + (f" of {run['planned_updates']:,}" if partial else "")
+        name = run["recipe"].removeprefix(section.recipes).strip("-") or "KRU"
+        rows.append(
+            f"| {name} | {run['hidden_size']} | {run['recurrent_parameters']:,} "
+            f"| {run['parameters']:,} | {shown} | {updates} | {run['seconds'] / 60:.1f} "
+            f"| {run['seed']} | `{command}` |"
+        )
+    for who, value in section.published:
+        rows.append(f"| *published: {who}* | | | | *{value}* | | | | |")
+    return rows
+
+
+def draw(section, runs, path):
+    """Draw a line for each run: the metric on held-out data against updates."""
+    fig, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
+    styles = ["-", "--", ":", "-."]
+    models = list(dict.fromkeys(run["recipe"] for run in runs))
+    for run in runs:
+        key = f"validation_{section.metric}"
+        points = [(line["step"], section.scale * line[key]) for line in run["curve"] if key in line]
+        if not points:
+            continue
+        k = models.index(run["recipe"])
+        first = run is next(other for other in runs if other["recipe"] == run["recipe"])
+        axes.plot(
+            *zip(*points, strict=True),
+            styles[k % 4],
+            color=str(0.15 * (k % 5)),
+            linewidth=1 + k // 4,
+            label=run["recipe"] if first else None,
+        )
+    if section.logarithmic:
+        axes.set_yscale("log")
+        axes.axhline(runs[0]["baseline"], color="0.7", linewidth=0.8)
+    axes.set(xlabel="updates", ylabel=f"{section.unit}, validation")
+    axes.legend(fontsize="small")
+    fig.savefig(path, dpi=100)
+    plt.close(fig)
+
+
+def draw_penalty(runs, path):
+    """Draw error and defect against the strength of the penalty; return the rows of a table."""
+    runs = sorted(runs, key=lambda run: float(run["recipe"].removeprefix("penalty-")))
+    strengths = [float(run["recipe"].removeprefix("penalty-")) for run in runs]
+    errors = [run["last"]["test_loss"] for run in runs]
+    defects = [run["last"]["defect"] for run in runs]
+    fig, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
+    axes.plot(strengths, errors, "ko-", label="test error (mean squared)")
+    axes.plot(strengths, defects, "s--", color="0.5", label="defect ‖WᴴW - I‖₂")
+    axes.set_xscale("symlog", linthresh=1e-5)
+    axes.set_yscale("log")
+    axes.set(xlabel="strength λ of the penalty", ylabel="adding, T = 100, N = 128")
+    axes.legend(fontsize="small")
+    fig.savefig(path, dpi=100)
+    plt.close(fig)
+    rows = ["| λ | mean squared error | defect | seed | command |", "|---|---|---|---|---|"]
+    for run, strength, error, defect in zip(runs, strengths, errors, defects, strict=True):
+        command = f"kru-ref reproduce {run['recipe']} --seed {run['seed']}"
+        rows.append(f"| {strength:g} | {error:.2g} | {defect:.2g} | {run['seed']} | `{command}` |")
+    return rows
+
+
+def write(path):
+    """Write RESULTS.md from all that was recorded."""
+    runs = [json.loads(file.read_text()) for file in sorted(RUNS.glob("*.json"))]
+    order = list(RECIPES)
+    runs = [run for run in runs if run["recipe"] in RECIPES]
+    runs.sort(key=lambda run: (order.index(run["recipe"]), run["seed"]))
+    text = [(HERE / "results" / "introduction.md").read_text()]
+    for section in SECTIONS:
+        own = [run for run in runs if run["recipe"].startswith(section.recipes)]
+        # "copying-1000" is not "copying-10000"
+        own = [run for run in own if run["recipe"][len(section.recipes) :][:1] in ("", "-")]
+        if not own:
+            continue
+        picture = HERE / "results" / f"{section.recipes}.png"
+        draw(section, own, picture)
+        text += [f"## {section.title}\n", *table(section, own), ""]
+        if section.remark:
+            text += [section.remark, ""]
+        text.append(f"![{section.title}: learning curves](benchmarks/results/{picture.name})\n")
+    study = [run for run in runs if run["recipe"].startswith("penalty-")]
+    if study:
+        text.append("## The strength of the penalty\n")
+        text += [*draw_penalty(study, HERE / "results" / "penalty.png"), ""]
+        text.append("![error and defect against the penalty](benchmarks/results/penalty.png)\n")
+    path.write_text("\n".join(text))
+    print(path)
+
+
+def main():
+    """Record the runs given, then write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="*", type=Path, help="folders of runs")
+    arguments = parser.parse_args()
+    for folder in arguments.runs:
+        record(folder)
+    write(HERE.parent / "RESULTS.md")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

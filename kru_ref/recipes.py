@@ -1,0 +1,86 @@
+"""Named runs behind the tables of RESULTS.md: task, model and settings of each.
+
+A name is task, model, and what is special: ``copying-1000-kru``, ``copying-1000-kru-frozen``.
+``frozen`` is the same run with the recurrent matrices left as they were drawn.
+"""
+
+import dataclasses
+from typing import Any
+
+from .tasks import Adding, Characters, Copying, Music, Phonemes, Pixels, Task
+
+# Factors for N = 512 that mix more than 2×2 ones: 1,280 entries instead of 36.
+LARGE = ((16, 16), (32, 32))
+
+_FROZEN: dict[str, Any] = {"factor_rate": 0.0}
+_LSTM: dict[str, Any] = {"cell": "lstm", "matrix": "dense"}
+_RNN: dict[str, Any] = {"matrix": "dense", "activation": "tanh", "dtype": "float32", "penalty": 0.0}
+
+
+def _with_baselines(name: str, kru: Task, **others: dict[str, Any]) -> dict[str, Task]:
+    """Return a run of the KRU, the same with frozen factors, and other models beside it."""
+    runs = {name: kru, f"{name}-frozen": dataclasses.replace(kru, **_FROZEN)}
+    stem = name.removesuffix("-kru").removesuffix("-kru-lstm")
+    for model, settings in others.items():
+        runs[f"{stem}-{model.replace('_', '-')}"] = dataclasses.replace(kru, **settings)
+    return runs
+
+
+def _copying(delay: int, **settings: Any) -> Copying:
+    return Copying(
+        delay=delay,
+        # the gradient of a factor grows with the steps it acts in
+        factor_rate=1e-3 / delay,
+        evaluate_every=100,
+        checkpoint_every=100,
+        **settings,
+    )
+
+
+_DENSE_COPYING = {"rate": 1e-3, "factor_rate": 1e-3, "max_norm": 1.0, "factors": None}
+
+RECIPES: dict[str, Task] = {
+    **_with_baselines(
+        "copying-1000-kru",
+        _copying(1000, updates=1000),
+        rnn=_DENSE_COPYING | _RNN,
+        lstm=_DENSE_COPYING | _LSTM | {"dtype": "float32", "penalty": 0.0},
+        restricted={"matrix": "restricted", "factor_rate": 1e-4},
+        full={"matrix": "full", "factor_rate": 1e-6},
+    ),
+    **_with_baselines("copying-2000-kru", _copying(2000, updates=1000)),
+    **_with_baselines("copying-10000-kru", _copying(10_000, updates=1000)),
+    **_with_baselines(
+        "adding-750-kru",
+        Adding(length=750, hidden_size=512, updates=10_000),
+        lstm=_LSTM | {"dtype": "float32", "penalty": 0.0, "rate": 1e-3, "factor_rate": 1e-3},
+    ),
+    **_with_baselines(
+        "pixels-kru", Pixels(updates=8250, schedule="cosine", max_norm=1.0, evaluate_every=550)
+    ),
+    **_with_baselines(
+        "pixels-permuted-kru",
+        Pixels(permute=True, updates=8250, schedule="cosine", max_norm=1.0, evaluate_every=550),
+    ),
+    **_with_baselines(
+        "jsb-kru-lstm",
+        Music(updates=2000, dropout=0.5, rate=3e-3, factor_rate=3e-3),
+        lstm={"matrix": "dense", "updates": 1000, "rate": 1e-3, "factor_rate": 1e-3},
+    ),
+    **_with_baselines(
+        "piano-kru-lstm",
+        Music(data="piano-midi", excerpt=200, updates=1500, dropout=0.5),
+        lstm={"matrix": "dense"},
+    ),
+    **_with_baselines(
+        "ptb-kru-lstm", Characters(factors=LARGE, updates=10_000), lstm={"matrix": "dense"}
+    ),
+    **_with_baselines(
+        "timit-kru-lstm", Phonemes(updates=300, dropout=0.5), lstm={"matrix": "dense"}
+    ),
+    # the study of the penalty: its strength over seven orders of magnitude, and none
+    **{
+        f"penalty-{strength:g}": Adding(length=100, updates=5000, penalty=strength)
+        for strength in (0.0, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+    },
+}
