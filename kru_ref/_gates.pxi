@@ -27,7 +27,7 @@ def gated_scratch_sizes(
     cdef Py_ssize_t E = row_parts(1, width, is_double), size = N * E, stride, gathered, inputs
     stride = whole_vectors(most_rows * E)
     inputs = whole_vectors((D + 1 + M) * E)
-    gathered = min(16, max(1, (1 << 20) // (OPEN * size * (8 if is_double else 4))))
+    gathered = min(16, max(1, (1 << 22) // (OPEN * size * (8 if is_double else 4))))
     forward = 2 * stride + (2 * n_gates + OPEN + 4) * size + inputs
     backward = (
         (F + 2) * stride + (2 * OPEN + 8 + OPEN * gathered) * size + (gathered + 1) * inputs
