@@ -21,6 +21,12 @@ import numpy as np
 from .sweeps import Array
 
 
+def logistic(z: Array) -> Array:
+    """Return 1/(1 + e^-z), which opens the gates of LSTM and GRU; its derivative is σ(1-σ)."""
+    # e^-z would overflow; what a small result loses is below the rounding of 1
+    return 0.5 * np.tanh(0.5 * z) + 0.5
+
+
 def modrelu(z: Array, b: Array) -> Array:
     """Shrink or grow the modulus by b and keep the phase: max(|z| + b, 0) z/|z|, 0 at z = 0.
 

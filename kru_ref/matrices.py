@@ -54,8 +54,12 @@ class Matrix(Protocol):
         """Return W h, (N, B)."""
         ...
 
-    def backward(self, W: Sequence[Array], h: Array, dy: Array) -> tuple[list[Array], Array]:
-        """Return dW and dh for dy, the gradient of W h."""
+    def adjoint(self, W: Sequence[Array], dy: Array) -> Array:
+        """Return W^H dy, the gradient of h for dy, that of W h."""
+        ...
+
+    def gradient(self, W: Sequence[Array], h: Array, dy: Array) -> list[Array]:
+        """Return dW for dy, the gradient of W h."""
         ...
 
     def is_compiled(self, N: int) -> bool:
@@ -118,9 +122,13 @@ class Dense:
         """Return W h."""
         return W[0] @ h
 
-    def backward(self, W: Sequence[Array], h: Array, dy: Array) -> tuple[list[Array], Array]:
-        """Return dW = dy h^H and dh = W^H dy."""
-        return [dy @ h.conj().T], W[0].conj().T @ dy
+    def adjoint(self, W: Sequence[Array], dy: Array) -> Array:
+        """Return W^H dy."""
+        return W[0].conj().T @ dy
+
+    def gradient(self, W: Sequence[Array], h: Array, dy: Array) -> list[Array]:
+        """Return dW = dy h^H."""
+        return [dy @ h.conj().T]
 
     def is_compiled(self, N: int) -> bool:
         """Return False: a dense product is one call of BLAS a step."""
@@ -200,9 +208,14 @@ class Kronecker:
         """Return W h, factor by factor."""
         return ENGINES[_backend.resolve(self.backend)].matvec(W, h)
 
-    def backward(self, W: Sequence[Array], h: Array, dy: Array) -> tuple[list[Array], Array]:
-        """Return dW_f and dh = W^H dy; see kron_matvec_backward."""
-        return ENGINES[_backend.resolve(self.backend)].backward(W, h, dy)
+    def adjoint(self, W: Sequence[Array], dy: Array) -> Array:
+        """Return W^H dy, factor by factor."""
+        adjoints = [np.ascontiguousarray(W_f.conj().T) for W_f in W]
+        return ENGINES[_backend.resolve(self.backend)].matvec(adjoints, dy)
+
+    def gradient(self, W: Sequence[Array], h: Array, dy: Array) -> list[Array]:
+        """Return each dW_f; see kron_matvec_backward."""
+        return ENGINES[_backend.resolve(self.backend)].backward(W, h, dy)[0]
 
     def is_compiled(self, N: int) -> bool:
         """Return whether the backend is compiled and all factors are small."""
@@ -282,8 +295,16 @@ class RestrictedUnitary:
         x = scipy.fft.ifft(turn(phases[1], x), axis=0, norm="ortho")
         return _as_state(turn(phases[2], reflect(v_2, x)), h)
 
-    def backward(self, W: Sequence[Array], h: Array, dy: Array) -> tuple[list[Array], Array]:
-        """Return the gradients of the angles and of the reflections, and dh = W^H dy.
+    def adjoint(self, W: Sequence[Array], dy: Array) -> Array:
+        """Return W^H dy: the adjoint of each stage, from the last to the first."""
+        phases, (v_1, v_2) = W
+        d = reflect(v_2, turn(-phases[2], _as_complex(dy)))
+        d = turn(-phases[1], scipy.fft.fft(d, axis=0, norm="ortho"))
+        d = reflect(v_1, d[np.argsort(_permutation(self.permutation_seed, len(d)))])
+        return _as_state(turn(-phases[0], scipy.fft.ifft(d, axis=0, norm="ortho")), dy)
+
+    def gradient(self, W: Sequence[Array], h: Array, dy: Array) -> list[Array]:
+        """Return the gradients of the angles and of the reflections.
 
         The stages are computed once more. The adjoint of the Fourier transform and that of the
         permutation are their inverses.
@@ -302,9 +323,8 @@ class RestrictedUnitary:
         d, dphase_2 = turn_backward(phases[1], turned_2, d)
         d, dv_1 = reflect_backward(v_1, spectrum, d[np.argsort(order)])
         d = scipy.fft.ifft(d, axis=0, norm="ortho")
-        d, dphase_1 = turn_backward(phases[0], turned_1, d)
-        dW = [np.stack([dphase_1, dphase_2, dphase_3]), np.stack([dv_1, dv_2])]
-        return dW, _as_state(d, h)
+        _, dphase_1 = turn_backward(phases[0], turned_1, d)
+        return [np.stack([dphase_1, dphase_2, dphase_3]), np.stack([dv_1, dv_2])]
 
     def is_compiled(self, N: int) -> bool:
         """Return False: the Fourier transform is SciPy's."""
@@ -398,9 +418,13 @@ class FullUnitary:
         """Return W h."""
         return W[0] @ h
 
-    def backward(self, W: Sequence[Array], h: Array, dy: Array) -> tuple[list[Array], Array]:
-        """Return dW = dy h^H, as if all entries were free, and dh = W^H dy."""
-        return [dy @ h.conj().T], W[0].conj().T @ dy
+    def adjoint(self, W: Sequence[Array], dy: Array) -> Array:
+        """Return W^H dy."""
+        return W[0].conj().T @ dy
+
+    def gradient(self, W: Sequence[Array], h: Array, dy: Array) -> list[Array]:
+        """Return dW = dy h^H, as if all entries were free."""
+        return [dy @ h.conj().T]
 
     def is_compiled(self, N: int) -> bool:
         """Return False: a dense product is one call of BLAS a step."""

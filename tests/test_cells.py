@@ -359,3 +359,26 @@ def test_bad_gradient(rng):
         other.backward(other.init(rng), saved, np.zeros((2, 4, 1)))
     with pytest.raises(TypeError, match="dh must fit dtype float32, got complex128"):
         cell.backward(params, saved, np.zeros((2, 4, 1), complex))
+
+
+@pytest.mark.parametrize("steps", [1, 3, 7])
+@pytest.mark.parametrize(
+    "cell",
+    [
+        kru.KRU(D, N, FACTORS["mixed"], dtype="complex128", backend="numpy"),
+        kru.RNN(D, N, kru.FullUnitary(), "modrelu", "complex128"),
+        kru.LSTM(D, N, kru.Dense(), "float64"),
+        kru.GRU(D, N, kru.RestrictedUnitary(), "float64"),
+    ],
+    ids=["kru", "full", "lstm", "gru"],
+)
+def test_the_pieces_of_a_sum_over_time(rng, draw, monkeypatch, cell, steps):
+    """However many steps make one product, the last piece being shorter or not."""
+    params = cell.init(rng)
+    x, dh = rng.standard_normal((7, D, 2)), draw((7, N, 2), cell.dtype)
+    _, saved = cell.forward(params, x)
+    whole, _, _ = cell.backward(params, saved, dh)
+    monkeypatch.setattr("kru_ref.cells.cell.COLUMNS", 2 * steps)
+    pieces, _, _ = cell.backward(params, saved, dh)
+    for name in whole:
+        np.testing.assert_allclose(pieces[name], whole[name], rtol=1e-12, atol=1e-14)

@@ -229,7 +229,7 @@ def test_gated_kronecker_cells(rng, kind, factors, T, B, backend, record_error):
 def test_restricted_unitary_matrix(rng, draw, dtype, B, record_error):
     matrix = kru.RestrictedUnitary()
     W, h, dy = matrix.init(N, rng, np.dtype(dtype)), draw((N, B), dtype), draw((N, B), dtype)
-    dW, dh = matrix.backward(W, h, dy)
+    dW, dh = matrix.gradient(W, h, dy), matrix.adjoint(W, dy)
     phases, v = (torch.tensor(w, requires_grad=True) for w in W)
     state = torch.tensor(h, requires_grad=True)
     x = state if dtype == "complex128" else torch.complex(state[: N // 2], state[N // 2 :])

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
+import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 
 from .. import compiled
@@ -19,6 +20,9 @@ from ..unitary import check_rng
 Params = dict[str, Array]
 # What passes from one chunk of a sequence to the next: h, or h and c.
 State = Array | tuple[Array, ...]
+
+# Columns of one product in matrix_gradient: more would take more memory and no less time.
+COLUMNS = 4096
 
 
 class Saved(Protocol):
@@ -238,17 +242,47 @@ def input_product(U: Array, x_t: NDArray[Any]) -> Array:
     return U[:, x_t] if x_t.ndim == 1 else U @ x_t
 
 
-def input_product_backward(
-    U: Array, x_t: NDArray[Any], dz: Array, dU: Array, dx_t: Array | None
-) -> None:
-    """Add dz x_t^H to dU, and set dx_t, where it is wanted, to U^H dz."""
-    if x_t.ndim == 1:
-        np.add.at(dU.T, x_t, dz.T)
-    else:
-        dU += dz @ x_t.conj().T
-    if dx_t is not None:
-        product = U.conj().T @ dz
-        dx_t[...] = product if np.iscomplexobj(x_t) else product.real
+def input_gradients(
+    U: Array, x: NDArray[Any], dz: Array, input_gradient: bool
+) -> tuple[Array, Array | None]:
+    """Return dU = Σ_t dz_t x_t^H and, where x is real or complex and it is wanted, dx_t = U^H dz_t.
+
+    dz is (T, G N, B).
+    """
+    columns = _side_by_side(dz)  # (G N, T B)
+    if x.ndim == 2:  # a one-hot matrix (T B, D)
+        ones, labels = np.ones(x.size, U.dtype), x.reshape(-1)
+        one_hot = scipy.sparse.csr_array(
+            (ones, (np.arange(x.size), labels)), shape=(x.size, U.shape[1])
+        )
+        return np.ascontiguousarray((one_hot.T @ columns.T).T), None
+    dU = columns @ _side_by_side(x).conj().T
+    if not input_gradient:
+        return dU, None
+    dx = np.matmul(U.conj().T, dz)
+    return dU, dx if np.iscomplexobj(x) else np.ascontiguousarray(dx.real)
+
+
+def matrix_gradient(matrix: Matrix, W: list[Array], h0: Array, h: Array, dz: Array) -> list[Array]:
+    """Return dW, the sum over time of the gradients of W h_{t-1} for dz_t.
+
+    Columns are independent: those of many steps stand side by side, and make one product.
+    """
+    T, _, B = h.shape
+    steps = max(1, COLUMNS // B)
+    dW = [np.zeros_like(w) for w in W]
+    for first in range(0, T, steps):
+        last = min(T, first + steps)
+        before = h[first - 1 : last - 1] if first else np.concatenate([h0[None], h[: last - 1]])
+        columns = _side_by_side(before), _side_by_side(dz[first:last])
+        for total, part in zip(dW, matrix.gradient(W, *columns), strict=True):
+            total += part
+    return dW
+
+
+def _side_by_side(a: NDArray[Any]) -> NDArray[Any]:
+    """Turn (T, N, B) into (N, T B)."""
+    return np.ascontiguousarray(np.moveaxis(a, 0, 1)).reshape(a.shape[1], -1)
 
 
 def check_real(cell: str, dtype: str) -> None:

@@ -6,9 +6,9 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit as sigmoid
 
 from .. import compiled
+from ..activations import logistic
 from ..compiled import ReadoutGradient
 from ..matrices import Dense, Matrix
 from ..sweeps import Array
@@ -17,9 +17,13 @@ from .cell import (
     Params,
     check_params,
     check_real,
+    input_gradients,
     input_product,
-    input_product_backward,
+    matrix_gradient,
 )
+
+# Of the gradients dr, dz, a, dq those behind W_r, W_z and W_n.
+BEHIND_W = (0, 1, 3)
 
 
 class GRUSaved(NamedTuple):
@@ -153,8 +157,8 @@ class GRU(Cell):
         W_r, W_z, W_n = W
         for t in range(len(x)):
             u_r, u_z, u_n = np.split(input_product(U, x[t]) + b[:, None], 3)  # (N, B) each
-            r = sigmoid(self.matrix.matvec(W_r, h_t) + u_r)
-            z = sigmoid(self.matrix.matvec(W_z, h_t) + u_z)
+            r = logistic(self.matrix.matvec(W_r, h_t) + u_r)
+            z = logistic(self.matrix.matvec(W_z, h_t) + u_z)
             q = self.matrix.matvec(W_n, h_t) + b_h[:, None]
             n = np.tanh(u_n + r * q)
             h_t = (1 - z) * n + z * h_t
@@ -236,28 +240,23 @@ class GRU(Cell):
         dh: Array | ReadoutGradient,
         input_gradient: bool,
     ) -> tuple[list[list[Array]], Array, Array, Array, Array | None, Array]:
-        dW, dU = [[np.zeros_like(w) for w in W_k] for W_k in W], np.zeros_like(U)
-        db, db_h = np.zeros(len(U), U.dtype), np.zeros(self.hidden_size, U.dtype)
-        dx = np.empty_like(x) if input_gradient and x.ndim == 3 else None
         if isinstance(dh, ReadoutGradient):
             dh = dh.C.T @ dh.dy
         first = len(h) - len(dh)
-        dh_t = np.zeros_like(h0)
+        d, dh_t = np.empty_like(gates), np.zeros_like(h0)
         for t in reversed(range(len(h))):
             if t >= first:
                 dh_t = dh_t + dh[t - first]
-            r, z, n, q = gates[t]
-            h_before = h[t - 1] if t else h0
+            (r, z, n, q), h_before = gates[t], h[t - 1] if t else h0
             a = dh_t * (1 - z) * (1 - n * n)
-            dr, dz, dq = a * q * r * (1 - r), dh_t * (h_before - n) * z * (1 - z), a * r
+            d[t] = a * q * r * (1 - r), dh_t * (h_before - n) * z * (1 - z), a, a * r
             dh_t = dh_t * z
-            for W_k, dW_k, dz_k in zip(W, dW, (dr, dz, dq), strict=True):
-                parts, dh_k = self.matrix.backward(W_k, h_before, dz_k)
-                dh_t += dh_k
-                for total, part in zip(dW_k, parts, strict=True):
-                    total += part
-            db_h += dq.sum(axis=1)
-            behind = np.concatenate([dr, dz, a])  # (3N, B)
-            db += behind.sum(axis=1)
-            input_product_backward(U, x[t], behind, dU, None if dx is None else dx[t])
-        return dW, dU, db, db_h, dx, dh_t
+            for W_k, d_k in zip(W, d[t, BEHIND_W], strict=True):
+                dh_t += self.matrix.adjoint(W_k, d_k)
+        dW = [
+            matrix_gradient(self.matrix, W_k, h0, h, d[:, k])
+            for W_k, k in zip(W, BEHIND_W, strict=True)
+        ]
+        dz = d[:, :3].reshape(len(h), len(U), -1)  # (T, 3N, B)
+        dU, dx = input_gradients(U, x, dz, input_gradient)
+        return dW, dU, dz.sum(axis=(0, 2)), d[:, 3].sum(axis=(0, 2)), dx, dh_t

@@ -6,9 +6,9 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit as sigmoid
 
 from .. import compiled
+from ..activations import logistic
 from ..compiled import ReadoutGradient
 from ..matrices import Dense, Matrix
 from ..sweeps import Array
@@ -18,8 +18,9 @@ from .cell import (
     check_params,
     check_real,
     checked_array,
+    input_gradients,
     input_product,
-    input_product_backward,
+    matrix_gradient,
 )
 
 
@@ -163,7 +164,7 @@ class LSTM(Cell):
             z = np.concatenate([self.matrix.matvec(W_k, h_t) for W_k in W])  # (4N, B)
             z += input_product(U, x[t]) + b[:, None]
             z_i, z_f, z_g, z_o = z.reshape(gates[t].shape)
-            i, f, g, o = sigmoid(z_i), sigmoid(z_f), np.tanh(z_g), sigmoid(z_o)
+            i, f, g, o = logistic(z_i), logistic(z_f), np.tanh(z_g), logistic(z_o)
             c_t = f * c_t + i * g
             h_t = o * np.tanh(c_t)
             gates[t], c[t], h[t] = (i, f, g, o), c_t, h_t
@@ -252,35 +253,22 @@ class LSTM(Cell):
         dc: Array,
         input_gradient: bool,
     ) -> tuple[list[list[Array]], Array, Array, Array | None, Array, Array]:
-        dW, dU = [[np.zeros_like(w) for w in W_k] for W_k in W], np.zeros_like(U)
-        db = np.zeros(len(U), U.dtype)
-        dx = np.empty_like(x) if input_gradient and x.ndim == 3 else None
         if isinstance(dh, ReadoutGradient):
             dh = dh.C.T @ dh.dy
         first = len(h) - len(dh)
-        dh_t = np.zeros_like(h0)
+        dz, dh_t = np.empty_like(gates), np.zeros_like(h0)
         for t in reversed(range(len(h))):
             if t >= first:
                 dh_t = dh_t + dh[t - first]
-            (i, f, g, o), tanh_c = gates[t], np.tanh(c[t])
-            c_before, h_before = (c[t - 1], h[t - 1]) if t else (c0, h0)
+            (i, f, g, o), tanh_c, c_before = gates[t], np.tanh(c[t]), c[t - 1] if t else c0
             dc = dc + dh_t * o * (1 - tanh_c * tanh_c)
-            dz = np.stack(
-                [
-                    dc * g * i * (1 - i),
-                    dc * c_before * f * (1 - f),
-                    dc * i * (1 - g * g),
-                    dh_t * tanh_c * o * (1 - o),
-                ]
-            )
+            dz[t, 0] = dc * g * i * (1 - i)
+            dz[t, 1] = dc * c_before * f * (1 - f)
+            dz[t, 2] = dc * i * (1 - g * g)
+            dz[t, 3] = dh_t * tanh_c * o * (1 - o)
             dc = dc * f
-            dh_t = np.zeros_like(h0)
-            for W_k, dW_k, dz_k in zip(W, dW, dz, strict=True):
-                parts, dh_k = self.matrix.backward(W_k, h_before, dz_k)
-                dh_t += dh_k
-                for total, part in zip(dW_k, parts, strict=True):
-                    total += part
-            dz = dz.reshape(len(U), -1)
-            db += dz.sum(axis=1)
-            input_product_backward(U, x[t], dz, dU, None if dx is None else dx[t])
-        return dW, dU, db, dx, dh_t, dc
+            dh_t = np.sum([self.matrix.adjoint(*pair) for pair in zip(W, dz[t], strict=True)], 0)
+        dW = [matrix_gradient(self.matrix, W_k, h0, h, dz[:, k]) for k, W_k in enumerate(W)]
+        dz = dz.reshape(len(h), len(U), -1)  # (T, 4N, B)
+        dU, dx = input_gradients(U, x, dz, input_gradient)
+        return dW, dU, dz.sum(axis=(0, 2)), dx, dh_t, dc

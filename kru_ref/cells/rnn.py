@@ -13,7 +13,14 @@ from ..backend import Backend
 from ..compiled import ReadoutGradient
 from ..matrices import Dense, Kronecker, Matrix
 from ..sweeps import Array
-from .cell import Cell, Params, check_params, input_product, input_product_backward
+from .cell import (
+    Cell,
+    Params,
+    check_params,
+    input_gradients,
+    input_product,
+    matrix_gradient,
+)
 
 
 class RNNSaved(NamedTuple):
@@ -209,21 +216,18 @@ class RNN(Cell):
         input_gradient: bool,
     ) -> tuple[list[Array], Array, Array, Array | None, Array]:
         sigma_backward = ACTIVATIONS[self.activation].backward
-        dW, dU, db = [np.zeros_like(w) for w in W], np.zeros_like(U), np.zeros_like(b)
-        dx = np.empty_like(x) if input_gradient and x.ndim == 3 else None
-        g = np.zeros_like(h0)
         if isinstance(dh, ReadoutGradient):
             dh = dh.C.T @ dh.dy
         first = len(h) - len(dh)
+        dz, db, g = np.empty_like(h), np.zeros_like(b), np.zeros_like(h0)
         for t in reversed(range(len(h))):
             if t >= first:
                 g = g + dh[t - first]
-            dz, db_t = sigma_backward(g, h[t], b)
-            dW_t, g = self.matrix.backward(W, h[t - 1] if t else h0, dz)
-            for total, part in zip(dW, dW_t, strict=True):
-                total += part
+            dz[t], db_t = sigma_backward(g, h[t], b)
             db += db_t
-            input_product_backward(U, x[t], dz, dU, None if dx is None else dx[t])
+            g = self.matrix.adjoint(W, dz[t])
+        dW = matrix_gradient(self.matrix, W, h0, h, dz)
+        dU, dx = input_gradients(U, x, dz, input_gradient)
         return dW, dU, db, dx, g
 
 
