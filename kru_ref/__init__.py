@@ -11,7 +11,7 @@ from .matrices import Dense, FullUnitary, Kronecker, RestrictedUnitary
 from .model import SequenceModel
 from .optimizers import SGD, Adam, RMSprop, clip_by_global_norm
 from .pytorch import from_pytorch, to_pytorch
-from .unitary import random_unitary, soft_unitary, unitarity_defect
+from .unitary import random_unitary, soft_unitary, spread_unitary, unitarity_defect
 
 __all__ = [
     "GRU",
@@ -40,6 +40,7 @@ __all__ = [
     "show_config",
     "soft_unitary",
     "softmax_cross_entropy",
+    "spread_unitary",
     "to_pytorch",
     "unitarity_defect",
 ]

@@ -188,10 +188,7 @@ def backward(
     plan = plan_of(tuple(W.shape for W in factors), BLOCK, U.dtype.char)
     columns, scatter = columns_of(B), x.ndim == 2 and D > FEW_LABELS
     n_blocks = len(columns) - 1
-    if isinstance(dh, ReadoutGradient):
-        direct, V, dy = np.empty((0, 1, 1), b.dtype), _flat(dh.C.T), dh.dy
-    else:
-        direct, V, dy = _real(dh), np.empty(0, b.dtype), np.empty((0, 0, 1), b.dtype)
+    direct, V, dy = _own_gradient(dh, b.dtype)
     scratch = _block_scratch(plan, columns, U, dy.shape[1])
     W = _merge(factors, product_of(plan, 1, columns, 0, U.dtype.char))
     dh0 = np.empty(h0.shape, h0.dtype)
@@ -305,10 +302,7 @@ def gated_backward(
     (rows, D), N, dtype = U.shape, len(h0), U.dtype
     scatter = x.ndim == 2 and D > FEW_LABELS
     n_blocks, n_gates = len(columns) - 1, len(W)
-    if isinstance(dh, ReadoutGradient):
-        direct, V, dy = np.empty((0, 1, 1), dtype), _flat(dh.C.T), dh.dy
-    else:
-        direct, V, dy = dh, np.empty(0, dtype), np.empty((0, 0, 1), dtype)
+    direct, V, dy = _own_gradient(dh, dtype)
     stride, gathered, _, size = _gated_scratch_sizes(
         plan, columns, n_gates, N, D, dy.shape[1], dtype
     )
@@ -563,6 +557,15 @@ def _inputs(x: NDArray[Any], dtype: np.dtype) -> tuple[Array, NDArray[np.int64]]
     if x.ndim == 2:
         return np.empty((0, 1, 1), real), np.ascontiguousarray(x, np.int64)
     return np.ascontiguousarray(x, real), np.empty((0, 1), np.int64)
+
+
+def _own_gradient(
+    dh: Array | ReadoutGradient, dtype: np.dtype
+) -> tuple[Array, Array, NDArray[np.floating]]:
+    """Return what h gets from the loss directly: itself, or V and dy; the others are empty."""
+    if isinstance(dh, ReadoutGradient):
+        return np.empty((0, 1, 1), dtype), _flat(dh.C.T), dh.dy
+    return _real(dh), np.empty(0, dtype), np.empty((0, 0, 1), dtype)
 
 
 def _bias(b: Array, columns: NDArray[np.intp], stride: int, U: Array) -> Array:

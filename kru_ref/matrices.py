@@ -29,7 +29,7 @@ from . import plans
 from .backend import Backend
 from .kronecker import ENGINES, factor_sizes
 from .sweeps import Array
-from .unitary import random_unitary, soft_unitary, unitarity_defect
+from .unitary import random_unitary, soft_unitary, spread_unitary, unitarity_defect
 
 
 class Matrix(Protocol):
@@ -153,21 +153,28 @@ class Kronecker:
         Shapes of the factors, with ∏P_f = ∏Q_f = N. Without it the prime factors of N:
         2×2 throughout for a power of two.
     backend : {"auto", "numpy", "cython"}
+    init_scheme : {"haar", "spread"}
+        Start from Haar-random unitary (orthogonal) factors, or from unitary ones whose product
+        has equally spaced eigenvalues (:func:`kru_ref.spread_unitary`; square factors and a
+        complex dtype).
 
     Raises
     ------
     ValueError, ImportError
-        An unknown or missing backend, or sizes below 1; from :meth:`shapes`, factors that
-        do not multiply to N.
+        An unknown scheme, an unknown or missing backend, or sizes below 1; from :meth:`shapes`,
+        factors that do not multiply to N; from :meth:`init`, rectangular ones to spread.
     """
 
     kept_unitary: ClassVar[bool] = False
 
     factors: tuple[tuple[int, int], ...] | None = None
     backend: Backend = "auto"
+    init_scheme: Literal["haar", "spread"] = "haar"
 
     def __post_init__(self) -> None:
         _backend.resolve(self.backend)
+        if self.init_scheme not in ("haar", "spread"):
+            raise ValueError(f"init_scheme must be 'haar' or 'spread', got {self.init_scheme!r}")
         if self.factors is None:
             return
         try:
@@ -201,8 +208,13 @@ class Kronecker:
         return self.factors
 
     def init(self, N: int, rng: np.random.Generator, dtype: np.dtype) -> list[Array]:
-        """Draw Haar-random unitary factors, so that W starts unitary."""
-        return [random_unitary((P, Q), rng, dtype) for P, Q in self.factor_shapes(N)]
+        """Draw unitary factors, so that W starts unitary."""
+        shapes = self.factor_shapes(N)
+        if self.init_scheme == "haar":
+            return [random_unitary((P, Q), rng, dtype) for P, Q in shapes]
+        if any(P != Q for P, Q in shapes):
+            raise ValueError(f"init_scheme 'spread' needs square factors, got {list(shapes)}")
+        return spread_unitary([P for P, _ in shapes], rng, dtype)
 
     def matvec(self, W: Sequence[Array], h: Array) -> Array:
         """Return W h, factor by factor."""

@@ -31,6 +31,8 @@ def _copying(delay: int, **settings: Any) -> Copying:
         delay=delay,
         # the gradient of a factor grows with the steps it acts in
         factor_rate=1e-3 / delay,
+        # one of three Haar-random draws is far from done after ten times the updates
+        init="spread",
         evaluate_every=100,
         checkpoint_every=100,
         **settings,

@@ -118,6 +118,60 @@ def random_unitary(
     return np.ascontiguousarray(unitary if P >= Q else unitary.T, dtype=dtype)
 
 
+def spread_unitary(
+    sizes: Sequence[int], rng: np.random.Generator, dtype: DTypeLike = "complex128"
+) -> list[Array]:
+    """Draw unitary factors whose Kronecker product has equally spaced eigenvalues.
+
+    Those of Haar-random factors fall where they may: sums of a few phases, often close
+    together, and what differs only by a power of W is then hard to tell apart.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        P_f of each factor (P_f, P_f).
+    rng : numpy.random.Generator
+    dtype : complex64 or complex128
+
+    Returns
+    -------
+    factors : list of ndarray
+        Their eigenvectors are Haar-random.
+
+    Raises
+    ------
+    ValueError
+        A size below 1, or no factor.
+    TypeError
+        A real dtype: eigenvalues of real matrices come in conjugate pairs.
+
+    Notes
+    -----
+    Factor f has the eigenvalues exp(2πi (j/S_f + α_f)), j = 0 … P_f-1, with α_f random and S_f the
+    product of the sizes up to its own in a random order. With N = ∏P_f the sums Σ_f j_f/S_f are all
+    multiples of 1/N: their digits in mixed radix.
+    """
+    dtype = check_dtype(dtype)
+    if dtype.kind != "c":
+        raise TypeError(
+            f"equally spaced eigenvalues need a complex dtype, got {dtype}; draw real factors "
+            "with the scheme 'haar'"
+        )
+    check_rng(rng)
+    if not sizes or min(sizes) < 1:
+        raise ValueError(f"sizes must hold at least one, all of them ≥ 1, got {list(sizes)}")
+    strides, stride = {}, 1
+    for f in rng.permutation(len(sizes)):
+        stride *= sizes[f]
+        strides[f] = stride
+    factors = []
+    for f, P in enumerate(sizes):
+        V = random_unitary(P, rng)
+        eigenvalues = np.exp(2j * np.pi * (np.arange(P) / strides[f] + rng.uniform()))
+        factors.append(((V * eigenvalues) @ V.conj().T).astype(dtype))
+    return factors
+
+
 def check_rng(rng: np.random.Generator) -> None:
     """Raise unless rng is a generator, not a seed."""
     if not isinstance(rng, np.random.Generator):

@@ -80,3 +80,47 @@ def test_bad_arguments(rng):
         kru.soft_unitary([])
     with pytest.raises(ValueError, match="factor 0 must be"):
         kru.unitarity_defect([np.ones(3)])
+
+
+@pytest.mark.parametrize("sizes", [[2] * 7, [2, 3, 5], [4], [1, 6, 2]])
+@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
+def test_eigenvalues_of_spread_factors(rng, sizes, dtype):
+    factors = kru.spread_unitary(sizes, rng, dtype)
+    assert [W.shape for W in factors] == [(P, P) for P in sizes]
+    assert {W.dtype for W in factors} == {np.dtype(dtype)}
+    W = kru.KroneckerProduct(factors).to_dense()
+    tolerance = 1e-5 if dtype == "complex64" else 1e-13
+    assert kru.unitarity_defect(factors) < tolerance
+    phases = np.sort(np.angle(np.linalg.eigvals(W)) / (2 * np.pi) % 1)
+    gaps = np.diff([*phases, phases[0] + 1])
+    np.testing.assert_allclose(gaps, 1 / len(W), rtol=0, atol=tolerance)
+
+
+def test_spread_factors_of_a_cell(rng):
+    matrix = kru.Kronecker(init_scheme="spread")
+    cell = kru.RNN(3, 12, matrix, "modrelu", "complex128")
+    params = cell.init(rng)
+    W = kru.KroneckerProduct([params[name] for name in cell.matrix_names]).to_dense()
+    np.testing.assert_allclose(np.abs(np.linalg.matrix_power(W, 12)), np.eye(12), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda rng: kru.spread_unitary([2], rng, "float64"), TypeError, "need a complex dtype"),
+        (lambda rng: kru.spread_unitary([], rng), ValueError, "at least one"),
+        (lambda rng: kru.spread_unitary([2, 0], rng), ValueError, r"≥ 1, got \[2, 0\]"),
+        (lambda rng: kru.spread_unitary([2], 0), TypeError, "rng must be"),
+        (lambda rng: kru.Kronecker(init_scheme="x"), ValueError, "'haar' or 'spread', got 'x'"),
+        (
+            lambda rng: kru.Kronecker([(2, 3), (3, 2)], init_scheme="spread").init(
+                6, rng, np.dtype("complex64")
+            ),
+            ValueError,
+            "needs square factors",
+        ),
+    ],
+)
+def test_factors_that_cannot_be_spread(rng, make, error, message):
+    with pytest.raises(error, match=message):
+        make(rng)

@@ -76,6 +76,9 @@ class Task(ABC):
     dropout: float = 0.0
     # Shapes of the Kronecker factors, P Q P Q …; 2×2 throughout if not given.
     factors: tuple[tuple[int, int], ...] | None = None
+    # How Kronecker factors are drawn: Haar-random, or with the eigenvalues of their product equally
+    # spaced, which needs square factors and a complex dtype.
+    init: Literal["haar", "spread"] = "haar"
     # Nonlinearity of the simple cell; tanh and relu need a real dtype.
     activation: Literal["modrelu", "tanh", "relu", "identity"] = "modrelu"
     # Numbers of the hidden state and of W: real or complex, single or double precision. If not
@@ -155,7 +158,7 @@ class Task(ABC):
         )
 
     def _cell(self, input_size: int) -> Cell:
-        matrix = make_matrix(self.matrix, self.factors, self.backend)
+        matrix = make_matrix(self.matrix, self.factors, self.backend, self.init)
         return make_cell(
             self.cell, input_size, self.hidden_size, matrix, self.activation, str(self.dtype)
         )
@@ -223,10 +226,15 @@ def epoch_of(update: int, n: int, batch_size: int) -> tuple[int, int]:
     return epoch, position * batch_size
 
 
-def make_matrix(name: str, factors: tuple[tuple[int, int], ...] | None, backend: Backend) -> Matrix:
+def make_matrix(
+    name: str,
+    factors: tuple[tuple[int, int], ...] | None,
+    backend: Backend,
+    init: Literal["haar", "spread"] = "haar",
+) -> Matrix:
     """Return the recurrent matrix of a name."""
     matrices: dict[str, Matrix] = {
-        "kronecker": Kronecker(factors, backend),
+        "kronecker": Kronecker(factors, backend, init),
         "dense": Dense(),
         "restricted": RestrictedUnitary(),
         "full": FullUnitary(),
