@@ -19,7 +19,9 @@ from kru_ref.training import CONFIG, FREE, METRICS, read_config
 
 HERE = Path(__file__).parent
 RUNS = HERE / "results" / "runs"
-POINTS = 200  # of a recorded learning curve, at most
+METRIC_NAMES = ("loss", "accuracy", "bits", "frame_error")
+POINTS = 60  # of a recorded learning curve, beside those with an evaluation
+CURVE = {"loss", "defect", *(f"validation_{name}" for name in METRIC_NAMES)}
 
 
 class Section(NamedTuple):
@@ -135,8 +137,8 @@ def record(folder):
     model = task.model()
     last = lines[-1]
     curve = [line for line in lines if "test_loss" not in line]
-    thinned = curve[:: max(1, len(curve) // POINTS)]
-    thinned += [line for line in curve if "validation_loss" in line and line not in thinned]
+    kept = {id(line) for line in curve[:: max(1, len(curve) // POINTS)]}
+    curve = [line for line in curve if id(line) in kept or "validation_loss" in line]
     found = {
         "recipe": names[0],
         "seed": task.seed,
@@ -148,7 +150,11 @@ def record(folder):
         "hidden_size": task.hidden_size,
         "baseline": task.baseline[1],
         "last": last,
-        "curve": sorted(thinned, key=lambda line: line["step"]),
+        "curve": [
+            {name: float(f"{value:.4g}") for name, value in line.items() if name in CURVE}
+            | {"step": line["step"]}
+            for line in curve
+        ],
     }
     RUNS.mkdir(parents=True, exist_ok=True)
     path = RUNS / f"{names[0]}-{task.seed}.json"
