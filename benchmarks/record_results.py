@@ -173,14 +173,14 @@ def same_run(recipe, task):
 
 def figure(value, metric):
     """Write a number so that what counts can be read."""
-    return f"{value:.2g}" if metric == "loss" and value < 0.1 else f"{value:.2f}"
+    return f"{value:.3g}" if metric == "loss" and value < 1 else f"{value:.2f}"
 
 
 def table(section, runs):
     """Return the rows of a section."""
     rows = [
         f"| model | N | recurrent parameters | all parameters | {section.unit} | updates "
-        "| CPU minutes | seed | command |",
+        "| minutes | seed | command |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for run in runs:
@@ -191,8 +191,11 @@ def table(section, runs):
             partial = True
         shown = figure(section.scale * test, section.metric) + " (partial)" * partial
         command = f"kru-ref reproduce {run['recipe']} --seed {run['seed']}"
+        if partial:
+            command += f" --updates {run['updates']}"
         updates = f"{run['updates']:,}" + (f" of {run['planned_updates']:,}" if partial else "")
-        name = run["recipe"].removeprefix(section.recipes).strip("-") or "KRU"
+        stem = section.recipes.removesuffix("-kru")
+        name = run["recipe"].removeprefix(stem).strip("-").replace("kru", "KRU")
         rows.append(
             f"| {name} | {run['hidden_size']} | {run['recurrent_parameters']:,} "
             f"| {run['parameters']:,} | {shown} | {updates} | {run['seconds'] / 60:.1f} "

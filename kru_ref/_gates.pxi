@@ -19,15 +19,15 @@ cdef Py_ssize_t OPEN = 4      # what a step saves of its gates: i, f, g, o or r,
 
 
 def gated_scratch_sizes(
-    Py_ssize_t F, Py_ssize_t n_factors, Py_ssize_t n_gates, Py_ssize_t N, Py_ssize_t D,
-    Py_ssize_t M, Py_ssize_t most_rows, Py_ssize_t width, int is_double,
+    Py_ssize_t F, Py_ssize_t n_factors, Py_ssize_t n_gates, Py_ssize_t T, Py_ssize_t N,
+    Py_ssize_t D, Py_ssize_t M, Py_ssize_t most_rows, Py_ssize_t width, int is_double,
 ):
     """Return the stride of a stage, how many steps to gather, and the numbers of elements of
     scratch that a thread needs forward and a block backward."""
     cdef Py_ssize_t E = row_parts(1, width, is_double), size = N * E, stride, gathered, inputs
     stride = whole_vectors(most_rows * E)
     inputs = whole_vectors((D + 1 + M) * E)
-    gathered = min(16, max(1, (1 << 22) // (OPEN * size * (8 if is_double else 4))))
+    gathered = min(T, 16, max(1, (1 << 22) // (OPEN * size * (8 if is_double else 4))))
     forward = 2 * stride + (2 * n_gates + OPEN + 4) * size + inputs
     backward = (
         (F + 2) * stride + (2 * OPEN + 8 + OPEN * gathered) * size + (gathered + 1) * inputs

@@ -141,7 +141,7 @@ def merge(Product product, factors):
     if flat == NULL:
         raise MemoryError("no memory for the factors of a Kronecker product")
     try:
-        concatenate(factors, product.n_entries, flat)
+        concatenate(factors, cnp.PyArray_TYPE(factors[0]), product.n_entries, flat)
         if cnp.PyArray_TYPE(merged) in (cnp.NPY_FLOAT, cnp.NPY_CFLOAT):
             merge_groups[float](
                 product.n.parts, &product.groups[0], <float*>flat,
@@ -157,11 +157,13 @@ def merge(Product product, factors):
     return merged
 
 
-cdef concatenate(factors, Py_ssize_t n_entries, void* flat):
+cdef concatenate(factors, int dtype, Py_ssize_t n_entries, void* flat):
     """Copy the entries of all factors, one after the other; n_entries of them."""
     cdef char* to = <char*>flat
     for W in factors:
-        if not cnp.PyArray_IS_C_CONTIGUOUS(W) or cnp.PyArray_SIZE(W) > n_entries:
+        if not cnp.PyArray_IS_C_CONTIGUOUS(W) or cnp.PyArray_SIZE(W) > n_entries or (
+            cnp.PyArray_TYPE(W) != dtype
+        ):
             raise ValueError("the factors are not those that the product was made for")
         n_entries -= cnp.PyArray_SIZE(W)
         memcpy(to, cnp.PyArray_DATA(W), cnp.PyArray_NBYTES(W))
@@ -255,7 +257,7 @@ def matvec(Product product, int level, int threads, factors, x, bint in_place):
     cdef Panels n = product.n
     cdef cnp.npy_intp[2] shape
     shape[0], shape[1] = n.left * n.rows_out, n.B
-    if cnp.PyArray_SIZE(x) != n.left * n.rows_in * n.B:
+    if cnp.PyArray_SIZE(x) != n.left * n.rows_in * n.B or not cnp.PyArray_IS_C_CONTIGUOUS(x):
         raise ValueError("x is not of the size that the product was made for")
     y = x if in_place else cnp.PyArray_SimpleNew(2, shape, cnp.PyArray_TYPE(x))
     if n.B == 0:
@@ -263,19 +265,19 @@ def matvec(Product product, int level, int threads, factors, x, bint in_place):
     n.level = level
     if cnp.PyArray_TYPE(x) in (cnp.NPY_FLOAT, cnp.NPY_CFLOAT):
         matvec_of[float](
-            product, n, threads, factors, <float*>cnp.PyArray_DATA(x),
+            product, n, threads, factors, cnp.PyArray_TYPE(x), <float*>cnp.PyArray_DATA(x),
             <float*>cnp.PyArray_DATA(y),
         )
     else:
         matvec_of[double](
-            product, n, threads, factors, <double*>cnp.PyArray_DATA(x),
+            product, n, threads, factors, cnp.PyArray_TYPE(x), <double*>cnp.PyArray_DATA(x),
             <double*>cnp.PyArray_DATA(y),
         )
     return y
 
 
 cdef matvec_of(
-    Product product, Panels n, int threads, factors, const real* x, real* y
+    Product product, Panels n, int threads, factors, int dtype, const real* x, real* y
 ):
     cdef Py_ssize_t panel, panels = n.left * n.n_cuts
     cdef Py_ssize_t size = 2 * n.stride + (n.form + 15) // 16 * 16
@@ -291,7 +293,7 @@ cdef matvec_of(
     cdef const Py_ssize_t* plan = &product.plan[0, 0]
     cdef const Py_ssize_t* cuts = &product.cuts[0]
     try:
-        concatenate(factors, product.n_entries, flat)
+        concatenate(factors, dtype, product.n_entries, flat)
         merge_groups(n.parts, &product.groups[0], flat, W)
         if threads == 1:
             with nogil:

@@ -92,13 +92,16 @@ class Reproduce:
                 print(f"{name:28}  {shlex.join(options(task))}")
             return 0
         if self.name not in RECIPES:
+            got = "none" if self.name is None else repr(self.name)
             raise ValueError(
-                f"name must be one of those that `kru-ref reproduce --list` shows, got {self.name}"
+                f"name must be one of those that `kru-ref reproduce --list` shows, got {got}"
             )
         changed: dict[str, Any] = {"seed": self.seed}
         if self.updates is not None:
             changed["updates"] = self.updates
-        if self.data_dir is not None and hasattr(RECIPES[self.name], "data_dir"):
+        if self.data_dir is not None:
+            if not hasattr(RECIPES[self.name], "data_dir"):
+                raise ValueError(f"{self.name} draws its own data: leave --data-dir out")
             changed["data_dir"] = self.data_dir
         task = dataclasses.replace(RECIPES[self.name], **changed)
         out = self.out or Path("runs") / f"{self.name}-{self.seed}"

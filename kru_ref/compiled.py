@@ -258,7 +258,7 @@ def gated_forward(
     """Set h, c (T, N, B) and gates (T, 4, N, B); see LSTM.forward and GRU.forward."""
     plan, columns, merged = _gated_plan(W, h0.shape[1])
     D, (N, B) = U.shape[1], h0.shape
-    stride, _, size, _ = _gated_scratch_sizes(plan, columns, len(W), N, D, 0, U.dtype)
+    stride, _, size, _ = _gated_scratch_sizes(plan, columns, len(W), len(h), N, D, 0, U.dtype)
     threads = _threads(columns)
     kernels.gated_forward(
         _level(),
@@ -267,7 +267,9 @@ def gated_forward(
         columns,
         plan.sweeps,
         merged,
-        U + b[:, None] if x.ndim == 2 else np.concatenate([U, b[:, None]], axis=1),
+        np.ascontiguousarray(
+            U + b[:, None] if x.ndim == 2 else np.concatenate([U, b[:, None]], axis=1)
+        ),
         np.empty((1, 0), U.dtype) if b_h is None else _bias(b_h, columns, N * max(B, LANES), U),
         *_inputs(x, h.dtype),
         h0,
@@ -304,7 +306,7 @@ def gated_backward(
     n_blocks, n_gates = len(columns) - 1, len(W)
     direct, V, dy = _own_gradient(dh, dtype)
     stride, gathered, _, size = _gated_scratch_sizes(
-        plan, columns, n_gates, N, D, dy.shape[1], dtype
+        plan, columns, n_gates, len(h), N, D, dy.shape[1], dtype
     )
     dh0, dc0 = np.empty_like(h0), np.empty_like(h0)
     dx = np.empty(x.shape if input_gradient and x.ndim == 3 else (0, 1, 1), dtype)
@@ -368,11 +370,18 @@ def _gated_plan(W: Sequence[Sequence[Array]], B: int) -> tuple[Plan, NDArray[np.
 
 
 def _gated_scratch_sizes(
-    plan: Plan, columns: NDArray[np.intp], n_gates: int, N: int, D: int, M: int, dtype: np.dtype
+    plan: Plan,
+    columns: NDArray[np.intp],
+    n_gates: int,
+    T: int,
+    N: int,
+    D: int,
+    M: int,
+    dtype: np.dtype,
 ) -> tuple[int, int, int, int]:
     width, is_double = int(np.diff(columns).max()), dtype == np.float64
     return kernels.gated_scratch_sizes(
-        len(plan.merged), plan.n_merged, n_gates, N, D, M, plan.most_rows, width, is_double
+        len(plan.merged), plan.n_merged, n_gates, T, N, D, M, plan.most_rows, width, is_double
     )
 
 

@@ -130,7 +130,7 @@ FOLDERS = {"timit": ("timit", "timit-sample", "TIMIT")}
 
 
 def locate(name: str, file: str, data_dir: Path | None = None) -> Path:
-    """Find a file of a data set, gzipped or not.
+    """Find a file of a data set, gzipped or not where it is published gzipped.
 
     Looked for in ``data_dir`` alone if it is given; else in the folder that the
     environment variable KRU_REF_DATA names, then in the user's cache, where
@@ -152,7 +152,8 @@ def locate(name: str, file: str, data_dir: Path | None = None) -> Path:
     searched = []
     for folder in _folders(name, data_dir):
         searched.append(str(folder))
-        for path in (folder / file, folder / f"{file}.gz"):
+        names = [file, f"{file}.gz"] if f"{file}.gz" in DATASETS[name].files else [file]
+        for path in (folder / n for n in names):
             if path.is_file():
                 return path
     raise FileNotFoundError(
@@ -193,7 +194,8 @@ def remedy(name: str) -> str:
     place = f"name a folder that has these files with --data-dir or {VARIABLE}"
     listing = [f"  {file}  SHA-256 {digest}" for file, digest in dataset.files.items()]
     if dataset.urls:
-        first = f"`kru-ref data fetch {name}` downloads it; or {place}, gzipped or not:"
+        zipped = ", gzipped or not" if any(f.endswith(".gz") for f in dataset.files) else ""
+        first = f"`kru-ref data fetch {name}` downloads it; or {place}{zipped}:"
         return "\n".join([first, *listing])
     if listing:
         return "\n".join([dataset.how, f"When you have them, {place}:", *listing])

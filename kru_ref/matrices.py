@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from . import backend as _backend
 from . import plans
 from .backend import Backend
-from .kronecker import ENGINES, factor_sizes
+from .kronecker import factor_sizes, kron_matvec, kron_matvec_backward
 from .sweeps import Array
 from .unitary import random_unitary, soft_unitary, spread_unitary, unitarity_defect
 
@@ -218,16 +218,16 @@ class Kronecker:
 
     def matvec(self, W: Sequence[Array], h: Array) -> Array:
         """Return W h, factor by factor."""
-        return ENGINES[_backend.resolve(self.backend)].matvec(W, h)
+        return kron_matvec(W, h, self.backend)
 
     def adjoint(self, W: Sequence[Array], dy: Array) -> Array:
         """Return W^H dy, factor by factor."""
         adjoints = [np.ascontiguousarray(W_f.conj().T) for W_f in W]
-        return ENGINES[_backend.resolve(self.backend)].matvec(adjoints, dy)
+        return kron_matvec(adjoints, dy, self.backend)
 
     def gradient(self, W: Sequence[Array], h: Array, dy: Array) -> list[Array]:
         """Return each dW_f; see kron_matvec_backward."""
-        return ENGINES[_backend.resolve(self.backend)].backward(W, h, dy)[0]
+        return kron_matvec_backward(W, h, dy, self.backend)[0]
 
     def is_compiled(self, N: int) -> bool:
         """Return whether the backend is compiled and all factors are small."""

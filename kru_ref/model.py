@@ -11,6 +11,7 @@ y       ``logits``       (T, M, B), real: y_t = V h_t + c, or V [Re h_t; Im h_t]
 """
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -100,6 +101,7 @@ class SequenceModel:
                 raise ValueError(
                     f"cells must have one precision, got {below.dtype} and {above.dtype}"
                 )
+        object.__setattr__(self, "output_size", operator.index(self.output_size))
         if self.output_size < 1:
             raise ValueError(f"output_size must be at least 1, got {self.output_size}")
         if not 0 <= self.dropout < 1:
@@ -204,21 +206,24 @@ class SequenceModel:
         check_params(params, self.shapes(), self.dtypes())
         states = self._states(h0)
         old = (None,) * len(states) if reuse is None else reuse.cells
+        if len(old) != len(states):
+            raise ValueError(f"reuse belongs to another model: it has {len(old)} cells")
         all_saved: list[Saved] = []
         all_kept: list[Array | None] = []
-        for cell, own, state, memory in zip(
-            self.cells, self._cell_params(params), states, old, strict=True
-        ):
-            h, saved = cell.forward(own, x, state, reuse=memory)
+        cells, all_params = self.cells, self._cell_params(params)
+        for i in range(len(cells)):
+            is_last = i == len(cells) - 1
+            h, saved = cells[i].forward(all_params[i], x, states[i], reuse=old[i])
             all_saved.append(saved)
-            if cell is self.cells[-1] and self.last_only:
+            if is_last and self.last_only:
                 h = h[-1:]
             kept = None
             if rng is not None and self.dropout:
                 kept = self._kept(h.shape, rng)
                 h = h * kept
             all_kept.append(kept)
-            x = _features(h) if cell is not self.cells[-1] else h
+            if not is_last:
+                x = _features(h)
         if self._readout_is_compiled:
             logits = compiled.readout(params["readout.V"], params["readout.c"], h)
         else:
@@ -246,7 +251,7 @@ class SequenceModel:
         Raises
         ------
         ValueError, TypeError
-            dlogits of another shape, or complex.
+            params, saved or dlogits of another model or shape, or dlogits complex.
 
         Notes
         -----
@@ -256,6 +261,7 @@ class SequenceModel:
 
             dh = C^T dy,   dV_Re = Σ dy Re(h)^T and dV_Im = Σ dy Im(h)^T,   dc = Σ dy.
         """
+        check_params(params, self.shapes(), self.dtypes())
         cells = self.cells
         h = saved.cells[-1].h[-1:] if self.last_only else saved.cells[-1].h
         shape = (len(h), self.output_size, h.shape[-1])

@@ -108,7 +108,7 @@ class Optimizer:
             dtype = p.dtype.newbyteorder("=")
             slots = [as_real(state[slot][name].astype(dtype)) for slot in self.slots]
             change, *slots = self.step(as_real(grads[name].astype(dtype)), steps, *slots)
-            if name in self.unitary:
+            if name in self.unitary and self.rate_of(name):
                 new_params[name] = cayley(p.astype(dtype), change.view(dtype), self.rate_of(name))
             else:
                 moved = as_real(p.astype(dtype)) - self.rate_of(name) * change
@@ -133,7 +133,7 @@ class SGD(Optimizer):
 
     Parameters
     ----------
-    rate, rates
+    rate, rates, unitary
         As for :class:`Optimizer`.
     momentum : float
         μ in [0, 1).
@@ -159,7 +159,7 @@ class RMSprop(Optimizer):
 
     Parameters
     ----------
-    rate, rates
+    rate, rates, unitary
         As for :class:`Optimizer`.
     decay : float
         α in [0, 1).
@@ -191,7 +191,7 @@ class Adam(Optimizer):
 
     Parameters
     ----------
-    rate, rates
+    rate, rates, unitary
         As for :class:`Optimizer`.
     beta1, beta2 : float
         In [0, 1).

@@ -149,10 +149,10 @@ def _update(
     loss, dlogits = task.loss(logits, batch.targets, batch.mask, last_only=task.last_only)
     grads = model.backward(state.params, saved, dlogits)
     penalty = 0.0
-    if task.penalty:
+    if task.strength:
         penalty, dW = model.penalty(state.params)
         for name, gradient in dW.items():
-            grads[name] = grads[name] + task.penalty * gradient
+            grads[name] = grads[name] + task.strength * gradient
     grads, norm = clip_by_global_norm(grads, task.max_norm or math.inf)
     if not (math.isfinite(loss) and math.isfinite(penalty) and math.isfinite(norm)):
         raise Diverged(

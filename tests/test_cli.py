@@ -192,6 +192,10 @@ def test_a_recipe_runs(tmp_path, capsys):
     assert run(line) == 1
     assert "already holds a run" in capsys.readouterr().err
     assert run(f"{line} --resume") == 0
+    assert run("reproduce") == 1
+    assert "got none" in capsys.readouterr().err
+    assert run(f"reproduce copying-1000-kru --data-dir {tmp_path}") == 1
+    assert "draws its own data: leave --data-dir out" in capsys.readouterr().err
     assert run("reproduce copying-7") == 1
     assert "one of those that `kru-ref reproduce --list` shows" in capsys.readouterr().err
     assert run(f"reproduce jsb-lstm --data-dir {tmp_path} --out {tmp_path}/jsb") == 1

@@ -125,6 +125,14 @@ def test_the_state_of_the_files(server, cache, tmp_path, capsys):
     assert "catalog.ldc.upenn.edu/LDC99T42" in out
 
 
+def test_only_what_is_published_gzipped_is_looked_for_gzipped(cache, tmp_path):
+    for name in ("JSB_Chorales.mat.gz", "train-images-idx3-ubyte.gz"):
+        (tmp_path / name).touch()
+    with pytest.raises(FileNotFoundError) as caught:
+        datasets.locate("jsb", "JSB_Chorales.mat", tmp_path)
+    assert "gzipped" not in str(caught.value)
+
+
 def test_a_tree_that_is_not_there(cache, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"(?s)no \.phn files of timit in any of.*LDC93S1"):
         datasets.locate_folder("timit", ".phn")

@@ -200,11 +200,16 @@ def test_memory_is_used_again(rng, kind, backend):
     second, _ = cell.forward(params, y, reuse=saved)
     assert second is first
     np.testing.assert_array_equal(second, expected)
-    # but not where it is the state to go on from
+    # but not where it is the state to go on from, which backward needs
     _, saved = cell.forward(params, x)
-    expected, _ = cell.forward(params, y, copy.deepcopy(saved.last))
-    again, _ = cell.forward(params, y, saved.last, reuse=saved)
-    np.testing.assert_array_equal(again, expected)
+    _, apart = cell.forward(params, y, copy.deepcopy(saved.last))
+    _, again = cell.forward(params, y, saved.last, reuse=saved)
+    np.testing.assert_array_equal(again.h, apart.h)
+    dh = rng.standard_normal(apart.h.shape)
+    expected, _, _ = cell.backward(params, apart, dh)
+    grads, _, _ = cell.backward(params, again, dh)
+    for name in grads:
+        np.testing.assert_array_equal(grads[name], expected[name])
 
 
 @pytest.mark.parametrize("kind", CELLS)
@@ -263,3 +268,79 @@ def test_bad_calls(rng):
         other = kind(3, 4)
         with pytest.raises(ValueError, match="x must"):
             other.forward(other.init(rng), wrong)
+
+
+SAVED = {
+    "gru's for an lstm": (
+        lambda m: kru.LSTM(3, 8, m),
+        lambda m: kru.GRU(3, 8, m),
+        TypeError,
+        "must be the LSTMSaved that forward returned, got GRUSaved",
+    ),
+    "other input size": (
+        lambda m: kru.LSTM(30_000, 8, m),
+        lambda m: kru.LSTM(3, 8, m),
+        ValueError,
+        r"saved belongs to another cell: .*D = input_size = 30000",
+    ),
+    "other labels": (
+        lambda m: kru.GRU(20, 8, m),
+        lambda m: kru.GRU(100_000, 8, m),
+        ValueError,
+        r"saved belongs to another cell: .*labels from 0 to 19",
+    ),
+    "other dtype": (
+        lambda m: kru.GRU(3, 8, m, "float64"),
+        lambda m: kru.GRU(3, 8, m, "float32"),
+        ValueError,
+        "saved belongs to another cell: h0 must be float64",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SAVED)
+def test_saved_of_another_cell(rng, case, backend):
+    """The compiled loops trust its sizes, so they are checked before."""
+    mine, other, error, message = (f for f in SAVED[case])
+    mine, other = (make(kru.Kronecker(backend=backend)) for make in (mine, other))
+    D = other.input_size
+    x = rng.integers(D, size=(5, 4)) if "labels" in case else rng.standard_normal((5, D, 4))
+    h, saved = other.forward(other.init(rng), x)
+    with pytest.raises(error, match=message):
+        mine.backward(mine.init(rng), saved, np.ones_like(h))
+    with pytest.raises(ValueError, match=r"gates must be .*\(5, 4, 8, 4\)"):
+        other.backward(other.init(rng), saved._replace(gates=saved.gates[:-1]), np.ones_like(h))
+
+
+@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize("matrix", ["dense", "2x3, 3x2, 2x2", "restricted"])
+@pytest.mark.parametrize("inputs", ["real", "one-hot"])
+def test_any_memory_layout(rng, kind, matrix, inputs, backend):
+    """Of parameters, x, states and gradients: values count, not where they lie."""
+    cell = make(kind, matrix, backend)
+    params = drawn_params(cell, rng)
+    x = rng.integers(D, size=(5, 3)) if inputs == "one-hot" else rng.standard_normal((5, D, 3))
+    state, dh = rng.standard_normal((2, N, 3)), rng.standard_normal((5, N, 3))
+    results = []
+    for lay in (np.ascontiguousarray, np.asfortranarray, lambda a: np.repeat(a, 2, -1)[..., ::2]):
+        own = {name: lay(p) for name, p in params.items()}
+        given = tuple(map(lay, state)) if kind == "lstm" else lay(state[0])
+        h, saved = cell.forward(own, lay(x), given)
+        more = {"dc": lay(state[1])} if kind == "lstm" else {}
+        grads, dx, dstate = cell.backward(own, saved, lay(dh), **more)
+        results.append([h, *grads.values(), *dstate, *([] if dx is None else [dx])])
+    for other in results[1:]:
+        for expected, actual in zip(results[0], other, strict=True):
+            np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-13)
+
+
+def test_states_of_an_lstm(rng):
+    cell = kru.LSTM(3, 4)
+    params, x, h = cell.init(rng), np.zeros((2, 3, 1)), np.zeros((4, 1))
+    with pytest.raises(ValueError, match=r"the pair \(h, c\), got ndarray"):
+        cell.forward(params, x, h)
+    with pytest.raises(ValueError, match=r"the pair \(h, c\), both of them given or neither"):
+        cell.forward(params, x, (h, None))
+    _, saved = kru.GRU(3, 4).forward(kru.GRU(3, 4).init(rng), x)
+    with pytest.raises(TypeError, match="reuse must be a LSTMSaved that forward returned"):
+        cell.forward(params, x, reuse=saved)

@@ -192,3 +192,32 @@ def test_other_parameters_move_as_without(rng, draw):
 def test_bad_descriptions(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("matrix", MATRICES, ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "complex64"])
+def test_any_memory_layout_and_precision(rng, draw, matrix, dtype, backend):
+    """Values count, not where they lie; h of another precision is promoted."""
+    if isinstance(matrix, kru.Kronecker):
+        matrix = kru.Kronecker(matrix.factors, backend)
+    W = moved(matrix, np.dtype(dtype), rng)
+    h, dy = draw((N, 4), dtype), draw((N, 4), dtype)
+    expected = [matrix.matvec(W, h), matrix.adjoint(W, dy), *matrix.gradient(W, h, dy)]
+    for lay in (np.asfortranarray, lambda a: np.repeat(a, 2, axis=-1)[..., ::2]):
+        own = [lay(w) for w in W]
+        laid = [
+            matrix.matvec(own, lay(h)),
+            matrix.adjoint(own, lay(dy)),
+            *matrix.gradient(own, lay(h), lay(dy)),
+        ]
+        for a, b in zip(laid, expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+    wide = h.astype(np.result_type(dtype, np.float64))
+    np.testing.assert_allclose(matrix.matvec(W, wide), expected[0], rtol=0, atol=1e-5)
+
+
+def test_rate_0_freezes_a_unitary_matrix(rng, draw):
+    params = {"W": kru.random_unitary(4, rng)}
+    optimizer = kru.Adam(unitary=["W"], rates={"W": 0.0})
+    moved_, _ = optimizer.update(params, {"W": draw((4, 4))}, optimizer.init(params))
+    np.testing.assert_array_equal(moved_["W"], params["W"])

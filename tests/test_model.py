@@ -1,5 +1,7 @@
 """The readout, and whole models with every loss."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -234,3 +236,38 @@ def test_a_state_for_each_cell(rng):
     model = kru.SequenceModel([kru.GRU(3, 4), kru.GRU(4, 4)], 4)
     with pytest.raises(ValueError, match="a state for each of 2 cells"):
         model.forward(model.init(rng), np.zeros((2, 3, 1)), np.zeros((4, 1)))
+
+
+@pytest.mark.parametrize(
+    "cell", [kru.GRU(4, 4, dtype="float64"), kru.KRU(8, 4, dtype="complex128")]
+)
+@pytest.mark.parametrize("last_only", [False, True])
+def test_the_same_cell_twice(rng, cell, last_only):
+    """Descriptions are values: one may stand in two places, with parameters of its own in each."""
+    model = kru.SequenceModel([cell, cell], 3, last_only)
+    equal = kru.SequenceModel([cell, dataclasses.replace(cell)], 3, last_only)
+    params, x = model.init(rng), rng.standard_normal((6, cell.input_size, 2))
+    logits, saved = model.forward(params, x)
+    expected, saved_equal = equal.forward(params, x)
+    np.testing.assert_array_equal(logits, expected)
+    grads, others = (
+        m.backward(params, s, np.ones_like(logits))
+        for m, s in ((model, saved), (equal, saved_equal))
+    )
+    for name in grads:
+        np.testing.assert_array_equal(grads[name], others[name])
+    every = kru.SequenceModel([cell, cell], 3).forward(params, x)[0]
+    np.testing.assert_allclose(logits, every[-1:] if last_only else every, rtol=1e-12, atol=1e-14)
+
+
+def test_backward_checks_params_and_saved(rng):
+    model = kru.SequenceModel(kru.GRU(3, 4), 2)
+    params = model.init(rng)
+    logits, saved = model.forward(params, np.zeros((2, 3, 1)))
+    with pytest.raises(ValueError, match=r"readout.V must have shape \(2, 4\), got \(4, 2\)"):
+        model.backward(params | {"readout.V": params["readout.V"].T}, saved, logits)
+    two = kru.SequenceModel([kru.GRU(3, 4), kru.GRU(4, 4)], 2)
+    with pytest.raises(ValueError, match="reuse belongs to another model: it has 1 cells"):
+        two.forward(two.init(rng), np.zeros((2, 3, 1)), reuse=saved)
+    with pytest.raises(TypeError, match="integer"):
+        kru.SequenceModel(kru.GRU(3, 4), 2.0)

@@ -1,5 +1,6 @@
 """Runs on disk: what they write, how they stop, and that resuming repeats them to the bit."""
 
+import copy
 import dataclasses
 import errno
 import json
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 
 from kru_ref import checkpoint, training
-from kru_ref.tasks import Adding, Characters, Copying
+from kru_ref.tasks import Adding, Characters, Copying, Music
 from kru_ref.training import Diverged, train
 
 SMALL = Copying(
@@ -311,6 +312,62 @@ def test_a_resumed_run_carries_the_state(tmp_path, settings):
     carried, _ = model.forward(params, batch.x, state.carried)
     fresh, _ = model.forward(params, batch.x)
     assert not np.allclose(carried, fresh)
+
+
+def test_updates_by_hand(tmp_path):
+    """Carried state, dropout, masks and a rate for each layer: the first updates of SGD."""
+
+    class Chunks(Music):
+        carries = True
+
+        def batch(self, update):
+            return super().batch(update)._replace(continues=update > 0)
+
+        def held_out(self, split):
+            for i, batch in enumerate(super().held_out(split)):
+                yield batch._replace(continues=i > 0)
+
+    pieces = {
+        name: [[[60 + (i * t) % 7] for t in range(4 + i)] for i in range(4)]
+        for name in ("train", "valid", "test")
+    }
+    (tmp_path / "jsb-chorales-quarter.json").write_text(json.dumps(pieces))
+    task = Chunks(
+        cell="gru", layers=2, dropout=0.3, hidden_size=8, batch_size=2, updates=3, rate=0.5,
+        factor_rate=0.2, penalty=0.1, optimizer="sgd", schedule="constant", max_norm=None,
+        data_dir=tmp_path, log_every=1, evaluate_every=3,
+    )  # fmt: skip
+    last = train(task, tmp_path / "run")
+    model = task.model()
+    params, state = model.init(task.rng("parameters")), None
+    for update in range(3):
+        batch = task.batch(update)
+        assert 0 < batch.mask.mean() <= 1
+        logits, saved = model.forward(params, batch.x, state, rng=task.rng("dropout", update))
+        _, dlogits = task.loss(logits, batch.targets, batch.mask)
+        grads = model.backward(params, saved, dlogits)
+        for name, gradient in model.penalty(params)[1].items():
+            grads[name] = grads[name] + 0.1 * gradient
+        state = copy.deepcopy(saved.last)
+        for name in params:
+            rate = 0.2 if ".W" in name else 0.5
+            params[name] = params[name] - np.float32(rate) * grads[name]
+    for name, value in params.items():
+        np.testing.assert_allclose(arrays(tmp_path / "run")[f"params/{name}"], value, rtol=1e-5)
+    total, steps, state = 0.0, 0.0, None
+    for batch in task.held_out("test"):
+        logits, saved = model.forward(params, batch.x, state)
+        state = saved.last
+        total += task.loss(logits, batch.targets, batch.mask)[0] * batch.mask.sum()
+        steps += batch.mask.sum()
+    assert last["test_loss"] == pytest.approx(total / steps, rel=1e-6)
+
+
+def test_a_unitary_matrix_stays_unitary_in_training(tmp_path):
+    task = dataclasses.replace(SMALL, matrix="full", factor_rate=0.05, updates=50)
+    assert train(task, tmp_path)["defect"] < 1e-5
+    start = task.model().init(task.rng("parameters"))["cell.W"]
+    assert np.linalg.norm(arrays(tmp_path)["params/cell.W"] - start) > 0.1
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):

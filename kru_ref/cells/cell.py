@@ -217,11 +217,32 @@ class Cell(ABC):
             return old
         return compiled.aligned_empty(shape, np.dtype(self.dtype))
 
-    def _checked_saved(self, saved: Saved) -> None:
-        h = saved.h
-        if h.shape[1] != self.hidden_size or h.dtype != self.dtype:
-            raise ValueError(
-                f"saved belongs to another cell: its hidden states are {h.dtype} {h.shape}"
+    def _check_saved(self, saved: Any, kind: type[Any]) -> None:
+        """Raise unless it is what this cell's forward returned: compiled loops trust its sizes."""
+        if not isinstance(saved, kind):
+            raise TypeError(
+                f"saved must be the {kind.__name__} that forward returned, got "
+                f"{type(saved).__name__}"
+            )
+        try:
+            x = self._checked_input(saved.x)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"saved belongs to another cell: {error}") from error
+        T, N, B = len(x), self.hidden_size, x.shape[-1]
+        shapes = {"h0": (N, B), "c0": (N, B), "h": (T, N, B), "c": (T, N, B)}
+        shapes["gates"] = (T, 4, N, B)
+        for name, shape in shapes.items():
+            a = getattr(saved, name, None)
+            if a is not None and (a.shape != shape or a.dtype != self.dtype):
+                raise ValueError(
+                    f"saved belongs to another cell: {name} must be {self.dtype} {shape}, "
+                    f"got {a.dtype} {a.shape}"
+                )
+
+    def _check_reuse(self, reuse: Any, kind: type) -> None:
+        if reuse is not None and not isinstance(reuse, kind):
+            raise TypeError(
+                f"reuse must be a {kind.__name__} that forward returned, got {type(reuse).__name__}"
             )
 
     def _checked_gradient(

@@ -131,6 +131,7 @@ class GRU(Cell):
         """
         check_params(params, self.shapes(), self.dtypes())
         x = self._checked_input(x)
+        self._check_reuse(reuse, GRUSaved)
         is_learned = self.learned_h0 and h0 is None
         h0 = self._initial_state(params, "h0", x.shape[-1], h0)
         T, N, B = len(x), self.hidden_size, x.shape[-1]
@@ -212,8 +213,8 @@ class GRU(Cell):
         W_n^T dq, and dU, db and the matrices' own gradients are sums over time as in :class:`RNN`.
         """
         check_params(params, self.shapes(), self.dtypes())
+        self._check_saved(saved, GRUSaved)
         x, h0, h, gates, h0_is_learned = saved
-        self._checked_saved(saved)
         dh = self._checked_gradient(dh, h)
         W, U = self.matrices(params), params["U"]
         if self._is_compiled(x):

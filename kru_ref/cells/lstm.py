@@ -132,6 +132,11 @@ class LSTM(Cell):
         """
         check_params(params, self.shapes(), self.dtypes())
         x = self._checked_input(x)
+        self._check_reuse(reuse, LSTMSaved)
+        if h0 is not None and not (isinstance(h0, tuple | list) and len(h0) == 2):
+            raise ValueError(f"h0 must be the pair (h, c), got {type(h0).__name__}")
+        if h0 is not None and any(part is None for part in h0):
+            raise ValueError("h0 must be the pair (h, c), both of them given or neither")
         given_h, given_c = (None, None) if h0 is None else h0
         first_h = self._initial_state(params, "h0", x.shape[-1], given_h)
         first_c = self._initial_state(params, "c0", x.shape[-1], given_c)
@@ -219,8 +224,8 @@ class LSTM(Cell):
         the matrices' own gradients are sums over time as in :class:`RNN`.
         """
         check_params(params, self.shapes(), self.dtypes())
+        self._check_saved(saved, LSTMSaved)
         x, h0, c0, h, c, gates, h0_is_learned = saved
-        self._checked_saved(saved)
         dh = self._checked_gradient(dh, h)
         dc = np.zeros_like(c0) if dc is None else checked_array("dc", dc, c0.shape, c0.dtype)
         W, U = self.matrices(params), params["U"]

@@ -45,7 +45,7 @@ class RNN(Cell):
     ----------
     input_size, hidden_size : int
         D and N.
-    matrix : Dense or Kronecker
+    matrix : Dense, Kronecker, RestrictedUnitary or FullUnitary
         The kind of W.
     activation : {"modrelu", "tanh", "relu", "identity"}
         tanh and relu are for real dtypes only.
@@ -125,6 +125,7 @@ class RNN(Cell):
         """
         check_params(params, self.shapes(), self.dtypes())
         x = self._checked_input(x)
+        self._check_reuse(reuse, RNNSaved)
         is_learned = self.learned_h0 and h0 is None
         h0 = self._initial_state(params, "h0", x.shape[-1], h0)
         shape = (len(x), self.hidden_size, x.shape[-1])
@@ -189,8 +190,8 @@ class RNN(Cell):
         of the forward pass.
         """
         check_params(params, self.shapes(), self.dtypes())
+        self._check_saved(saved, RNNSaved)
         x, h0, h, h0_is_learned = saved
-        self._checked_saved(saved)
         dh = self._checked_gradient(dh, h)
         (W,), U, b = self.matrices(params), params["U"], params["b"]
         if self._is_compiled(x):

@@ -77,6 +77,11 @@ class Characters(Task):
         """Yield the whole text, but for less characters than a batch has sequences."""
         text = self._texts[split]
         size = (len(text) - 1) // self.batch_size
+        if size < 1:
+            raise ValueError(
+                f"{len(text)} characters of {split} are too few for {self.batch_size} sequences; "
+                "choose a smaller batch_size"
+            )
         for start in range(0, size, self.length):
             yield _piece(text, self.batch_size, start, min(start + self.length, size))
 

@@ -30,7 +30,7 @@ class Copying(Task):
 
     # Delay T between the symbols and their recall.
     delay: int = 100
-    # Learning rate of the factors. Solved within 500 updates at 1e-5 and a delay of 100;
+    # Learning rate of the recurrent matrices. Solved within 500 updates at 1e-5 and a delay of 100;
     # 1e-6 is steadier at a delay of 1000, and 1e-3 never settles.
     factor_rate: float = 1e-5
     # Held-out sequences of one evaluation.

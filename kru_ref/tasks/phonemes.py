@@ -92,13 +92,13 @@ class Phonemes(Task):
         utterances = self._utterances["train"]
         epoch, first = epoch_of(update, len(utterances), self.batch_size)
         order = self.rng("training", epoch).permutation(len(utterances))
-        return _side_by_side([utterances[i] for i in order[first : first + self.batch_size]])
+        return _batch_of([utterances[i] for i in order[first : first + self.batch_size]])
 
     def held_out(self, split: Split) -> Iterator[Batch]:
         """Yield all utterances of other speakers."""
         utterances = sorted(self._utterances[split], key=lambda u: len(u.labels))
         for start in range(0, len(utterances), self.batch_size):
-            yield _side_by_side(utterances[start : start + self.batch_size])
+            yield _batch_of(utterances[start : start + self.batch_size])
 
     def metrics(self, loss: float, logits: NDArray[np.floating], batch: Batch) -> dict[str, float]:
         """Return the share of frames that are named wrong, of 39 classes and of all 61."""
@@ -124,7 +124,7 @@ class Phonemes(Task):
         }
 
 
-def _side_by_side(utterances: list[Utterance]) -> Batch:
+def _batch_of(utterances: list[Utterance]) -> Batch:
     x, mask = pad([u.features for u in utterances])
     targets, _ = pad([u.labels for u in utterances])
     return Batch(x, targets, mask)
@@ -180,7 +180,8 @@ def _speaker(path: Path) -> str:
 def read_utterance(path: Path) -> Utterance:
     """Read a .phn file and the recording beside it.
 
-    A frame has the label of the phoneme that its middle falls into.
+    A frame has the label of the phoneme that its middle falls into; behind the end of the list
+    that of the last one.
 
     Parameters
     ----------
@@ -196,7 +197,7 @@ def read_utterance(path: Path) -> Utterance:
     ImportError
         librosa or soundfile is not installed.
     """
-    starts, ends, labels = read_phonemes(path)
+    ends, labels = read_phonemes(path)
     recordings = [p for p in path.parent.iterdir() if p.stem == path.stem]
     recordings = [p for p in recordings if p.suffix.lower() == ".wav"]
     if not recordings:
@@ -204,23 +205,23 @@ def read_utterance(path: Path) -> Utterance:
     samples = read_samples(recordings[0])
     features = mfcc(samples)
     middles = np.arange(len(features)) * HOP + WINDOW // 2
-    # the last phoneme may end a little before or behind the recording
-    index = np.minimum(np.searchsorted(ends, middles, side="right"), len(ends) - 1)
-    if ends[-1] < len(samples) // 2 or starts[0] > HOP:
+    # TIMIT's own lists end up to 0.2 s before, or one sample behind, their recordings
+    if not -RATE // 4 <= ends[-1] - len(samples) <= HOP:
         raise ValueError(
-            f"{path}: phonemes from sample {starts[0]} to {ends[-1]} do not fit the "
-            f"{len(samples)} samples of {recordings[0].name}"
+            f"{path}: phonemes up to sample {ends[-1]} do not fit the {len(samples)} samples of "
+            f"{recordings[0].name}"
         )
+    index = np.minimum(np.searchsorted(ends, middles, side="right"), len(ends) - 1)
     return Utterance(features, labels[index])
 
 
-def read_phonemes(path: Path) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
+def read_phonemes(path: Path) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Read a .phn file: on each line first sample, end, and label of a phoneme.
 
     Returns
     -------
-    starts, ends, labels : ndarray of int, shapes (n,)
-        In samples; labels as indices into LABELS.
+    ends, labels : ndarray of int, shapes (n,)
+        Ends in samples, each the beginning of the next; labels as indices into LABELS.
 
     Raises
     ------
@@ -240,16 +241,17 @@ def read_phonemes(path: Path) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArr
                 f"got {' '.join(words)[:60]!r}"
             )
         row = int(words[0]), int(words[1]), LABELS.index(words[2])
-        if row[1] <= row[0] or (rows and row[0] < rows[-1][1]) or row[1] > LONGEST * HOP:
+        begins = rows[-1][1] if rows else 0
+        if row[0] != begins or row[1] <= row[0] or row[1] > LONGEST * HOP:
             raise ValueError(
-                f"{path}, line {number}: phonemes must follow one another within "
-                f"{LONGEST * HOP} samples, got {row[0]} to {row[1]}"
+                f"{path}, line {number}: phonemes must follow one another without a gap, within "
+                f"{LONGEST * HOP} samples; expected one from {begins} on, got {row[0]} to {row[1]}"
             )
         rows.append(row)
     if not rows:
         raise ValueError(f"{path} is empty; get it again")
-    starts, ends, labels = (np.array(column, np.intp) for column in zip(*rows, strict=True))
-    return starts, ends, labels
+    _, ends, labels = (np.array(column, np.intp) for column in zip(*rows, strict=True))
+    return ends, labels
 
 
 def read_samples(path: Path) -> NDArray[np.float32]:

@@ -49,7 +49,7 @@ class Pixels(Task):
     # One epoch is 550 updates of 100 pictures.
     updates: int = 1100
     optimizer: Literal["sgd", "rmsprop", "adam"] = "adam"
-    # Learning rate of the factors. At 1e-3 training diverges; at 1e-4 it is steady.
+    # Learning rate of the recurrent matrices. At 1e-3 training diverges; at 1e-4 it is steady.
     factor_rate: float = 1e-4
     evaluate_every: int = 275
     checkpoint_every: int = 25

@@ -5,8 +5,7 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from types import UnionType
-from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,7 +91,7 @@ class Task(ABC):
     updates: int = 1000
     # Rule of the updates.
     optimizer: Literal["sgd", "rmsprop", "adam"] = "rmsprop"
-    # Learning rate of all parameters but the factors.
+    # Learning rate of all parameters but the recurrent matrices.
     rate: float = 1e-3
     # Learning rate of the recurrent matrices. Every entry of a factor acts N/2 times a step, over
     # all T steps: its gradient is that many times larger and a rate fit for the rest breaks it.
@@ -122,10 +121,6 @@ class Task(ABC):
                 raise ValueError(
                     f"{name} must be one of {', '.join(c for c in choices if c)}, got {value!r}"
                 )
-        if self.dtype is None:
-            object.__setattr__(self, "dtype", "complex64" if self.cell == "rnn" else "float32")
-        if self.penalty is None:
-            object.__setattr__(self, "penalty", 0.01 if self.cell == "rnn" else 0.0)
         if self.factors is not None:
             factors = tuple((operator.index(P), operator.index(Q)) for P, Q in self.factors)
             object.__setattr__(self, "factors", factors)
@@ -141,7 +136,7 @@ class Task(ABC):
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.seed < 0:
             raise ValueError(f"seed must be at least 0, got {self.seed}")
-        if not (math.isfinite(self.penalty or 0) and (self.penalty or 0) >= 0):
+        if not (math.isfinite(self.strength) and self.strength >= 0):
             raise ValueError(f"penalty must be finite and ≥ 0, got {self.penalty}")
         if self.max_norm is not None and not self.max_norm > 0:
             raise ValueError(f"max_norm must be above 0, got {self.max_norm}")
@@ -160,7 +155,7 @@ class Task(ABC):
     def _cell(self, input_size: int) -> Cell:
         matrix = make_matrix(self.matrix, self.factors, self.backend, self.init)
         return make_cell(
-            self.cell, input_size, self.hidden_size, matrix, self.activation, str(self.dtype)
+            self.cell, input_size, self.hidden_size, matrix, self.activation, self.numbers
         )
 
     def optimizer_at(self, update: int) -> Optimizer:
@@ -182,6 +177,16 @@ class Task(ABC):
         resumed draws what it would have drawn, with no generator to restore.
         """
         return np.random.default_rng([self.seed, STREAMS.index(stream), index])
+
+    @property
+    def numbers(self) -> str:
+        """The dtype given, else complex64 for the simple cell and float32 for the others."""
+        return self.dtype or ("complex64" if self.cell == "rnn" else "float32")
+
+    @property
+    def strength(self) -> float:
+        """The penalty given, else 0.01 for the simple cell and 0 for the others."""
+        return self.penalty if self.penalty is not None else 0.01 * (self.cell == "rnn")
 
     @abstractmethod
     def batch(self, update: int) -> Batch:
@@ -257,6 +262,6 @@ def _choices(hint: Any) -> tuple[str | None, ...]:
     """Return what a field may be, where that is a few words."""
     if get_origin(hint) is Literal:
         return get_args(hint)
-    if get_origin(hint) is UnionType and get_origin(get_args(hint)[0]) is Literal:
+    if get_origin(hint) is Union and get_origin(get_args(hint)[0]) is Literal:
         return (*get_args(get_args(hint)[0]), None)
     return ()
