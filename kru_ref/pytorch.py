@@ -36,7 +36,7 @@ def from_pytorch(cell: Cell, weights: Mapping[str, ArrayLike], layer: int = 0) -
     _check_cell(cell)
     if not isinstance(cell.matrix, Dense):
         raise TypeError(f"PyTorch's weights are dense, the cell's matrix is {cell.matrix!r}")
-    N, n_gates = cell.hidden_size, len(cell.gates)
+    N, n_gates = cell.hidden_size, len(cell.gate_names)
     shapes = {
         "weight_ih": (n_gates * N, cell.input_size),
         "weight_hh": (n_gates * N, N),

@@ -201,7 +201,7 @@ def test_gated_kronecker_cells(rng, kind, factors, T, B, backend, record_error):
     p = {k: torch.tensor(v, requires_grad=True) for k, v in params.items()}
     gates = [
         [p[f"W{gate}.{f}"] for f in range(len(W))]
-        for gate, W in zip(cell.gates, cell.matrices(params), strict=True)
+        for gate, W in zip(cell.gate_names, cell.matrices(params), strict=True)
     ]
     weights["weight_hh_l0"] = torch.cat([dense_kron(W) for W in gates])
     weights |= {"weight_ih_l0": p["U"], "bias_ih_l0": p["b"]}

@@ -47,7 +47,7 @@ class Cell(ABC):
     """
 
     # The suffix of each gate's matrix, in the order of the rows of U.
-    gates: ClassVar[tuple[str, ...]]
+    gate_names: ClassVar[tuple[str, ...]]
     # Parts of the state that may be learned, each (N,).
     states: ClassVar[tuple[str, ...]] = ("h0",)
 
@@ -86,9 +86,11 @@ class Cell(ABC):
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of each parameter."""
-        D, N, n_gates = self.input_size, self.hidden_size, len(self.gates)
+        D, N, n_gates = self.input_size, self.hidden_size, len(self.gate_names)
         own = self.matrix.shapes(N, np.dtype(self.dtype))
-        shapes = {f"W{gate}{name}": shape for gate in self.gates for name, shape in own.items()}
+        shapes = {
+            f"W{gate}{name}": shape for gate in self.gate_names for name, shape in own.items()
+        }
         shapes |= {"U": (n_gates * N, D), "b": (n_gates * N,)}
         return shapes | (dict.fromkeys(self.states, (N,)) if self.learned_h0 else {})
 
@@ -96,14 +98,21 @@ class Cell(ABC):
         """Return the dtype of each parameter: the cell's, but biases are real."""
         own = self.matrix.dtypes(self.hidden_size, np.dtype(self.dtype))
         dtypes = dict.fromkeys(self.shapes(), np.dtype(self.dtype))
-        dtypes |= {f"W{gate}{name}": dtype for gate in self.gates for name, dtype in own.items()}
+        dtypes |= {
+            f"W{gate}{name}": dtype for gate in self.gate_names for name, dtype in own.items()
+        }
         return dtypes | {"b": self.real_dtype}
 
     @property
     def matrix_names(self) -> tuple[str, ...]:
         """Names of the recurrent matrices' parameters, gate by gate."""
-        names = self.matrix.shapes(self.hidden_size, np.dtype(self.dtype))
-        return tuple(f"W{gate}{name}" for gate in self.gates for name in names)
+        return tuple(
+            self._for_each_gate(self.matrix.shapes(self.hidden_size, np.dtype(self.dtype)))
+        )
+
+    def _for_each_gate(self, own: Mapping[str, Any]) -> dict[str, Any]:
+        """Give each gate what a matrix says of its parameters, by their whole names."""
+        return {f"W{gate}{name}": of for gate in self.gate_names for name, of in own.items()}
 
     @property
     def unitary_names(self) -> tuple[str, ...]:
@@ -122,7 +131,7 @@ class Cell(ABC):
     def matrices(self, params: Mapping[str, Array]) -> list[list[Array]]:
         """Return each gate's matrix, as the list of its parameter arrays."""
         names = self.matrix.shapes(self.hidden_size, np.dtype(self.dtype))
-        return [[params[f"W{gate}{name}"] for name in names] for gate in self.gates]
+        return [[params[f"W{gate}{name}"] for name in names] for gate in self.gate_names]
 
     def init(self, rng: np.random.Generator) -> Params:
         """Draw parameters: W as its matrix says, U Glorot-uniform, b = 0, h_0 of length about 1.
@@ -132,10 +141,10 @@ class Cell(ABC):
         """
         check_rng(rng)
         D, N, dtype = self.input_size, self.hidden_size, np.dtype(self.dtype)
-        drawn = [W for _ in self.gates for W in self.matrix.init(N, rng, dtype)]
+        drawn = [W for _ in self.gate_names for W in self.matrix.init(N, rng, dtype)]
         params = dict(zip(self.matrix_names, drawn, strict=True))
-        params["U"] = np.concatenate([glorot_uniform((N, D), rng, dtype) for _ in self.gates])
-        params["b"] = np.zeros(len(self.gates) * N, self.real_dtype)
+        params["U"] = np.concatenate([glorot_uniform((N, D), rng, dtype) for _ in self.gate_names])
+        params["b"] = np.zeros(len(self.gate_names) * N, self.real_dtype)
         if self.learned_h0:
             params |= {name: random_state(N, rng, dtype) for name in self.states}
         return params

@@ -74,7 +74,7 @@ class GRU(Cell):
     with the gates' rows in this order, as PyTorch stacks them; "b_h" (N,); and "h0" if learned.
     """
 
-    gates: ClassVar[tuple[str, ...]] = (".r", ".z", ".n")
+    gate_names: ClassVar[tuple[str, ...]] = (".r", ".z", ".n")
 
     input_size: int
     hidden_size: int

@@ -75,7 +75,7 @@ class LSTM(Cell):
     The forget gate's bias starts at 1, so that a new network remembers.
     """
 
-    gates: ClassVar[tuple[str, ...]] = (".i", ".f", ".g", ".o")
+    gate_names: ClassVar[tuple[str, ...]] = (".i", ".f", ".g", ".o")
     states: ClassVar[tuple[str, ...]] = ("h0", "c0")
 
     input_size: int

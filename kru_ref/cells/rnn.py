@@ -65,7 +65,7 @@ class RNN(Cell):
     Parameters: "W" (dense) or "W.0", "W.1", … (Kronecker), "U", "b", and "h0" if learned.
     """
 
-    gates: ClassVar[tuple[str, ...]] = ("",)
+    gate_names: ClassVar[tuple[str, ...]] = ("",)
 
     input_size: int
     hidden_size: int
