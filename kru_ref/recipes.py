@@ -53,7 +53,7 @@ RECIPES: dict[str, Task] = {
         restricted={"matrix": "restricted", "factor_rate": 1e-4},
         full={"matrix": "full", "factor_rate": 1e-6},
     ),
-    **_with_baselines("copying-2000-kru", _copying(2000, updates=1000)),
+    **_with_baselines("copying-2000-kru", _copying(2000, updates=2000)),
     # a bias of modReLU that moves by its rate once has forgotten all within 10,000 steps
     **_with_baselines("copying-10000-kru", _copying(10_000, updates=1000, activation="identity")),
     **_with_baselines(

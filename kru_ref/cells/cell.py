@@ -88,9 +88,7 @@ class Cell(ABC):
         """Return the shape of each parameter."""
         D, N, n_gates = self.input_size, self.hidden_size, len(self.gate_names)
         own = self.matrix.shapes(N, np.dtype(self.dtype))
-        shapes = {
-            f"W{gate}{name}": shape for gate in self.gate_names for name, shape in own.items()
-        }
+        shapes: dict[str, tuple[int, ...]] = self._for_each_gate(own)
         shapes |= {"U": (n_gates * N, D), "b": (n_gates * N,)}
         return shapes | (dict.fromkeys(self.states, (N,)) if self.learned_h0 else {})
 
@@ -98,9 +96,7 @@ class Cell(ABC):
         """Return the dtype of each parameter: the cell's, but biases are real."""
         own = self.matrix.dtypes(self.hidden_size, np.dtype(self.dtype))
         dtypes = dict.fromkeys(self.shapes(), np.dtype(self.dtype))
-        dtypes |= {
-            f"W{gate}{name}": dtype for gate in self.gate_names for name, dtype in own.items()
-        }
+        dtypes |= self._for_each_gate(own)
         return dtypes | {"b": self.real_dtype}
 
     @property
