@@ -50,6 +50,13 @@ SECTIONS = [
             (f"LSTM, GRU, RNN ({BAI})", "0.0204, 0.0197, 0.0202"),
             ("without memory", "0.0204"),
         ),
+        remark="The eigenvalues of W start equally spaced. With Haar-random factors it depends on "
+        "the draw: `kru-ref train copying --delay 1000 --factor-rate 1e-6 --updates 1000 --seed S` "
+        "ends at 2.4e-6, 1.7e-6 and 0.0147 for S = 0, 1, 2. The third draw has three factors whose "
+        "two eigenvalues are nearly opposite, and two whose phases differ by the same angle: their "
+        "product has about 18 clusters of eigenvalues, and powers of W nineteen steps apart must "
+        "be told apart. Given well separated eigenvalues, frozen factors do as well as learned "
+        "ones: this task asks for a reservoir.",
     ),
     Section(
         "Copying memory, T = 2000",
@@ -167,7 +174,9 @@ def same_run(recipe, task):
     if type(recipe) is not type(task):
         return False
     free = FREE | {"seed", "updates", "backend"}
-    ours, theirs = dataclasses.asdict(recipe), dataclasses.asdict(task)
+    ours, theirs = (
+        dataclasses.asdict(t) | {"dtype": t.numbers, "penalty": t.strength} for t in (recipe, task)
+    )
     return all(ours[name] == theirs[name] for name in ours if name not in free)
 
 
