@@ -236,7 +236,7 @@ def draw(section, runs, path):
         )
     if section.logarithmic:
         axes.set_yscale("log")
-        axes.axhline(runs[0]["baseline"], color="0.7", linewidth=0.8)
+        axes.axhline(runs[0]["baseline"], color="0.7", linewidth=0.8, label="baseline")
     axes.set(xlabel="updates", ylabel=f"{section.unit}, validation")
     axes.legend(fontsize="small")
     fig.savefig(path, dpi=100)
