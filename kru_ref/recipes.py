@@ -70,8 +70,14 @@ RECIPES: dict[str, Task] = {
     ),
     **_with_baselines(
         "jsb-kru-lstm",
-        Music(updates=2000, dropout=0.5, rate=3e-3, factor_rate=3e-3),
-        lstm={"matrix": "dense", "updates": 1000, "rate": 1e-3, "factor_rate": 1e-3},
+        Music(updates=800, dropout=0.6, rate=5e-3, factor_rate=5e-3),
+        lstm={
+            "matrix": "dense",
+            "updates": 600,
+            "dropout": 0.5,
+            "rate": 3e-3,
+            "factor_rate": 3e-3,
+        },
     ),
     **_with_baselines(
         "piano-kru-lstm",
