@@ -22,7 +22,7 @@ def _with_baselines(name: str, kru: Task, **others: dict[str, Any]) -> dict[str,
     runs = {name: kru, f"{name}-frozen": dataclasses.replace(kru, **_FROZEN)}
     stem = name.removesuffix("-kru").removesuffix("-kru-lstm")
     for model, settings in others.items():
-        runs[f"{stem}-{model.replace('_', '-')}"] = dataclasses.replace(kru, **settings)
+        runs[f"{stem}-{model}"] = dataclasses.replace(kru, **settings)
     return runs
 
 

@@ -111,7 +111,9 @@ def train(
             last = after.update == task.updates
             evaluate_now = last or after.update % task.evaluate_every == 0
             log_now = evaluate_now or after.update % task.log_every == 0
-            if log_now:
+            # those of factors are cheap; singular values of a dense matrix would cost as
+            # much as the update
+            if log_now or task.matrix == "kronecker":
                 defect = model.defect(after.params)
                 if not math.isfinite(defect):
                     raise Diverged(f"update {after.update} makes W overflow. {REMEDY}")

@@ -162,6 +162,22 @@ class Cell(ABC):
     ) -> tuple[Params, Array | None, Any]:
         """Back-propagate through time; return the gradients of params, of x and of the state."""
 
+    def _gradients(
+        self,
+        params: Mapping[str, Array],
+        dW: list[list[Array]],
+        own: Params,
+        dstate: tuple[Array, ...],
+        state_is_learned: bool,
+    ) -> Params:
+        """Return gradients by name: of the matrices, the cell's own, and the learned state's."""
+        flat = [d for dW_k in dW for d in dW_k]
+        grads = dict(zip(self.matrix_names, flat, strict=True)) | own
+        if self.learned_h0:
+            for name, d in zip(self.states, dstate, strict=True):
+                grads[name] = d.sum(axis=1) if state_is_learned else np.zeros_like(params[name])
+        return grads
+
     def penalty(self, params: Mapping[str, Array]) -> tuple[float, Params]:
         """Return how far the recurrent matrices are from unitary, and the gradient of that.
 

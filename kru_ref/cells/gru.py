@@ -223,12 +223,8 @@ class GRU(Cell):
             )
         else:
             dW, dU, db, db_h, dx, dh0 = self._backward(W, U, x, h0, h, gates, dh, input_gradient)
-        flat = [d for dW_k in dW for d in dW_k]
-        grads = dict(zip(self.matrix_names, flat, strict=True))
-        grads |= {"U": dU, "b": db, "b_h": db_h}
-        if self.learned_h0:
-            grads["h0"] = dh0.sum(axis=1) if h0_is_learned else np.zeros_like(params["h0"])
-        return grads, dx, dh0
+        own = {"U": dU, "b": db, "b_h": db_h}
+        return self._gradients(params, dW, own, (dh0,), h0_is_learned), dx, dh0
 
     def _backward(
         self,

@@ -237,11 +237,7 @@ class LSTM(Cell):
             dW, dU, db, dx, dh0, dc0 = self._backward(
                 W, U, x, h0, c0, h, c, gates, dh, dc, input_gradient
             )
-        flat = [d for dW_k in dW for d in dW_k]
-        grads = dict(zip(self.matrix_names, flat, strict=True)) | {"U": dU, "b": db}
-        if self.learned_h0:
-            for name, d in (("h0", dh0), ("c0", dc0)):
-                grads[name] = d.sum(axis=1) if h0_is_learned else np.zeros_like(params[name])
+        grads = self._gradients(params, dW, {"U": dU, "b": db}, (dh0, dc0), h0_is_learned)
         return grads, dx, (dh0, dc0)
 
     def _backward(

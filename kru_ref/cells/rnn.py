@@ -200,9 +200,7 @@ class RNN(Cell):
             )
         else:
             dW, dU, db, dx, dh0 = self._backward(W, U, b, x, h0, h, dh, input_gradient)
-        grads = dict(zip(self.matrix_names, dW, strict=True)) | {"U": dU, "b": db}
-        if self.learned_h0:
-            grads["h0"] = dh0.sum(axis=1) if h0_is_learned else np.zeros_like(params["h0"])
+        grads = self._gradients(params, [dW], {"U": dU, "b": db}, (dh0,), h0_is_learned)
         return grads, dx, dh0
 
     def _backward(
