@@ -75,8 +75,40 @@ class Matrix(Protocol):
         ...
 
 
+class Entries:
+    """A matrix stored as its entries, "W" itself: what Dense and FullUnitary share."""
+
+    def shapes(self, N: int, dtype: np.dtype) -> dict[str, tuple[int, ...]]:
+        """Return one array, "W" itself."""
+        return {"": (N, N)}
+
+    def dtypes(self, N: int, dtype: np.dtype) -> dict[str, np.dtype]:
+        """Return the states' dtype."""
+        return {"": dtype}
+
+    def matvec(self, W: Sequence[Array], h: Array) -> Array:
+        """Return W h."""
+        return W[0] @ h
+
+    def adjoint(self, W: Sequence[Array], dy: Array) -> Array:
+        """Return W^H dy."""
+        return W[0].conj().T @ dy
+
+    def gradient(self, W: Sequence[Array], h: Array, dy: Array) -> list[Array]:
+        """Return dW = dy h^H."""
+        return [dy @ h.conj().T]
+
+    def is_compiled(self, N: int) -> bool:
+        """Return False: a dense product is one call of BLAS a step."""
+        return False
+
+    def defect(self, W: Sequence[Array]) -> float:
+        """Return ‖W^H W - I‖₂."""
+        return unitarity_defect(W)
+
+
 @dataclass(frozen=True)
-class Dense:
+class Dense(Entries):
     """A plain matrix of N² entries.
 
     Parameters
@@ -102,14 +134,6 @@ class Dense:
                 f"init_scheme must be 'haar', 'glorot' or 'identity', got {self.init_scheme!r}"
             )
 
-    def shapes(self, N: int, dtype: np.dtype) -> dict[str, tuple[int, ...]]:
-        """Return one array, "W" itself."""
-        return {"": (N, N)}
-
-    def dtypes(self, N: int, dtype: np.dtype) -> dict[str, np.dtype]:
-        """Return the states' dtype."""
-        return {"": dtype}
-
     def init(self, N: int, rng: np.random.Generator, dtype: np.dtype) -> list[Array]:
         """Draw W."""
         if self.init_scheme == "haar":
@@ -118,29 +142,9 @@ class Dense:
             return [glorot_uniform((N, N), rng, dtype)]
         return [np.eye(N, dtype=dtype)]
 
-    def matvec(self, W: Sequence[Array], h: Array) -> Array:
-        """Return W h."""
-        return W[0] @ h
-
-    def adjoint(self, W: Sequence[Array], dy: Array) -> Array:
-        """Return W^H dy."""
-        return W[0].conj().T @ dy
-
-    def gradient(self, W: Sequence[Array], h: Array, dy: Array) -> list[Array]:
-        """Return dW = dy h^H."""
-        return [dy @ h.conj().T]
-
-    def is_compiled(self, N: int) -> bool:
-        """Return False: a dense product is one call of BLAS a step."""
-        return False
-
     def penalty(self, W: Sequence[Array]) -> tuple[float, list[Array]]:
         """Return ‖W^H W - I‖²_F and its gradient."""
         return soft_unitary(W)
-
-    def defect(self, W: Sequence[Array]) -> float:
-        """Return ‖W^H W - I‖₂."""
-        return unitarity_defect(W)
 
 
 @dataclass(frozen=True)
@@ -401,7 +405,7 @@ def _permutation(seed: int, n: int) -> NDArray[np.intp]:
 
 
 @dataclass(frozen=True)
-class FullUnitary:
+class FullUnitary(Entries):
     """Any unitary (orthogonal) matrix, the full-capacity FC-uRNN of Wisdom et al. (2016).
 
     It is stored as its N² entries, and an optimizer moves it along the manifold of unitary
@@ -414,41 +418,13 @@ class FullUnitary:
 
     kept_unitary: ClassVar[bool] = True
 
-    def shapes(self, N: int, dtype: np.dtype) -> dict[str, tuple[int, ...]]:
-        """Return one array, "W" itself."""
-        return {"": (N, N)}
-
-    def dtypes(self, N: int, dtype: np.dtype) -> dict[str, np.dtype]:
-        """Return the states' dtype."""
-        return {"": dtype}
-
     def init(self, N: int, rng: np.random.Generator, dtype: np.dtype) -> list[Array]:
         """Draw W from the Haar distribution."""
         return [random_unitary(N, rng, dtype)]
 
-    def matvec(self, W: Sequence[Array], h: Array) -> Array:
-        """Return W h."""
-        return W[0] @ h
-
-    def adjoint(self, W: Sequence[Array], dy: Array) -> Array:
-        """Return W^H dy."""
-        return W[0].conj().T @ dy
-
-    def gradient(self, W: Sequence[Array], h: Array, dy: Array) -> list[Array]:
-        """Return dW = dy h^H, as if all entries were free."""
-        return [dy @ h.conj().T]
-
-    def is_compiled(self, N: int) -> bool:
-        """Return False: a dense product is one call of BLAS a step."""
-        return False
-
     def penalty(self, W: Sequence[Array]) -> tuple[float, list[Array]]:
         """Return 0 and its gradient: the optimizer keeps W unitary."""
         return 0.0, [np.zeros_like(W[0])]
-
-    def defect(self, W: Sequence[Array]) -> float:
-        """Return ‖W^H W - I‖₂, which is rounding."""
-        return unitarity_defect(W)
 
 
 def glorot_uniform(shape: tuple[int, ...], rng: np.random.Generator, dtype: np.dtype) -> Array:
