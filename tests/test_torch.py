@@ -188,51 +188,22 @@ def test_modules_of_pytorch(rng, kind, T, B, layers, record_error):
         assert error < 1e-11, name
 
 
-@pytest.mark.parametrize("kind", ["lstm", "gru"])
-@pytest.mark.parametrize("factors", [((2, 3), (3, 2), (2, 2)), ((1, 4), (12, 3)), None])
-@pytest.mark.parametrize(("T", "B"), [(1, 1), (2, 5), (17, 3)])
-def test_gated_kronecker_cells(rng, kind, factors, T, B, backend, record_error):
-    """Their dense form in PyTorch gives the outputs, and autograd through it the gradients."""
-    theirs, ours = MODULES[kind]
-    cell = ours(D, N, kru.Kronecker(factors, backend), "float64")
-    params = {k: p + rng.uniform(-0.2, 0.2, p.shape) for k, p in cell.init(rng).items()}
-    module = theirs(D, N).double()
-    weights = {k: torch.tensor(w) for k, w in kru.to_pytorch(cell, params).items()}
-    p = {k: torch.tensor(v, requires_grad=True) for k, v in params.items()}
-    gates = [
-        [p[f"W{gate}.{f}"] for f in range(len(W))]
-        for gate, W in zip(cell.gate_names, cell.matrices(params), strict=True)
-    ]
-    weights["weight_hh_l0"] = torch.cat([dense_kron(W) for W in gates])
-    weights |= {"weight_ih_l0": p["U"], "bias_ih_l0": p["b"]}
-    if kind == "gru":
-        weights["bias_hh_l0"] = torch.cat([torch.zeros(2 * N, dtype=torch.float64), p["b_h"]])
-    x, dh = rng.standard_normal((T, D, B)), rng.standard_normal((T, N, B))
-    first = [p[name][None, None].expand(1, B, N).contiguous() for name in cell.states]
-    inputs = torch.tensor(x.transpose(0, 2, 1), requires_grad=True)
-    expected, _ = torch.func.functional_call(
-        module, weights, (inputs, tuple(first) if kind == "lstm" else first[0])
-    )
-    h, saved = cell.forward(params, x)
-    np.testing.assert_allclose(h, expected.detach().transpose(1, 2), rtol=1e-11, atol=1e-12)
-    grads, dx, _ = cell.backward(params, saved, dh)
-    expected.backward(torch.tensor(dh.transpose(0, 2, 1)))
-    pairs = [(dx, inputs.grad.numpy().transpose(0, 2, 1))]
-    for g, wanted in [*pairs, *((grads[k], p[k].grad.numpy()) for k in grads)]:
-        error = np.abs(g - wanted).max() / max(np.abs(wanted).max(), 1e-3)
-        record_error(f"PyTorch autograd, gated {backend}", error)
-        assert error < 1e-11
+FACTORS = [((2, 3), (3, 2), (2, 2)), ((1, 4), (12, 3)), None]
+CELLS = {
+    "rnn-modrelu": lambda matrix: kru.RNN(D, N, matrix, "modrelu", "float64"),
+    "rnn-tanh": lambda matrix: kru.RNN(D, N, matrix, "tanh", "float64"),
+    "rnn-relu": lambda matrix: kru.RNN(D, N, matrix, "relu", "float64"),
+    "rnn-modrelu-complex": lambda matrix: kru.RNN(D, N, matrix, "modrelu", "complex128"),
+    "rnn-identity-complex": lambda matrix: kru.RNN(D, N, matrix, "identity", "complex128"),
+    "lstm": lambda matrix: kru.LSTM(D, N, matrix, "float64"),
+    "gru": lambda matrix: kru.GRU(D, N, matrix, "float64"),
+}
 
 
-@pytest.mark.parametrize("dtype", ["float64", "complex128"])
-@pytest.mark.parametrize("B", [1, 3])
-def test_restricted_unitary_matrix(rng, draw, dtype, B, record_error):
-    matrix = kru.RestrictedUnitary()
-    W, h, dy = matrix.init(N, rng, np.dtype(dtype)), draw((N, B), dtype), draw((N, B), dtype)
-    dW, dh = matrix.gradient(W, h, dy), matrix.adjoint(W, dy)
-    phases, v = (torch.tensor(w, requires_grad=True) for w in W)
-    state = torch.tensor(h, requires_grad=True)
-    x = state if dtype == "complex128" else torch.complex(state[: N // 2], state[N // 2 :])
+def restricted_unitary(phases, v, h):
+    """Write D_3 R_2 F^-1 D_2 Π R_1 F D_1 h as its paper does; a real h is N/2 complex numbers."""
+    half = len(h) // 2
+    x = h if h.is_complex() else torch.complex(h[:half], h[half:])
 
     def reflected(v, x):
         return x - 2 * v[:, None] * (v.conj() @ x) / (v.abs() ** 2).sum()
@@ -244,8 +215,90 @@ def test_restricted_unitary_matrix(rng, draw, dtype, B, record_error):
     x = x[np.random.default_rng(0).permutation(len(x))]
     x = reflected(v[1], torch.fft.ifft(turned(phases[1], x), dim=0, norm="ortho"))
     y = turned(phases[2], x)
-    if dtype == "float64":
-        y = torch.cat([y.real, y.imag])
+    return y if h.is_complex() else torch.cat([y.real, y.imag])
+
+
+def torch_states(cell, p, x):
+    """Run a cell of any kind over any matrix, time step by time step."""
+    gates = [
+        [p[name] for name in cell.matrix_names if name.startswith(prefix)]
+        for prefix in (f"W{gate}" for gate in cell.gate_names)
+    ]
+
+    def recurrent(k, h):
+        if isinstance(cell.matrix, kru.Kronecker):
+            return dense_kron(gates[k]) @ h
+        if isinstance(cell.matrix, kru.RestrictedUnitary):
+            return restricted_unitary(*gates[k], h)
+        return gates[k][0] @ h
+
+    B = x.shape[-1]
+    h = p["h0"][:, None].expand(-1, B)
+    c = p["c0"][:, None].expand(-1, B) if isinstance(cell, kru.LSTM) else None
+    states = []
+    for x_t in x:
+        z = p["U"] @ x_t.to(p["U"].dtype)
+        if isinstance(cell, kru.RNN):
+            h = activation(cell.activation, recurrent(0, h) + z, p["b"])
+        elif isinstance(cell, kru.LSTM):
+            z = z + p["b"][:, None] + torch.cat([recurrent(k, h) for k in range(4)])
+            i, f, g, o = z.chunk(4)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+        else:
+            z_r, z_z, z_n = (z + p["b"][:, None]).chunk(3)
+            r, keep = (z_r + recurrent(0, h)).sigmoid(), (z_z + recurrent(1, h)).sigmoid()
+            n = (z_n + r * (recurrent(2, h) + p["b_h"][:, None])).tanh()
+            h = (1 - keep) * n + keep * h
+        states.append(h)
+    return torch.stack(states)
+
+
+def check_against_autograd(rng, cell, T, B, record_error, which):
+    params = {k: v + rng.uniform(-0.2, 0.2, v.shape) for k, v in cell.init(rng).items()}
+    x, dh = rng.standard_normal((T, D, B)), rng.standard_normal((T, N, B)).astype(cell.dtype)
+    if cell.is_complex:
+        dh += 1j * rng.standard_normal((T, N, B))
+    h, saved = cell.forward(params, x)
+    grads, dx, _ = cell.backward(params, saved, dh)
+
+    p = {k: torch.tensor(v, requires_grad=True) for k, v in params.items()}
+    inputs = torch.tensor(x, requires_grad=True)
+    expected = torch_states(cell, p, inputs)
+    np.testing.assert_allclose(h, expected.detach(), rtol=1e-11, atol=1e-12)
+    expected.backward(torch.tensor(dh))
+    wanted = {"x": inputs.grad.numpy()} | {name: p[name].grad.numpy() for name in params}
+    assert grads.keys() == params.keys()
+    for name, g in ({"x": dx} | grads).items():
+        error = np.abs(g - wanted[name]).max() / max(np.abs(wanted[name]).max(), 1e-3)
+        record_error(f"PyTorch autograd, {which}", error)
+        assert error < 1e-11, name
+
+
+@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize("factors", FACTORS)
+@pytest.mark.parametrize(("T", "B"), [(1, 1), (2, 5), (17, 3)])
+def test_every_cell_over_kronecker(rng, kind, factors, T, B, backend, record_error):
+    cell = CELLS[kind](kru.Kronecker(factors, backend))
+    check_against_autograd(rng, cell, T, B, record_error, f"every cell, {backend}")
+
+
+@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize("matrix", [kru.Dense(), kru.RestrictedUnitary(), kru.FullUnitary()])
+@pytest.mark.parametrize(("T", "B"), [(1, 1), (2, 5), (17, 3)])
+def test_every_cell_over_other_matrices(rng, kind, matrix, T, B, record_error):
+    check_against_autograd(rng, CELLS[kind](matrix), T, B, record_error, "every cell")
+
+
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+@pytest.mark.parametrize("B", [1, 3])
+def test_restricted_unitary_matrix(rng, draw, dtype, B, record_error):
+    matrix = kru.RestrictedUnitary()
+    W, h, dy = matrix.init(N, rng, np.dtype(dtype)), draw((N, B), dtype), draw((N, B), dtype)
+    dW, dh = matrix.gradient(W, h, dy), matrix.adjoint(W, dy)
+    phases, v = (torch.tensor(w, requires_grad=True) for w in W)
+    state = torch.tensor(h, requires_grad=True)
+    y = restricted_unitary(phases, v, state)
     np.testing.assert_allclose(matrix.matvec(W, h), y.detach(), rtol=1e-12, atol=1e-13)
     y.backward(torch.tensor(dy))
     for ours, theirs in [(dW[0], phases), (dW[1], v), (dh, state)]:
