@@ -2,15 +2,23 @@
 
 __version__ = "0.1.0"
 
+from .adjoints import Jacobian, check_adjoint
 from .backend import show_config
 from .cells import GRU, KRU, LSTM, RNN
-from .gradients import check_adjoint, check_gradient
-from .kronecker import KroneckerProduct, factor_sizes, kron_matvec, kron_matvec_backward
+from .gradients import assert_gradient, check_gradient
+from .kronecker import (
+    KroneckerProduct,
+    factor_sizes,
+    kron_matvec,
+    kron_matvec_backward,
+    kron_matvec_jvp,
+)
 from .losses import bernoulli_cross_entropy, mean_squared_error, softmax_cross_entropy
 from .matrices import Dense, FullUnitary, Kronecker, RestrictedUnitary
 from .model import SequenceModel
 from .optimizers import SGD, Adam, RMSprop, clip_by_global_norm
 from .pytorch import from_pytorch, to_pytorch
+from .rtrl import RealTimeLearning, rtrl
 from .unitary import random_unitary, soft_unitary, spread_unitary, unitarity_defect
 
 __all__ = [
@@ -22,11 +30,14 @@ __all__ = [
     "Adam",
     "Dense",
     "FullUnitary",
+    "Jacobian",
     "Kronecker",
     "KroneckerProduct",
     "RMSprop",
+    "RealTimeLearning",
     "RestrictedUnitary",
     "SequenceModel",
+    "assert_gradient",
     "bernoulli_cross_entropy",
     "check_adjoint",
     "check_gradient",
@@ -35,8 +46,10 @@ __all__ = [
     "from_pytorch",
     "kron_matvec",
     "kron_matvec_backward",
+    "kron_matvec_jvp",
     "mean_squared_error",
     "random_unitary",
+    "rtrl",
     "show_config",
     "soft_unitary",
     "softmax_cross_entropy",

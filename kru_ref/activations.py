@@ -1,4 +1,4 @@
-"""Nonlinearities h = σ(z) with their bias b, each with its backward beneath.
+"""Nonlinearities h = σ(z) with their bias b, each with its backward and its tangent beneath.
 
 ======  ======  =========================================================
 symbol  code    shape
@@ -11,6 +11,9 @@ h       ``h``   (N, B), what leaves
 Each backward reads only h, never z: a recurrence has to keep its hidden states anyway,
 and they are all that back-propagation needs. Gradients of complex arrays are
 dz = ∂L/∂Re z + i ∂L/∂Im z, so that δL = Re Σ conj(dz) δz.
+
+The tangent (``_jvp``, Jacobian-vector product) derives the same from the other side: how h moves,
+``h_dot``, when z and b move by ``z_dot`` and ``b_dot``. It reads z, and nothing the backward reads.
 """
 
 from collections.abc import Callable
@@ -25,6 +28,12 @@ def logistic(z: Array) -> Array:
     """Return 1/(1 + e^-z), which opens the gates of LSTM and GRU; its derivative is σ(1-σ)."""
     # e^-z would overflow; what a small result loses is below the rounding of 1
     return 0.5 * np.tanh(0.5 * z) + 0.5
+
+
+def logistic_jvp(z: Array, z_dot: Array) -> tuple[Array, Array]:
+    """Return σ(z) and σ(z) (1 - σ(z)) z_dot."""
+    opened = logistic(z)
+    return opened, opened * (1 - opened) * z_dot
 
 
 def modrelu(z: Array, b: Array) -> Array:
@@ -75,6 +84,20 @@ def modrelu_backward(dh: Array, h: Array, b: Array) -> tuple[Array, Array]:
     return dz, along.sum(axis=1)
 
 
+def modrelu_jvp(z: Array, b: Array, z_dot: Array, b_dot: Array) -> tuple[Array, Array]:
+    """Return h and h_dot of :func:`modrelu`.
+
+    On the active set, r + b > 0, with u = z/r turned by u_dot = (z_dot - u r_dot)/r and
+    r_dot = Re(conj(u) z_dot), h = (r + b) u moves by (r_dot + b_dot) u + (r + b) u_dot.
+    """
+    r, u = _polar(z)
+    r_dot = (u.conj() * z_dot).real
+    u_dot = np.divide(z_dot - u * r_dot, r, out=np.zeros_like(z), where=r != 0)
+    longer = r + b[:, None]
+    h_dot = np.where(longer > 0, (r_dot + b_dot[:, None]) * u + longer * u_dot, 0)
+    return np.maximum(longer, 0) * u, h_dot
+
+
 def _polar(z: Array) -> tuple[Array, Array]:
     """Return |z| and z/|z|, 0 at 0; part by part, for a complex quotient overflows at tiny |z|."""
     modulus, u = np.abs(z), np.zeros_like(z)
@@ -95,6 +118,12 @@ def tanh_backward(dh: Array, h: Array, b: Array) -> tuple[Array, Array]:
     return dz, dz.sum(axis=1)
 
 
+def tanh_jvp(z: Array, b: Array, z_dot: Array, b_dot: Array) -> tuple[Array, Array]:
+    """Return h and h_dot = (z_dot + b_dot) / cosh²(z + b)."""
+    h = tanh(z, b)
+    return h, (1 - h * h) * (z_dot + b_dot[:, None])
+
+
 def relu(z: Array, b: Array) -> Array:
     """Return max(z + b, 0); real z only. Shapes as in :func:`modrelu`."""
     return np.maximum(z + b[:, None], 0)
@@ -104,6 +133,12 @@ def relu_backward(dh: Array, h: Array, b: Array) -> tuple[Array, Array]:
     """Return dz = dh where h > 0, else 0, and db = Σ_B dz."""
     dz = np.where(h > 0, dh, 0)
     return dz, dz.sum(axis=1)
+
+
+def relu_jvp(z: Array, b: Array, z_dot: Array, b_dot: Array) -> tuple[Array, Array]:
+    """Return h, and h_dot = z_dot + b_dot where z + b > 0, else 0."""
+    active = z + b[:, None] > 0
+    return relu(z, b), np.where(active, z_dot + b_dot[:, None], 0)
 
 
 def identity(z: Array, b: Array) -> Array:
@@ -116,17 +151,23 @@ def identity_backward(dh: Array, h: Array, b: Array) -> tuple[Array, Array]:
     return dh, dh.real.sum(axis=1)
 
 
+def identity_jvp(z: Array, b: Array, z_dot: Array, b_dot: Array) -> tuple[Array, Array]:
+    """Return h and h_dot = z_dot + b_dot."""
+    return identity(z, b), z_dot + b_dot[:, None]
+
+
 class Activation(NamedTuple):
-    """A nonlinearity, its backward, and whether it is defined on complex numbers."""
+    """A nonlinearity, its backward, its tangent, and whether it is defined on complex numbers."""
 
     forward: Callable[[Array, Array], Array]
     backward: Callable[[Array, Array, Array], tuple[Array, Array]]
+    jvp: Callable[[Array, Array, Array, Array], tuple[Array, Array]]
     on_complex: bool
 
 
 ACTIVATIONS = {
-    "modrelu": Activation(modrelu, modrelu_backward, on_complex=True),
-    "tanh": Activation(tanh, tanh_backward, on_complex=False),
-    "relu": Activation(relu, relu_backward, on_complex=False),
-    "identity": Activation(identity, identity_backward, on_complex=True),
+    "modrelu": Activation(modrelu, modrelu_backward, modrelu_jvp, on_complex=True),
+    "tanh": Activation(tanh, tanh_backward, tanh_jvp, on_complex=False),
+    "relu": Activation(relu, relu_backward, relu_jvp, on_complex=False),
+    "identity": Activation(identity, identity_backward, identity_jvp, on_complex=True),
 }

@@ -127,6 +127,57 @@ def kron_matvec_backward(
     )
 
 
+def kron_matvec_jvp(
+    factors: Sequence[ArrayLike],
+    x: ArrayLike,
+    factors_dot: Sequence[ArrayLike],
+    x_dot: ArrayLike,
+) -> tuple[Array, Array]:
+    """Return y = (W_0 ⊗ … ⊗ W_{F-1}) x and how it moves with the factors and with x.
+
+    Parameters
+    ----------
+    factors, x
+        As given to :func:`kron_matvec`.
+    factors_dot : sequence of array_like, shapes (P_f, Q_f)
+        How each factor moves.
+    x_dot : array_like, the shape of x
+        How x moves.
+
+    Returns
+    -------
+    y, y_dot : ndarray, shape (∏P_f,) or (∏P_f, B)
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`kron_matvec`, and tangents of other shapes.
+
+    Notes
+    -----
+    Each sweep y = W_f x, linear in both, moves by y_dot = W_f_dot x + W_f x_dot.
+    """
+    factors, factors_dot = _as_matrices(factors), _as_matrices(factors_dot)
+    x, x_dot = np.asarray(x), np.asarray(x_dot)
+    shapes = tuple(W.shape for W in factors)
+    _check_rows("x", x, shapes)
+    if tuple(W.shape for W in factors_dot) != shapes or x_dot.shape != x.shape:
+        raise ValueError(
+            f"tangents must have the shapes of factors and x, {list(shapes)} and {x.shape}, "
+            f"got {[W.shape for W in factors_dot]} and {x_dot.shape}"
+        )
+    dtype = _promote(*factors, x, *factors_dot, x_dot)
+    factors, factors_dot = _contiguous(factors, dtype), _contiguous(factors_dot, dtype)
+    y, y_dot = _columns(x, dtype), _columns(x_dot, dtype)
+    for f, left, right in sweeps(shapes, y.shape[1]):
+        before = (left, shapes[f][1], right)
+        y, y_dot = y.reshape(before), y_dot.reshape(before)
+        y_dot = np.matmul(factors_dot[f], y) + np.matmul(factors[f], y_dot)  # (left, P, right)
+        y = np.matmul(factors[f], y)
+    shape = (math.prod(P for P, _ in shapes), *x.shape[1:])
+    return y.reshape(shape), y_dot.reshape(shape)
+
+
 def numpy_matvec(factors: Sequence[Array], x: Array) -> Array:
     """Apply the factors to x (∏Q, B), all contiguous and of one dtype."""
     B = x.shape[1]

@@ -1,4 +1,4 @@
-"""Losses of logits (T, M, B), each returned with its gradient.
+"""Losses of logits (T, M, B), each returned with its gradient, its tangent beneath.
 
 All average over the T·B steps of a batch. A mask (T, B) gives each step a weight, 0 for
 one that does not count, whatever it holds; the average is then over the sum of the weights. With
@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from .activations import logistic
 
 Real = NDArray[np.floating]
 Loss = Callable[..., tuple[float, Real]]
@@ -62,6 +64,26 @@ def softmax_cross_entropy(
     return _average(np.log(total) - at_target, exp / total[:, None] - one_hot, weights, logits)
 
 
+def softmax_cross_entropy_jvp(
+    logits: ArrayLike,
+    logits_dot: ArrayLike,
+    targets: ArrayLike,
+    mask: ArrayLike | None = None,
+    last_only: bool = False,
+) -> tuple[float, float]:
+    """Return the loss of :func:`softmax_cross_entropy`, and how it moves with the logits.
+
+    log Σ_m exp(y_m) moves by the mean of y_dot that softmax(y) weighs.
+    """
+    loss, _ = softmax_cross_entropy(logits, targets, mask, last_only)
+    steps, targets, weights = _steps(logits, targets, mask, last_only)
+    moved = _moved(logits, logits_dot)[-len(steps) :]
+    p = np.exp(steps - steps.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    at_target = np.take_along_axis(moved, targets[:, None], axis=1)[:, 0]  # (T, B)
+    return loss, _weighted(np.sum(p * moved, axis=1) - at_target, weights)
+
+
 def mean_squared_error(
     logits: ArrayLike,
     targets: ArrayLike,
@@ -95,6 +117,20 @@ def mean_squared_error(
     _check_targets(targets, steps.shape)
     error = steps - targets.astype(steps.dtype)
     return _average(np.mean(error**2, axis=1), 2 / steps.shape[1] * error, weights, logits)
+
+
+def mean_squared_error_jvp(
+    logits: ArrayLike,
+    logits_dot: ArrayLike,
+    targets: ArrayLike,
+    mask: ArrayLike | None = None,
+    last_only: bool = False,
+) -> tuple[float, float]:
+    """Return the loss of :func:`mean_squared_error`, and how it moves with the logits."""
+    loss, _ = mean_squared_error(logits, targets, mask, last_only)
+    steps, targets, weights = _steps(logits, targets, mask, last_only)
+    moved = _moved(logits, logits_dot)[-len(steps) :]
+    return loss, _weighted(np.mean(2 * (steps - targets) * moved, axis=1), weights)
 
 
 def bernoulli_cross_entropy(
@@ -144,6 +180,20 @@ def bernoulli_cross_entropy(
     return _average(np.sum(values, axis=1), p * (1 - t) - q * t, weights, logits)
 
 
+def bernoulli_cross_entropy_jvp(
+    logits: ArrayLike,
+    logits_dot: ArrayLike,
+    targets: ArrayLike,
+    mask: ArrayLike | None = None,
+    last_only: bool = False,
+) -> tuple[float, float]:
+    """Return the loss of :func:`bernoulli_cross_entropy`, and how it moves with the logits."""
+    loss, _ = bernoulli_cross_entropy(logits, targets, mask, last_only)
+    steps, targets, weights = _steps(logits, targets, mask, last_only)
+    moved = _moved(logits, logits_dot)[-len(steps) :]
+    return loss, _weighted(np.sum((logistic(steps) - targets) * moved, axis=1), weights)
+
+
 def _steps(
     logits: ArrayLike, targets: ArrayLike, mask: ArrayLike | None, last_only: bool
 ) -> tuple[Real, NDArray[Any], Real]:
@@ -177,13 +227,26 @@ def _steps(
 
 def _average(values: Real, gradient: Real, weights: Real, logits: ArrayLike) -> tuple[float, Real]:
     """Weight the losses of the steps (T, B) and their gradients (T, M, B)."""
-    # A step that does not count stays out even where its own loss is not finite.
     counts = weights > 0
-    value = np.sum(np.where(counts, values, 0) * weights)
+    value = _weighted(values, weights)
     dsteps = np.where(counts[:, None], gradient, 0) * weights[:, None].astype(gradient.dtype)
     dlogits = np.zeros_like(np.asarray(logits))
     dlogits[len(dlogits) - len(dsteps) :] = dsteps
-    return float(value), dlogits
+    return value, dlogits
+
+
+def _weighted(values: Real, weights: Real) -> float:
+    """Average over steps (T, B); one that does not count stays out even where it is not finite."""
+    return float(np.sum(np.where(weights > 0, values, 0) * weights))
+
+
+def _moved(logits: ArrayLike, logits_dot: ArrayLike) -> Real:
+    logits_dot = np.asarray(logits_dot)
+    if logits_dot.shape != np.shape(logits):
+        raise ValueError(
+            f"logits_dot must have the shape of logits, {np.shape(logits)}, got {logits_dot.shape}"
+        )
+    return logits_dot
 
 
 def _check_targets(targets: NDArray[Any], shape: tuple[int, ...], integer: bool = False) -> None:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from . import backend as _backend
 from . import plans
 from .backend import Backend
-from .kronecker import factor_sizes, kron_matvec, kron_matvec_backward
+from .kronecker import factor_sizes, kron_matvec, kron_matvec_backward, kron_matvec_jvp
 from .sweeps import Array
 from .unitary import random_unitary, soft_unitary, spread_unitary, unitarity_defect
 
@@ -60,6 +60,12 @@ class Matrix(Protocol):
 
     def gradient(self, W: Sequence[Array], h: Array, dy: Array) -> list[Array]:
         """Return dW for dy, the gradient of W h."""
+        ...
+
+    def jvp(
+        self, W: Sequence[Array], h: Array, W_dot: Sequence[Array], h_dot: Array
+    ) -> tuple[Array, Array]:
+        """Return W h, and how it moves with the parameters and with h."""
         ...
 
     def is_compiled(self, N: int) -> bool:
@@ -97,6 +103,12 @@ class Entries:
     def gradient(self, W: Sequence[Array], h: Array, dy: Array) -> list[Array]:
         """Return dW = dy h^H."""
         return [dy @ h.conj().T]
+
+    def jvp(
+        self, W: Sequence[Array], h: Array, W_dot: Sequence[Array], h_dot: Array
+    ) -> tuple[Array, Array]:
+        """Return W h and W_dot h + W h_dot."""
+        return W[0] @ h, W_dot[0] @ h + W[0] @ h_dot
 
     def is_compiled(self, N: int) -> bool:
         """Return False: a dense product is one call of BLAS a step."""
@@ -233,6 +245,12 @@ class Kronecker:
         """Return each dW_f; see kron_matvec_backward."""
         return kron_matvec_backward(W, h, dy, self.backend)[0]
 
+    def jvp(
+        self, W: Sequence[Array], h: Array, W_dot: Sequence[Array], h_dot: Array
+    ) -> tuple[Array, Array]:
+        """Return W h and how it moves; see kron_matvec_jvp."""
+        return kron_matvec_jvp(W, h, W_dot, h_dot)
+
     def is_compiled(self, N: int) -> bool:
         """Return whether the backend is compiled and all factors are small."""
         return _backend.resolve(self.backend) == "cython" and plans.are_small(
@@ -342,6 +360,21 @@ class RestrictedUnitary:
         _, dphase_1 = turn_backward(phases[0], turned_1, d)
         return [np.stack([dphase_1, dphase_2, dphase_3]), np.stack([dv_1, dv_2])]
 
+    def jvp(
+        self, W: Sequence[Array], h: Array, W_dot: Sequence[Array], h_dot: Array
+    ) -> tuple[Array, Array]:
+        """Return W h and how it moves, stage by stage."""
+        (phases, (v_1, v_2)), (phases_dot, (v_1_dot, v_2_dot)) = W, W_dot
+        order = _permutation(self.permutation_seed, len(v_1))
+        x, x_dot = turn_jvp(phases[0], _as_complex(h), phases_dot[0], _as_complex(h_dot))
+        x, x_dot = (scipy.fft.fft(a, axis=0, norm="ortho") for a in (x, x_dot))
+        x, x_dot = reflect_jvp(v_1, x, v_1_dot, x_dot)
+        x, x_dot = turn_jvp(phases[1], x[order], phases_dot[1], x_dot[order])
+        x, x_dot = (scipy.fft.ifft(a, axis=0, norm="ortho") for a in (x, x_dot))
+        x, x_dot = reflect_jvp(v_2, x, v_2_dot, x_dot)
+        x, x_dot = turn_jvp(phases[2], x, phases_dot[2], x_dot)
+        return _as_state(x, h), _as_state(x_dot, h)
+
     def is_compiled(self, N: int) -> bool:
         """Return False: the Fourier transform is SciPy's."""
         return False
@@ -368,6 +401,11 @@ def turn_backward(phase: Array, y: Array, dy: Array) -> tuple[Array, Array]:
     return turn(-phase, dy), np.sum((dy * y.conj()).imag, axis=1)
 
 
+def turn_jvp(phase: Array, x: Array, phase_dot: Array, x_dot: Array) -> tuple[Array, Array]:
+    """Return y = D x and y_dot = D (i phase_dot x + x_dot)."""
+    return turn(phase, x), turn(phase, 1j * phase_dot[:, None] * x + x_dot)
+
+
 def reflect(v: Array, x: Array) -> Array:
     """Return R x, R = I - 2 v v^H / ‖v‖²."""
     return x - (2 / np.vdot(v, v).real) * np.outer(v, v.conj() @ x)
@@ -384,6 +422,19 @@ def reflect_backward(v: Array, x: Array, dy: Array) -> tuple[Array, Array]:
     s, a, e = np.vdot(v, v).real, v.conj() @ x, v.conj() @ dy
     dv = -(2 / s) * (dy @ a.conj() + x @ e.conj()) + (4 / s**2) * np.vdot(e, a).real * v
     return reflect(v, dy), dv
+
+
+def reflect_jvp(v: Array, x: Array, v_dot: Array, x_dot: Array) -> tuple[Array, Array]:
+    """Return y = R x and y_dot.
+
+    y = x - 2 v a/s with a = v^H x and s = v^H v, which move by a_dot = v_dot^H x + v^H x_dot and
+    s_dot = 2 Re v^H v_dot.
+    """
+    s, s_dot = np.vdot(v, v).real, 2 * np.vdot(v, v_dot).real
+    a, a_dot = v.conj() @ x, v_dot.conj() @ x + v.conj() @ x_dot
+    share, share_dot = a / s, a_dot / s - a * (s_dot / s**2)
+    y_dot = x_dot - 2 * (np.outer(v_dot, share) + np.outer(v, share_dot))
+    return x - 2 * np.outer(v, share), y_dot
 
 
 def _as_complex(h: Array) -> Array:

@@ -204,13 +204,13 @@ class SequenceModel:
             As the cells' ``forward``.
         """
         check_params(params, self.shapes(), self.dtypes())
-        states = self._states(h0)
+        states = self.states_of(h0)
         old = (None,) * len(states) if reuse is None else reuse.cells
         if len(old) != len(states):
             raise ValueError(f"reuse belongs to another model: it has {len(old)} cells")
         all_saved: list[Saved] = []
         all_kept: list[Array | None] = []
-        cells, all_params = self.cells, self._cell_params(params)
+        cells, all_params = self.cells, self.cell_params(params)
         for i in range(len(cells)):
             is_last = i == len(cells) - 1
             h, saved = cells[i].forward(all_params[i], x, states[i], reuse=old[i])
@@ -223,7 +223,7 @@ class SequenceModel:
                 h = h * kept
             all_kept.append(kept)
             if not is_last:
-                x = _features(h)
+                x = features(h)
         if self._readout_is_compiled:
             logits = compiled.readout(params["readout.V"], params["readout.c"], h)
         else:
@@ -279,7 +279,7 @@ class SequenceModel:
         dh: Any = ReadoutGradient(self._readout(params), dlogits)
         if kept is not None:
             dh = (dh.C.T @ dh.dy) * kept
-        all_params = self._cell_params(params)
+        all_params = self.cell_params(params)
         for i in reversed(range(len(cells))):
             own, dx, _ = cells[i].backward(all_params[i], saved.cells[i], dh, input_gradient=i > 0)
             grads |= {f"{self.prefixes[i]}.{name}": grad for name, grad in own.items()}
@@ -289,6 +289,53 @@ class SequenceModel:
                 if kept is not None:
                     dh = dh * kept
         return grads
+
+    def jvp(
+        self,
+        params: Mapping[str, Array],
+        x: ArrayLike,
+        params_dot: Mapping[str, Array],
+        x_dot: ArrayLike | None = None,
+        h0: Any = None,
+        *,
+        rng: np.random.Generator | None = None,
+    ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        """Run the model, and tell how its logits move with params and x (forward mode).
+
+        Parameters
+        ----------
+        params, x, h0, rng
+            As for :meth:`forward`; a given h0 does not move.
+        params_dot : mapping of str to ndarray
+            How each of params moves: its keys, shapes and dtypes.
+        x_dot : array_like, shape (T, D, B), optional
+            How x moves; not at all if not given.
+
+        Returns
+        -------
+        logits, logits_dot : ndarray, shape (T, M, B), or (1, M, B) with ``last_only``
+
+        Raises
+        ------
+        ValueError, TypeError
+            As the cells' ``jvp``.
+        """
+        check_params(params, self.shapes(), self.dtypes())
+        check_params(params_dot, self.shapes(), self.dtypes())
+        states, cells = self.states_of(h0), self.cells
+        all_params, all_dots = self.cell_params(params), self.cell_params(params_dot)
+        for i in range(len(cells)):
+            h, h_dot = cells[i].jvp(all_params[i], x, all_dots[i], x_dot, states[i])
+            if i == len(cells) - 1 and self.last_only:
+                h, h_dot = h[-1:], h_dot[-1:]
+            if rng is not None and self.dropout:
+                kept = self._kept(h.shape, rng)
+                h, h_dot = h * kept, h_dot * kept
+            x, x_dot = features(h), features(h_dot)
+        V, V_dot = params["readout.V"], params_dot["readout.V"]
+        logits: Array = V @ x + params["readout.c"][:, None]
+        logits_dot: Array = V_dot @ x + V @ x_dot + params_dot["readout.c"][:, None]
+        return logits, logits_dot
 
     def penalty(self, params: Mapping[str, Array]) -> tuple[float, Params]:
         """Return the soft unitary penalty of the recurrent matrices and its gradient.
@@ -301,7 +348,7 @@ class SequenceModel:
         """
         value, grads = 0.0, Params()
         for prefix, cell, own in zip(
-            self.prefixes, self.cells, self._cell_params(params), strict=True
+            self.prefixes, self.cells, self.cell_params(params), strict=True
         ):
             part, dW = cell.penalty(own)
             value += part
@@ -311,8 +358,7 @@ class SequenceModel:
     def defect(self, params: Mapping[str, Array]) -> float:
         """Return ‖W^H W - I‖₂, the largest of all recurrent matrices."""
         return max(
-            cell.defect(own)
-            for cell, own in zip(self.cells, self._cell_params(params), strict=True)
+            cell.defect(own) for cell, own in zip(self.cells, self.cell_params(params), strict=True)
         )
 
     @property
@@ -321,7 +367,7 @@ class SequenceModel:
         cell = self.cells[-1]
         return cell.matrix.is_compiled(cell.hidden_size) and self.output_size <= 64
 
-    def _states(self, h0: Any) -> tuple[Any, ...]:
+    def states_of(self, h0: Any) -> tuple[Any, ...]:
         """Return the given state of each cell, or None."""
         n = len(self.cells)
         if h0 is None:
@@ -338,7 +384,8 @@ class SequenceModel:
         kept = rng.random(shape, dtype=dtype) >= self.dropout
         return kept * dtype.type(1 / (1 - self.dropout))
 
-    def _cell_params(self, params: Mapping[str, Array]) -> list[dict[str, Any]]:
+    def cell_params(self, params: Mapping[str, Array]) -> list[dict[str, Any]]:
+        """Return each cell's own parameters, by the names it gives them."""
         return [
             {name: params[f"{prefix}.{name}"] for name in cell.shapes()}
             for prefix, cell in zip(self.prefixes, self.cells, strict=True)
@@ -353,13 +400,13 @@ class SequenceModel:
         return (V[:, :N] + 1j * V[:, N:]).astype(cell.dtype, copy=False)
 
 
-def _features(h: Array) -> Array:
-    """Return what the cell above reads: h, or [Re h; Im h] (T, 2N, B)."""
-    return np.concatenate([h.real, h.imag], axis=1) if np.iscomplexobj(h) else h
+def features(h: Array) -> Array:
+    """Return what the cell above reads of states (…, N, B): h, or [Re h; Im h] (…, 2N, B)."""
+    return np.concatenate([h.real, h.imag], axis=-2) if np.iscomplexobj(h) else h
 
 
 def _features_backward(dx: Array, is_complex: bool) -> Array:
-    """Return dh for the gradient of what :func:`_features` returned."""
+    """Return dh for the gradient of what :func:`features` returned."""
     if not is_complex:
         return dx
     N = dx.shape[1] // 2

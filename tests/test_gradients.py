@@ -168,3 +168,112 @@ def test_adjoint_of_a_real_operator_is_checked_on_complex_vectors(rng):
     assert kru.check_adjoint(np.zeros((3, 2)), rng)
     with pytest.raises(ValueError, match="probes must be at least 1"):
         kru.check_adjoint(A, rng, probes=0)
+
+
+def test_richardson_is_the_sharper(draw):
+    f, params, grads = quadratic(draw)
+    central = kru.check_gradient(f, params, grads)
+    richardson = kru.check_gradient(f, params, grads, method="richardson")
+    assert richardson
+    assert richardson.max_error < 1e-11
+    assert central.max_error > richardson.max_error
+    # an error that central differences do not see
+    wrong = {**grads, "x": grads["x"] * (1 + 3e-8 * (np.arange(5) == 3))}
+    assert kru.check_gradient(f, params, wrong)
+    assert not kru.check_gradient(f, params, wrong, method="richardson")
+
+
+def analytic(p):
+    return np.sum(np.sin(p["x"]) * np.exp(p["y"])) ** 2
+
+
+def test_complex_step_is_exact(rng):
+    params = {"x": rng.standard_normal(4), "y": rng.standard_normal((3, 1))}
+    total = np.sum(np.sin(params["x"]) * np.exp(params["y"]))
+    grads = {
+        "x": 2 * total * np.cos(params["x"]) * np.sum(np.exp(params["y"])),
+        "y": 2 * total * np.exp(params["y"]) * np.sum(np.sin(params["x"])),
+    }
+    report = kru.check_gradient(analytic, params, grads, method="complex-step")
+    assert report, report
+    assert report.max_error < 1e-14
+    grads["y"][1, 0] *= 1 + 1e-11
+    assert not kru.check_gradient(analytic, params, grads, method="complex-step")
+    single = {k: v.astype("float32") for k, v in params.items()}
+    assert kru.check_gradient(analytic, single, grads, method="complex-step")
+
+
+def test_complex_step_needs_an_analytic_function_of_real_numbers():
+    params = {"x": np.array([0.5, -0.5])}
+    with pytest.raises(TypeError, match=r"x is complex: .* use method='richardson'"):
+        kru.check_gradient(
+            abs, {"x": np.ones(1, complex)}, {"x": np.ones(1)}, method="complex-step"
+        )
+    modulus = lambda p: np.sum(np.abs(p["x"]))  # noqa: E731
+    with pytest.raises(TypeError, match=r"f must return a complex number .* not analytic"):
+        kru.check_gradient(modulus, params, {"x": np.sign(params["x"])}, method="complex-step")
+    with pytest.raises(ValueError, match="method must be one of central, richardson, complex-step"):
+        kru.check_gradient(modulus, params, params, method="forward")
+
+
+@pytest.mark.parametrize("method", ["central", "richardson"])
+@pytest.mark.parametrize("bug", ["one small entry", "conjugate", "nan"])
+def test_random_directions(draw, rng, method, bug):
+    f, params, grads = quadratic(draw)
+    report = kru.check_gradient(f, params, grads, directions=3, rng=rng, method=method)
+    assert report, report
+    assert [c.entries for c in report.checks] == [3, 3]
+    assert "along v" in str(report)
+    wrong = PLANTED[bug](grads)
+    assert not kru.check_gradient(f, params, wrong, directions=3, rng=rng, method=method)
+    with pytest.raises(ValueError, match="directions must be at least 1 and needs rng"):
+        kru.check_gradient(f, params, grads, directions=0, rng=rng)
+    with pytest.raises(ValueError, match="entries or directions, not both"):
+        kru.check_gradient(f, params, grads, directions=1, entries=1, rng=rng)
+
+
+HINTS = {
+    "its conjugate is right": lambda g: g.conj(),
+    "its transpose is right": lambda g: g.T,
+    "its conjugate transpose is right": lambda g: g.conj().T,
+    "it has the wrong sign": lambda g: -g,
+    "i times it is right": lambda g: -1j * g,
+    "2 times it is right: a square's 2 is missing": lambda g: g / 2,
+    "0.5 times it is right: a 2 too many": lambda g: 2 * g,
+    "7 times it is right: a mean taken for a sum, over the batch": lambda g: g / 7,
+    "is a part of a sum missing, over the batch": lambda g: (
+        g * (np.arange(9).reshape(3, 3) % 4 > 0)
+    ),
+    "it is 0: never computed": lambda g: 0 * g,
+    "it is not finite": lambda g: g * np.nan,
+}
+
+
+@pytest.mark.parametrize("hint", HINTS)
+@pytest.mark.parametrize("options", [{}, {"entries": 5}, {"directions": 6}])
+def test_hints_at_the_cause(draw, rng, hint, options):
+    A = draw((3, 3))
+    f = lambda p: float(np.sum((A.conj() * p["W"]).real) + np.sum(np.abs(p["W"]) ** 4))  # noqa: E731
+    W = draw((3, 3))
+    grads = {"W": HINTS[hint](A + 4 * W * np.abs(W) ** 2)}
+    options = options | ({"rng": rng} if options else {})
+    report = kru.check_gradient(f, {"W": W}, grads, **options)
+    assert not report
+    assert hint in str(report)
+    with pytest.raises(AssertionError, match="wrong gradient\nparameter"):
+        kru.assert_gradient(f, {"W": W}, grads, **options)
+
+
+def test_no_hint_where_nothing_fits(draw):
+    W = draw((3, 3))
+    f = lambda p: float(np.sum(np.abs(p["W"]) ** 2))  # noqa: E731
+    report = kru.check_gradient(f, {"W": W}, {"W": draw((3, 3))})
+    assert not report
+    assert [c.hint for c in report.checks] == [""]
+    unused = kru.check_gradient(lambda p: 1.0, {"W": W}, {"W": W})
+    assert unused.checks[0].hint.startswith("the loss does not depend on it")
+
+
+def test_a_test_in_one_line(draw):
+    f, params, grads = quadratic(draw)
+    kru.assert_gradient(f, params, grads)

@@ -162,6 +162,96 @@ class Cell(ABC):
     ) -> tuple[Params, Array | None, Any]:
         """Back-propagate through time; return the gradients of params, of x and of the state."""
 
+    @abstractmethod
+    def step_jvp(
+        self,
+        params: Mapping[str, Array],
+        x_t: NDArray[Any],
+        state: tuple[Array, ...],
+        params_dot: Mapping[str, Array],
+        x_t_dot: NDArray[Any] | None,
+        state_dot: tuple[Array, ...],
+    ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+        """Make one time step; return the state after it, and how that moves.
+
+        Parameters
+        ----------
+        params : mapping of str to ndarray
+        x_t : ndarray, shape (D, B), or integers (B,)
+        state : tuple of ndarray, shapes (N, B)
+            One array for each of ``states``, the hidden state first.
+        params_dot, x_t_dot, state_dot
+            How params, x_t and state move; no x_t_dot for an input that does not.
+
+        Returns
+        -------
+        state, state_dot : tuples of ndarray, shapes (N, B)
+        """
+
+    def jvp(
+        self,
+        params: Mapping[str, Array],
+        x: ArrayLike,
+        params_dot: Mapping[str, Array],
+        x_dot: ArrayLike | None = None,
+        h0: Any = None,
+        h0_dot: Any = None,
+    ) -> tuple[Array, Array]:
+        """Run the cell, and tell how its states move with params, x and h0 (forward mode).
+
+        A derivation of its own: nothing in it is shared with :meth:`backward`. In NumPy,
+        whatever the backend.
+
+        Parameters
+        ----------
+        params, x, h0
+            As for :meth:`forward`.
+        params_dot : mapping of str to ndarray
+            How each of params moves: its keys, shapes and dtypes.
+        x_dot : array_like, shape (T, D, B), optional
+            How x moves; not at all if not given.
+        h0_dot : as h0, optional
+            How a given h0 moves; not at all if not given.
+
+        Returns
+        -------
+        h, h_dot : ndarray, shapes (T, N, B)
+
+        Raises
+        ------
+        ValueError, TypeError
+            As :meth:`forward`, for tangents too; x_dot for integer x, h0_dot without h0.
+        """
+        check_params(params, self.shapes(), self.dtypes())
+        check_params(params_dot, self.shapes(), self.dtypes())
+        x = self.checked_input(x)
+        if x_dot is not None:
+            if x.ndim == 2:
+                raise ValueError("integers x do not move: leave x_dot out")
+            x_dot = checked_array("x_dot", x_dot, x.shape, np.dtype(self.dtype))
+        if h0 is None and h0_dot is not None:
+            raise ValueError("h0_dot needs h0; the learned state moves by params_dot")
+        state = self.initial_states(params, x.shape[-1], h0)
+        if h0 is not None and h0_dot is None:
+            state_dot = tuple(np.zeros_like(part) for part in state)
+        else:
+            state_dot = self.initial_states(params_dot, x.shape[-1], h0_dot)
+        h = np.empty((len(x), *state[0].shape), self.dtype)
+        h_dot = np.empty_like(h)
+        for t in range(len(x)):
+            x_t_dot = None if x_dot is None else x_dot[t]
+            state, state_dot = self.step_jvp(params, x[t], state, params_dot, x_t_dot, state_dot)
+            h[t], h_dot[t] = state[0], state_dot[0]
+        return h, h_dot
+
+    def initial_states(self, params: Mapping[str, Array], B: int, given: Any) -> tuple[Array, ...]:
+        """Return each part of the state before the first step."""
+        parts = given if len(self.states) > 1 and given is not None else [given] * len(self.states)
+        return tuple(
+            self._initial_state(params, name, B, part)
+            for name, part in zip(self.states, parts, strict=True)
+        )
+
     def _gradients(
         self,
         params: Mapping[str, Array],
@@ -195,7 +285,8 @@ class Cell(ABC):
     def _is_compiled(self, x: NDArray[Any]) -> bool:
         return self.matrix.is_compiled(self.hidden_size) and not np.iscomplexobj(x)
 
-    def _checked_input(self, x: ArrayLike) -> NDArray[Any]:
+    def checked_input(self, x: ArrayLike) -> NDArray[Any]:
+        """Return x (T, D, B) in the cell's precision, or integers (T, B); raise for another."""
         x = np.asarray(x)
         D = self.input_size
         if np.issubdtype(x.dtype, np.integer) and x.ndim == 2:
@@ -246,7 +337,7 @@ class Cell(ABC):
                 f"{type(saved).__name__}"
             )
         try:
-            x = self._checked_input(saved.x)
+            x = self.checked_input(saved.x)
         except (ValueError, TypeError) as error:
             raise ValueError(f"saved belongs to another cell: {error}") from error
         T, N, B = len(x), self.hidden_size, x.shape[-1]
@@ -282,6 +373,16 @@ class Cell(ABC):
 def input_product(U: Array, x_t: NDArray[Any]) -> Array:
     """Return U x_t: columns of U for integers x_t (B,), a product for x_t (D, B)."""
     return U[:, x_t] if x_t.ndim == 1 else U @ x_t
+
+
+def input_product_jvp(
+    U: Array, x_t: NDArray[Any], U_dot: Array, x_t_dot: NDArray[Any] | None
+) -> tuple[Array, Array]:
+    """Return U x_t and U_dot x_t + U x_t_dot."""
+    moved = input_product(U_dot, x_t)
+    if x_t_dot is not None:
+        moved = moved + U @ x_t_dot
+    return input_product(U, x_t), moved
 
 
 def input_gradients(

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .. import compiled
-from ..activations import logistic
+from ..activations import logistic, logistic_jvp
 from ..compiled import ReadoutGradient
 from ..matrices import Dense, Matrix
 from ..sweeps import Array
@@ -19,6 +19,7 @@ from .cell import (
     check_real,
     input_gradients,
     input_product,
+    input_product_jvp,
     matrix_gradient,
 )
 
@@ -130,7 +131,7 @@ class GRU(Cell):
             finite.
         """
         check_params(params, self.shapes(), self.dtypes())
-        x = self._checked_input(x)
+        x = self.checked_input(x)
         self._check_reuse(reuse, GRUSaved)
         is_learned = self.learned_h0 and h0 is None
         h0 = self._initial_state(params, "h0", x.shape[-1], h0)
@@ -257,3 +258,29 @@ class GRU(Cell):
         dz = d[:, :3].reshape(len(h), len(U), -1)  # (T, 3N, B)
         dU, dx = input_gradients(U, x, dz, input_gradient)
         return dW, dU, dz.sum(axis=(0, 2)), d[:, 3].sum(axis=(0, 2)), dx, dh_t
+
+    def step_jvp(
+        self,
+        params: Mapping[str, Array],
+        x_t: NDArray[Any],
+        state: tuple[Array, ...],
+        params_dot: Mapping[str, Array],
+        x_t_dot: NDArray[Any] | None,
+        state_dot: tuple[Array, ...],
+    ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+        """Make one time step and tell how h moves; see :meth:`Cell.step_jvp`."""
+        (h,), (h_dot,) = state, state_dot
+        u, u_dot = input_product_jvp(params["U"], x_t, params_dot["U"], x_t_dot)
+        u_r, u_z, u_n = np.split(u + params["b"][:, None], 3)  # (N, B) each
+        u_r_dot, u_z_dot, u_n_dot = np.split(u_dot + params_dot["b"][:, None], 3)
+        (w_r, w_r_dot), (w_z, w_z_dot), (w_n, w_n_dot) = (
+            self.matrix.jvp(W, h, W_dot, h_dot)
+            for W, W_dot in zip(self.matrices(params), self.matrices(params_dot), strict=True)
+        )
+        r, r_dot = logistic_jvp(w_r + u_r, w_r_dot + u_r_dot)
+        z, z_dot = logistic_jvp(w_z + u_z, w_z_dot + u_z_dot)
+        q, q_dot = w_n + params["b_h"][:, None], w_n_dot + params_dot["b_h"][:, None]
+        n = np.tanh(u_n + r * q)
+        n_dot = (1 - n * n) * (u_n_dot + r_dot * q + r * q_dot)
+        h_dot = (1 - z) * n_dot + z * h_dot + z_dot * (h - n)
+        return ((1 - z) * n + z * h,), (h_dot,)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .. import compiled
-from ..activations import logistic
+from ..activations import logistic, logistic_jvp
 from ..compiled import ReadoutGradient
 from ..matrices import Dense, Matrix
 from ..sweeps import Array
@@ -20,6 +20,7 @@ from .cell import (
     checked_array,
     input_gradients,
     input_product,
+    input_product_jvp,
     matrix_gradient,
 )
 
@@ -131,7 +132,7 @@ class LSTM(Cell):
             finite.
         """
         check_params(params, self.shapes(), self.dtypes())
-        x = self._checked_input(x)
+        x = self.checked_input(x)
         self._check_reuse(reuse, LSTMSaved)
         if h0 is not None and not (isinstance(h0, tuple | list) and len(h0) == 2):
             raise ValueError(f"h0 must be the pair (h, c), got {type(h0).__name__}")
@@ -273,3 +274,33 @@ class LSTM(Cell):
         dz = dz.reshape(len(h), len(U), -1)  # (T, 4N, B)
         dU, dx = input_gradients(U, x, dz, input_gradient)
         return dW, dU, dz.sum(axis=(0, 2)), dx, dh_t, dc
+
+    def step_jvp(
+        self,
+        params: Mapping[str, Array],
+        x_t: NDArray[Any],
+        state: tuple[Array, ...],
+        params_dot: Mapping[str, Array],
+        x_t_dot: NDArray[Any] | None,
+        state_dot: tuple[Array, ...],
+    ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+        """Make one time step and tell how h and c move; see :meth:`Cell.step_jvp`."""
+        (h, c), (h_dot, c_dot) = state, state_dot
+        u, u_dot = input_product_jvp(params["U"], x_t, params_dot["U"], x_t_dot)
+        inputs = np.split(u + params["b"][:, None], 4)  # (N, B) each
+        inputs_dot = np.split(u_dot + params_dot["b"][:, None], 4)
+        gates = []
+        for k, W, W_dot in zip(
+            range(4), self.matrices(params), self.matrices(params_dot), strict=True
+        ):
+            z, z_dot = self.matrix.jvp(W, h, W_dot, h_dot)
+            gates.append((z + inputs[k], z_dot + inputs_dot[k]))
+        (i, i_dot), (f, f_dot) = logistic_jvp(*gates[0]), logistic_jvp(*gates[1])
+        g = np.tanh(gates[2][0])
+        g_dot = (1 - g * g) * gates[2][1]
+        o, o_dot = logistic_jvp(*gates[3])
+        c_dot = f_dot * c + f * c_dot + i_dot * g + i * g_dot
+        c = f * c + i * g
+        tanh_c = np.tanh(c)
+        h_dot = o_dot * tanh_c + o * (1 - tanh_c * tanh_c) * c_dot
+        return (o * tanh_c, c), (h_dot, c_dot)

@@ -19,6 +19,7 @@ from .cell import (
     check_params,
     input_gradients,
     input_product,
+    input_product_jvp,
     matrix_gradient,
 )
 
@@ -124,7 +125,7 @@ class RNN(Cell):
             finite.
         """
         check_params(params, self.shapes(), self.dtypes())
-        x = self._checked_input(x)
+        x = self.checked_input(x)
         self._check_reuse(reuse, RNNSaved)
         is_learned = self.learned_h0 and h0 is None
         h0 = self._initial_state(params, "h0", x.shape[-1], h0)
@@ -228,6 +229,24 @@ class RNN(Cell):
         dW = matrix_gradient(self.matrix, W, h0, h, dz)
         dU, dx = input_gradients(U, x, dz, input_gradient)
         return dW, dU, db, dx, g
+
+    def step_jvp(
+        self,
+        params: Mapping[str, Array],
+        x_t: NDArray[Any],
+        state: tuple[Array, ...],
+        params_dot: Mapping[str, Array],
+        x_t_dot: NDArray[Any] | None,
+        state_dot: tuple[Array, ...],
+    ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+        """Make one time step and tell how h moves; see :meth:`Cell.step_jvp`."""
+        (W,), (W_dot,) = self.matrices(params), self.matrices(params_dot)
+        (h,), (h_dot,) = state, state_dot
+        z, z_dot = self.matrix.jvp(W, h, W_dot, h_dot)
+        u, u_dot = input_product_jvp(params["U"], x_t, params_dot["U"], x_t_dot)
+        sigma_jvp = ACTIVATIONS[self.activation].jvp
+        h, h_dot = sigma_jvp(z + u, params["b"], z_dot + u_dot, params_dot["b"])
+        return (h,), (h_dot,)
 
 
 def KRU(

@@ -1,0 +1,425 @@
+"""Tangents and real-time recurrent learning: the same derivatives, derived a second time."""
+
+from functools import reduce
+
+import numpy as np
+import pytest
+
+import kru_ref as kru
+from kru_ref import losses
+from kru_ref.activations import ACTIVATIONS, logistic, logistic_jvp
+from kru_ref.adjoints import packed, unpacked
+from kru_ref.matrices import reflect, reflect_backward, reflect_jvp, turn, turn_backward, turn_jvp
+from kru_ref.unitary import soft_unitary_jvp
+
+N, D, M = 6, 2, 3
+SHAPES = [(1, 1), (2, 3), (9, 2)]  # (T, B)
+MATRICES = [
+    kru.Dense(),
+    kru.Kronecker(((1, 2), (2, 3), (3, 1)), "numpy"),
+    kru.RestrictedUnitary(),
+    kru.FullUnitary(),
+]
+CELLS = {
+    **{
+        f"rnn-{name}-{dtype}": lambda matrix, name=name, dtype=dtype: kru.RNN(
+            D, N, matrix, name, dtype
+        )
+        for name, dtype in [
+            ("modrelu", "float64"),
+            ("tanh", "float64"),
+            ("relu", "float64"),
+            ("identity", "float64"),
+            ("modrelu", "complex128"),
+            ("identity", "complex128"),
+        ]
+    },
+    "lstm": lambda matrix: kru.LSTM(D, N, matrix, "float64"),
+    "gru": lambda matrix: kru.GRU(D, N, matrix, "float64"),
+}
+
+
+def check_operation(rng, record_error, arguments, f, jvp, backward):
+    """Check that the tangent is the derivative of f, and the backward its adjoint.
+
+    f and jvp take dicts and return dicts; backward takes gradients of results.
+    """
+    results = f(arguments)
+    J = kru.Jacobian(arguments, results, jvp, backward)
+    report = kru.check_adjoint(J, rng)
+    record_error("adjoint of the tangent", report.error)
+    assert report, report
+
+    w = rng.standard_normal(J.shape[1])
+    step = 1e-6
+    at = packed(arguments, arguments)
+    plus, minus = (packed(f(unpacked(at + s * step * w, arguments)), results) for s in (1, -1))
+    np.testing.assert_allclose(J @ w, (plus - minus) / (2 * step), rtol=1e-6, atol=1e-7)
+
+
+def named(**arrays):
+    return {name: np.asarray(a) for name, a in arrays.items()}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+@pytest.mark.parametrize("B", [1, 4])
+def test_activations(rng, draw, name, dtype, B, record_error):
+    sigma = ACTIVATIONS[name]
+    if dtype == "complex128" and not sigma.on_complex:
+        with pytest.raises(TypeError, match="defined on real numbers only"):
+            kru.RNN(D, N, activation=name, dtype=dtype)
+        return
+    at = named(z=draw((5, B), dtype), b=rng.uniform(-0.5, 0.5, 5))
+    h = sigma.forward(at["z"], at["b"])
+    check_operation(
+        rng,
+        record_error,
+        at,
+        lambda p: {"h": sigma.forward(p["z"], p["b"])},
+        lambda dot: {"h": sigma.jvp(at["z"], at["b"], dot["z"], dot["b"])[1]},
+        lambda d: dict(zip("zb", sigma.backward(d["h"], h, at["b"]), strict=True)),
+    )
+    np.testing.assert_array_equal(sigma.jvp(at["z"], at["b"], at["z"], at["b"])[0], h)
+
+
+def test_modrelu_does_not_move_at_0():
+    zero = np.zeros((2, 1), complex)
+    h, h_dot = ACTIVATIONS["modrelu"].jvp(zero, np.array([0.5, -0.5]), zero + 1, np.ones(2))
+    assert not h.any()
+    assert not h_dot.any()
+
+
+def test_logistic(rng):
+    z, z_dot = rng.standard_normal((2, 5))
+    opened, moved = logistic_jvp(z, z_dot)
+    np.testing.assert_allclose(opened, 1 / (1 + np.exp(-z)), rtol=1e-14)
+    step = 1e-20j
+    np.testing.assert_allclose(moved, logistic(z + step * z_dot).imag / 1e-20, rtol=1e-12)
+
+
+@pytest.mark.parametrize("shapes", [[(2, 3), (5, 4), (1, 2)], [(3, 2)], [(2, 2)] * 4])
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+@pytest.mark.parametrize("columns", [(), (1,), (3,)])
+def test_kronecker_product(rng, draw, backend, shapes, dtype, columns, record_error):
+    rows = int(np.prod([Q for _, Q in shapes]))
+    at = {str(f): draw(shape, dtype) for f, shape in enumerate(shapes)}
+    at["x"] = draw((rows, *columns), dtype)
+
+    def split(p):
+        return [p[str(f)] for f in range(len(shapes))], p["x"]
+
+    def backward(d):
+        dfactors, dx = kru.kron_matvec_backward(*split(at), d["y"], backend)
+        return {**{str(f): dW for f, dW in enumerate(dfactors)}, "x": dx}
+
+    check_operation(
+        rng,
+        record_error,
+        at,
+        lambda p: {"y": kru.kron_matvec(*split(p), backend)},
+        lambda dot: {"y": kru.kron_matvec_jvp(*split(at), *split(dot))[1]},
+        backward,
+    )
+    y, y_dot = kru.kron_matvec_jvp(*split(at), *split(at))
+    factors, x = split(at)
+    dense = reduce(np.kron, factors) @ x
+    np.testing.assert_allclose(y, dense, rtol=1e-12, atol=1e-12)
+    # homogeneous of degree F + 1 in all arguments together
+    np.testing.assert_allclose(y_dot, (len(shapes) + 1) * dense, rtol=1e-12, atol=1e-12)
+
+
+def test_kronecker_tangents_must_fit(draw):
+    W, x = [draw((2, 3)), draw((2, 2))], draw((6, 2))
+    with pytest.raises(ValueError, match=r"tangents must have the shapes of factors and x"):
+        kru.kron_matvec_jvp(W, x, W, x[:, :1])
+    with pytest.raises(ValueError, match=r"got \[\(2, 2\), \(2, 3\)\]"):
+        kru.kron_matvec_jvp(W, x, W[::-1], x)
+    with pytest.raises(ValueError, match=r"x must have shape \(6,\)"):
+        kru.kron_matvec_jvp(W, x[:5], W, x[:5])
+
+
+def test_turn_and_reflect(rng, draw, record_error):
+    x, v, phase = draw((5, 3)), draw(5), rng.uniform(-4, 4, 5)
+    check_operation(
+        rng,
+        record_error,
+        named(phase=phase, x=x),
+        lambda p: {"y": turn(p["phase"], p["x"])},
+        lambda dot: {"y": turn_jvp(phase, x, dot["phase"], dot["x"])[1]},
+        lambda d: dict(
+            zip(("x", "phase"), turn_backward(phase, turn(phase, x), d["y"]), strict=True)
+        ),
+    )
+    check_operation(
+        rng,
+        record_error,
+        named(v=v, x=x),
+        lambda p: {"y": reflect(p["v"], p["x"])},
+        lambda dot: {"y": reflect_jvp(v, x, dot["v"], dot["x"])[1]},
+        lambda d: dict(zip("xv", reflect_backward(v, x, d["y"]), strict=True)),
+    )
+    np.testing.assert_allclose(reflect_jvp(v, x, v, x)[0], reflect(v, x), rtol=1e-13)
+
+
+@pytest.mark.parametrize("matrix", MATRICES, ids=str)
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+@pytest.mark.parametrize("B", [1, 3])
+def test_matrices(rng, draw, matrix, dtype, B, record_error):
+    drawn = matrix.init(N, rng, np.dtype(dtype))
+    at = {str(k): W + rng.uniform(-0.2, 0.2, W.shape) for k, W in enumerate(drawn)}
+    at["h"] = draw((N, B), dtype)
+
+    def split(p):
+        return [p[str(k)] for k in range(len(drawn))], p["h"]
+
+    def backward(d):
+        W, h = split(at)
+        dW = {str(k): g for k, g in enumerate(matrix.gradient(W, h, d["y"]))}
+        return dW | {"h": matrix.adjoint(W, d["y"])}
+
+    check_operation(
+        rng,
+        record_error,
+        at,
+        lambda p: {"y": matrix.matvec(*split(p))},
+        lambda dot: {"y": matrix.jvp(*split(at), *split(dot))[1]},
+        backward,
+    )
+    y, _ = matrix.jvp(*split(at), *split(at))
+    np.testing.assert_allclose(y, matrix.matvec(*split(at)), rtol=1e-12, atol=1e-13)
+
+
+def test_the_penalty(rng, draw, record_error):
+    at = {"0": draw((3, 2)), "1": draw((2, 4), "float64")}
+    check_operation(
+        rng,
+        record_error,
+        at,
+        lambda p: {"R": np.array(kru.soft_unitary([p["0"], p["1"]])[0])},
+        lambda dot: {"R": np.array(soft_unitary_jvp([*at.values()], [dot["0"], dot["1"]])[1])},
+        lambda d: {str(f): d["R"] * g for f, g in enumerate(kru.soft_unitary([*at.values()])[1])},
+    )
+    assert soft_unitary_jvp([*at.values()], [*at.values()])[0] == pytest.approx(
+        kru.soft_unitary([*at.values()])[0], rel=1e-14
+    )
+
+
+LOSSES = {
+    "softmax": (kru.softmax_cross_entropy, losses.softmax_cross_entropy_jvp),
+    "squared": (kru.mean_squared_error, losses.mean_squared_error_jvp),
+    "bernoulli": (kru.bernoulli_cross_entropy, losses.bernoulli_cross_entropy_jvp),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("last_only", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_losses(rng, name, last_only, masked, record_error):
+    T, B = 4, 3
+    loss, jvp = LOSSES[name]
+    time = () if last_only else (T,)
+    targets = {
+        "softmax": rng.integers(M, size=(*time, B)),
+        "squared": rng.standard_normal((*time, M, B)),
+        "bernoulli": rng.integers(2, size=(*time, M, B)).astype(float),
+    }[name]
+    mask = rng.integers(2, size=(*time, B)) if masked else None
+    if masked:
+        mask[..., 0] = 1
+    logits = rng.standard_normal((T, M, B))
+    check_operation(
+        rng,
+        record_error,
+        {"y": logits},
+        lambda p: {"L": np.array(loss(p["y"], targets, mask, last_only)[0])},
+        lambda dot: {"L": np.array(jvp(logits, dot["y"], targets, mask, last_only)[1])},
+        lambda d: {"y": d["L"] * loss(logits, targets, mask, last_only)[1]},
+    )
+    value, _ = jvp(logits, logits, targets, mask, last_only)
+    assert value == loss(logits, targets, mask, last_only)[0]
+    with pytest.raises(ValueError, match="logits_dot must have the shape of logits"):
+        jvp(logits, logits[:, :, :1], targets, mask, last_only)
+
+
+def moved(cell_or_model, rng):
+    params = cell_or_model.init(rng)
+    return {name: p + rng.uniform(-0.2, 0.2, p.shape) for name, p in params.items()}
+
+
+@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize("matrix", MATRICES, ids=str)
+@pytest.mark.parametrize(("T", "B"), SHAPES)
+def test_cells(rng, kind, matrix, T, B, record_error):
+    cell = CELLS[kind](matrix)
+    params, x = moved(cell, rng), rng.standard_normal((T, D, B))
+    at = params | {"x": x}
+    h, saved = cell.forward(params, x)
+
+    def backward(d):
+        grads, dx, _ = cell.backward(params, saved, d["h"])
+        return grads | {"x": dx}
+
+    def jvp(dot):
+        return {"h": cell.jvp(params, x, {k: dot[k] for k in params}, dot["x"])[1]}
+
+    def f(p):
+        return {"h": cell.forward({k: p[k] for k in params}, p["x"])[0]}
+
+    check_operation(rng, record_error, at, f, jvp, backward)
+    zeros = {k: np.zeros_like(p) for k, p in params.items()}
+    again, still = cell.jvp(params, x, zeros)
+    np.testing.assert_allclose(again, h, rtol=1e-12, atol=1e-13)
+    assert not still.any()
+
+
+@pytest.mark.parametrize("kind", ["rnn-modrelu-complex128", "lstm", "gru"])
+def test_a_given_state_moves(rng, kind, record_error):
+    cell = CELLS[kind](kru.Kronecker())
+    params, x = moved(cell, rng), rng.integers(D, size=(3, 2))
+    state = {name: rng.standard_normal((N, 2)).astype(cell.dtype) for name in cell.states}
+
+    def given(p):
+        parts = tuple(p[name] for name in cell.states)
+        return parts if len(parts) > 1 else parts[0]
+
+    zeros = {k: np.zeros_like(p) for k, p in params.items()}
+    _, saved = cell.forward(params, x, given(state))
+
+    def backward(d):
+        state_gradient = cell.backward(params, saved, d["h"])[2]
+        parts = state_gradient if isinstance(state_gradient, tuple) else (state_gradient,)
+        return dict(zip(cell.states, parts, strict=True))
+
+    check_operation(
+        rng,
+        record_error,
+        state,
+        lambda p: {"h": cell.forward(params, x, given(p))[0]},
+        lambda dot: {"h": cell.jvp(params, x, zeros, None, given(state), given(dot))[1]},
+        backward,
+    )
+    _, still = cell.jvp(params, x, zeros, None, given(state))
+    assert not still.any()
+
+
+def test_tangents_that_do_not_fit(rng):
+    cell = kru.KRU(D, N, dtype="complex128")
+    params, x = cell.init(rng), rng.standard_normal((3, D, 2))
+    with pytest.raises(ValueError, match=r"x_dot must have shape \(3, 2, 2\)"):
+        cell.jvp(params, x, params, x[:2])
+    with pytest.raises(ValueError, match="integers x do not move"):
+        cell.jvp(params, np.zeros((3, 2), int), params, x)
+    with pytest.raises(ValueError, match="h0_dot needs h0"):
+        cell.jvp(params, x, params, None, None, np.zeros((N, 2)))
+    with pytest.raises(ValueError, match="missing"):
+        cell.jvp(params, x, {"U": params["U"]})
+
+
+MODELS = {
+    "last step": lambda backend: kru.SequenceModel(
+        kru.KRU(D, N, dtype="complex128", backend=backend), M, last_only=True
+    ),
+    "complex": lambda backend: kru.SequenceModel(
+        kru.KRU(D, N, ((1, 2), (2, 3), (3, 1)), dtype="complex128", backend=backend), M
+    ),
+    "layers": lambda backend: kru.SequenceModel(
+        [
+            kru.KRU(D, N, dtype="complex128", backend=backend),
+            kru.LSTM(2 * N, 4, kru.Kronecker(backend=backend), "float64"),
+            kru.GRU(4, N, kru.RestrictedUnitary(), "float64"),
+        ],
+        M,
+        dropout=0.3,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize(("T", "B"), SHAPES)
+def test_models(rng, kind, T, B, backend, record_error):
+    """With layers and dropout: the same generator drops the same states."""
+    model = MODELS[kind](backend)
+    params, x = moved(model, rng), rng.standard_normal((T, D, B))
+    drop = lambda: np.random.default_rng(3)  # noqa: E731
+    logits, saved = model.forward(params, x, rng=drop())
+    check_operation(
+        rng,
+        record_error,
+        params,
+        lambda p: {"y": model.forward(p, x, rng=drop())[0]},
+        lambda dot: {"y": model.jvp(params, x, dot, rng=drop())[1]},
+        lambda d: model.backward(params, saved, d["y"]),
+    )
+    again, _ = model.jvp(params, x, params, rng=drop())
+    np.testing.assert_allclose(again, logits, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize(("T", "B"), SHAPES)
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_real_time_recurrent_learning(rng, kind, T, B, one_hot, backend, record_error):
+    model = MODELS[kind](backend)
+    params = moved(model, rng)
+    x = rng.integers(D, size=(T, B)) if one_hot else rng.standard_normal((T, D, B))
+    logits, saved = model.forward(params, x)
+    dlogits = rng.standard_normal(logits.shape)
+    grads = model.backward(params, saved, dlogits)
+    forward = kru.rtrl(model, params, x, dlogits)
+    for name, g in grads.items():
+        error = np.abs(g - forward[name]).max() / max(np.abs(g).max(), 1e-3)
+        record_error(f"real-time recurrent learning, {backend}", error)
+        assert error < 1e-12, name
+
+
+@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize("matrix", MATRICES, ids=str)
+def test_real_time_recurrent_learning_of_every_cell(rng, kind, matrix, record_error):
+    model = kru.SequenceModel(CELLS[kind](matrix), M)
+    params, x = moved(model, rng), rng.standard_normal((4, D, 2))
+    logits, saved = model.forward(params, x)
+    dlogits = rng.standard_normal(logits.shape)
+    grads, forward = model.backward(params, saved, dlogits), kru.rtrl(model, params, x, dlogits)
+    for name, g in grads.items():
+        error = np.abs(g - forward[name]).max() / max(np.abs(g).max(), 1e-3)
+        record_error("real-time recurrent learning, numpy", error)
+        assert error < 1e-12, name
+
+
+def test_the_gradient_is_known_at_each_step(rng):
+    """What it says of the first steps is the gradient of a sequence that ends there."""
+    model = kru.SequenceModel(kru.KRU(D, N, dtype="complex128"), M)
+    params, x = moved(model, rng), rng.standard_normal((5, D, 2))
+    h0 = rng.standard_normal((N, 2)) + 1j
+    for given in (None, h0):
+        learning = kru.RealTimeLearning(model, params, 2, given)
+        for t in range(5):
+            logits = learning.step(x[t])
+            whole, saved = model.forward(params, x[: t + 1], given)
+            np.testing.assert_allclose(logits, whole[-1], rtol=1e-12)
+            dlogits = np.zeros_like(whole)
+            dlogits[-1] = rng.standard_normal((M, 2))
+            grads = model.backward(params, saved, dlogits)
+            for name, g in learning.gradient(dlogits[-1]).items():
+                np.testing.assert_allclose(g, grads[name], rtol=1e-10, atol=1e-12)
+
+
+def test_real_time_learning_of_what_does_not_fit(rng):
+    model = kru.SequenceModel(kru.KRU(D, N, dtype="complex128"), M)
+    params, x = model.init(rng), rng.standard_normal((5, D, 2))
+    with pytest.raises(ValueError, match=r"dlogits must have the shape of logits, \(5, 3, 2\)"):
+        kru.rtrl(model, params, x, np.zeros((4, M, 2)))
+    with pytest.raises(ValueError, match=r"x must have shape \(T, D, B\)"):
+        kru.RealTimeLearning(model, params, 2).step(np.zeros((D + 1, 2)))
+
+
+def test_packing_is_strict():
+    like = {"a": np.zeros(2), "z": np.zeros((1, 2), complex)}
+    vector = np.arange(6.0)
+    np.testing.assert_array_equal(packed(unpacked(vector, like), like), vector)
+    with pytest.raises(ValueError, match="expected arrays"):
+        packed({"a": np.zeros(2)}, like)
+    with pytest.raises(ValueError, match=r"a must have shape \(2,\)"):
+        packed(like | {"a": np.zeros(3)}, like)
+    with pytest.raises(TypeError, match="a must be real"):
+        packed(like | {"a": np.zeros(2, complex)}, like)
