@@ -121,7 +121,7 @@ def check_gradient(
     ----------
     f : callable
         The loss, a function of a dict of arrays that returns a real number; for "complex-step" one
-        that also takes complex numbers for real ones, and then returns a complex one.
+        that takes complex numbers for real ones, and returns a complex one.
     params : mapping of str to ndarray
         Where the gradient was taken; any real or complex arrays.
     grads : mapping of str to ndarray
@@ -185,7 +185,10 @@ def check_gradient(
     single = any(p.dtype.name in ("float32", "complex64") for p in params.values())
     if tolerance is None:
         tolerance = TOLERANCES[method][single]
-    value = _real(f(dict(params)))
+    if method == "complex-step":
+        value = _complex(f({name: p.astype(np.complex128) for name, p in params.items()})).real
+    else:
+        value = _real(f(dict(params)))
     largest = {name: float(np.max(np.abs(g), initial=0)) for name, g in grads.items()}
     eps = max(float(np.finfo(p.dtype).eps) for p in params.values())
     rounding = {"central": eps ** (2 / 3), "richardson": eps ** (6 / 7), "complex-step": eps}

@@ -2,7 +2,8 @@
 
 All average over the T·B steps of a batch. A mask (T, B) gives each step a weight, 0 for
 one that does not count, whatever it holds; the average is then over the sum of the weights. With
-``last_only`` the targets belong to the last step alone and have no time axis.
+``last_only`` the targets belong to the last step alone and have no time axis. Logits are real; with
+the imaginary parts of a complex step, below 1e-12, the loss is continued analytically.
 """
 
 from collections.abc import Callable
@@ -12,6 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .activations import logistic
+
+# Imaginary parts above are no complex step, but a mistake.
+LARGEST_COMPLEX_STEP = 1e-12
 
 Real = NDArray[np.floating]
 Loss = Callable[..., tuple[float, Real]]
@@ -56,7 +60,7 @@ def softmax_cross_entropy(
             f"targets must be classes from 0 to {M - 1} ({M} outputs), "
             f"got {targets.min()} to {targets.max()}"
         )
-    shifted = steps - steps.max(axis=1, keepdims=True)
+    shifted = steps - steps.real.max(axis=1, keepdims=True)
     exp = np.exp(shifted)
     total = exp.sum(axis=1)  # (T, B)
     at_target = np.take_along_axis(shifted, targets[:, None], axis=1)[:, 0]  # (T, B)
@@ -173,10 +177,11 @@ def bernoulli_cross_entropy(
     if targets.min() < 0 or targets.max() > 1:
         raise ValueError(f"targets must lie in [0, 1], got {targets.min()} to {targets.max()}")
     t = targets.astype(steps.dtype)
-    small = np.exp(-np.abs(steps))
+    positive = steps.real > 0
+    small = np.exp(np.where(positive, -steps, steps))
     likelier, rarer = 1 / (1 + small), small / (1 + small)
-    p, q = np.where(steps > 0, likelier, rarer), np.where(steps > 0, rarer, likelier)
-    values = np.maximum(steps, 0) - t * steps + np.log1p(small)
+    p, q = np.where(positive, likelier, rarer), np.where(positive, rarer, likelier)
+    values = np.where(positive, steps, 0) - t * steps + np.log1p(small)
     return _average(np.sum(values, axis=1), p * (1 - t) - q * t, weights, logits)
 
 
@@ -201,7 +206,8 @@ def _steps(
     logits, targets = np.asarray(logits), np.asarray(targets)
     if logits.ndim != 3 or logits.size == 0:
         raise ValueError(f"logits must be a non-empty (T, M, B), got shape {logits.shape}")
-    if logits.dtype.kind != "f":
+    is_step = np.iscomplexobj(logits) and np.abs(logits.imag).max() < LARGEST_COMPLEX_STEP
+    if logits.dtype.kind != "f" and not is_step:
         raise TypeError(f"logits must be real floating-point numbers, got {logits.dtype}")
     steps = logits[-1:] if last_only else logits
     shape = (len(steps), steps.shape[-1])
@@ -237,7 +243,7 @@ def _average(values: Real, gradient: Real, weights: Real, logits: ArrayLike) -> 
 
 def _weighted(values: Real, weights: Real) -> float:
     """Average over steps (T, B); one that does not count stays out even where it is not finite."""
-    return float(np.sum(np.where(weights > 0, values, 0) * weights))
+    return np.sum(np.where(weights > 0, values, 0) * weights).item()
 
 
 def _moved(logits: ArrayLike, logits_dot: ArrayLike) -> Real:

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from .. import compiled
 from ..compiled import ReadoutGradient
 from ..kronecker import check_dtype
-from ..matrices import Matrix, glorot_uniform
+from ..matrices import Matrix, RestrictedUnitary, glorot_uniform
 from ..sweeps import Array
 from ..unitary import check_rng
 
@@ -161,6 +161,52 @@ class Cell(ABC):
         input_gradient: bool = True,
     ) -> tuple[Params, Array | None, Any]:
         """Back-propagate through time; return the gradients of params, of x and of the state."""
+
+    def continued(self, params: Mapping[str, Array], x: ArrayLike) -> Array:
+        """Run a real cell on complex numbers: the analytic continuation of :meth:`forward`.
+
+        For the complex-step method, whose numbers leave the real line by 1e-20 i. The NumPy
+        loop of forward itself, in double precision.
+
+        Parameters
+        ----------
+        params : mapping of str to ndarray
+            Those of :meth:`init` by names and shapes; any of them complex.
+        x : array_like, shape (T, D, B), real or complex, or integers (T, B)
+
+        Returns
+        -------
+        h : ndarray of complex128, shape (T, N, B)
+
+        Raises
+        ------
+        TypeError
+            A complex cell, modReLU or RestrictedUnitary: not analytic in their real numbers.
+        ValueError
+            Parameters of other names or shapes.
+        """
+        if self.is_complex or getattr(self, "activation", None) == "modrelu":
+            raise TypeError(
+                "a complex cell and modReLU have no analytic continuation: they take moduli"
+            )
+        if isinstance(self.matrix, RestrictedUnitary):
+            raise TypeError(
+                "RestrictedUnitary has no analytic continuation: it reads a real state as the "
+                "two parts of a complex one"
+            )
+        check_params(params, self.shapes(), {name: p.dtype for name, p in params.items()})
+        x = np.asarray(x)
+        if np.iscomplexobj(x):
+            self.checked_input(x.real)
+        else:
+            x = self.checked_input(x)
+        return self._continued(params, x, self.initial_states(params, x.shape[-1], None))
+
+    @abstractmethod
+    def _continued(
+        self, params: Mapping[str, Array], x: NDArray[Any], state: tuple[Array, ...]
+    ) -> Array:
+        """Run the NumPy loop of forward on complex numbers."""
 
     @abstractmethod
     def step_jvp(

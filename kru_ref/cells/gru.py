@@ -259,6 +259,15 @@ class GRU(Cell):
         dU, dx = input_gradients(U, x, dz, input_gradient)
         return dW, dU, dz.sum(axis=(0, 2)), d[:, 3].sum(axis=(0, 2)), dx, dh_t
 
+    def _continued(
+        self, params: Mapping[str, Array], x: NDArray[Any], state: tuple[Array, ...]
+    ) -> Array:
+        h = np.empty((len(x), *state[0].shape), np.complex128)
+        gates = np.empty((len(x), 4, *state[0].shape), np.complex128)
+        W, U, b = self.matrices(params), params["U"], params["b"]
+        self._forward(W, U, b, params["b_h"], x, state[0], h, gates)
+        return h
+
     def step_jvp(
         self,
         params: Mapping[str, Array],

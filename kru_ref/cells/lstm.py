@@ -168,7 +168,7 @@ class LSTM(Cell):
     ) -> None:
         for t in range(len(x)):
             z = np.concatenate([self.matrix.matvec(W_k, h_t) for W_k in W])  # (4N, B)
-            z += input_product(U, x[t]) + b[:, None]
+            z = z + input_product(U, x[t]) + b[:, None]
             z_i, z_f, z_g, z_o = z.reshape(gates[t].shape)
             i, f, g, o = logistic(z_i), logistic(z_f), np.tanh(z_g), logistic(z_o)
             c_t = f * c_t + i * g
@@ -274,6 +274,15 @@ class LSTM(Cell):
         dz = dz.reshape(len(h), len(U), -1)  # (T, 4N, B)
         dU, dx = input_gradients(U, x, dz, input_gradient)
         return dW, dU, dz.sum(axis=(0, 2)), dx, dh_t, dc
+
+    def _continued(
+        self, params: Mapping[str, Array], x: NDArray[Any], state: tuple[Array, ...]
+    ) -> Array:
+        h, c = np.empty((2, len(x), *state[0].shape), np.complex128)
+        gates = np.empty((len(x), 4, *state[0].shape), np.complex128)
+        W, U, b = self.matrices(params), params["U"], params["b"]
+        self._forward(W, U, b, x, state[0], state[1], h, c, gates)
+        return h
 
     def step_jvp(
         self,

@@ -136,13 +136,16 @@ class RNN(Cell):
             compiled.forward(W, U, b, self.activation, x, h0, h)
             return h, RNNSaved(x, h0, h, is_learned)
 
-        sigma = ACTIVATIONS[self.activation].forward
-        previous = h0
-        for t in range(len(x)):
-            z = self.matrix.matvec(W, previous)
-            z += input_product(U, x[t])
-            h[t] = previous = sigma(z, b)
+        self._forward(W, U, b, x, h0, h)
         return h, RNNSaved(x, h0, h, is_learned)
+
+    def _forward(
+        self, W: list[Array], U: Array, b: Array, x: NDArray[Any], h_t: Array, h: Array
+    ) -> None:
+        sigma = ACTIVATIONS[self.activation].forward
+        for t in range(len(x)):
+            h_t = sigma(self.matrix.matvec(W, h_t) + input_product(U, x[t]), b)
+            h[t] = h_t
 
     def backward(
         self,
@@ -229,6 +232,14 @@ class RNN(Cell):
         dW = matrix_gradient(self.matrix, W, h0, h, dz)
         dU, dx = input_gradients(U, x, dz, input_gradient)
         return dW, dU, db, dx, g
+
+    def _continued(
+        self, params: Mapping[str, Array], x: NDArray[Any], state: tuple[Array, ...]
+    ) -> Array:
+        (W,) = self.matrices(params)
+        h = np.empty((len(x), *state[0].shape), np.complex128)
+        self._forward(W, params["U"], params["b"], x, state[0], h)
+        return h
 
     def step_jvp(
         self,
