@@ -5,6 +5,7 @@ Needs tyro, which turns a dataclass and its comments into options and their help
 
 import argparse
 import dataclasses
+import importlib.util
 import math
 import shlex
 import sys
@@ -15,8 +16,8 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from . import datasets, show_config, training
-from .backend import Backend, resolve
+from . import datasets, gradcheck, show_config, training
+from .backend import Backend, kernels, reason, resolve
 from .cells import KRU, Cell
 from .extras import require
 from .gradients import GradientReport, check_gradient
@@ -186,8 +187,11 @@ class Params:
 
 @dataclass(frozen=True)
 class Gradcheck:
-    """Check every gradient of a small model against finite differences."""
+    """Check every gradient of a small model against finite differences, or all of all models."""
 
+    # Check every cell over every matrix on every backend, against the complex step, finite
+    # differences, real-time recurrent learning, and PyTorch and JAX where they are installed.
+    all: bool = False
     # Recurrent cell; rnn over kronecker is the KRU.
     cell: Literal["rnn", "lstm", "gru"] = "rnn"
     # Recurrent matrix.
@@ -211,7 +215,9 @@ class Gradcheck:
     seed: int = 0
 
     def run(self) -> int:
-        """Print the report; 1 if a gradient is wrong."""
+        """Print the report or the table; 1 if a gradient is wrong."""
+        if self.all:
+            return self.table()
         report = self.report()
         what = f"{self.cell} over {self.matrix}"
         if self.cell == "rnn":
@@ -219,6 +225,22 @@ class Gradcheck:
         print(f"{what}, {self._dtype}, backend {resolve(self.backend)}")
         print(report)
         return 0 if report else 1
+
+    def table(self) -> int:
+        """Print a row for each cell, matrix and backend; return 1 if one is wrong."""
+        print(gradcheck.header(), flush=True)
+        passed = True
+        for subject in gradcheck.subjects():
+            row = gradcheck.check(subject, np.random.default_rng(self.seed))
+            passed = passed and row.passed
+            print(gradcheck.line(row), flush=True)
+        missing = [name for name in ("torch", "jax") if not importlib.util.find_spec(name)]
+        for name in missing:
+            print(f"not checked against {name}: it is not installed")
+        if kernels is None:
+            print(f"the compiled kernels were not checked: {reason}")
+        print("passed" if passed else "FAILED")
+        return 0 if passed else 1
 
     def report(self) -> GradientReport:
         """Check softmax cross-entropy with the unitary penalty.

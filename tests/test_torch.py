@@ -17,100 +17,6 @@ def dense_kron(factors):
     return reduce(torch.kron, factors)
 
 
-def activation(name, z, b):
-    b = b[:, None]
-    if name == "modrelu":
-        r = z.abs()
-        return torch.relu(r + b) * z / r
-    return {"tanh": torch.tanh, "relu": torch.relu, "identity": lambda v: v}[name](z + b)
-
-
-def torch_logits(model, p, x):
-    """Run the whole model, written with a dense W and autograd."""
-    cell = model.cell
-    W = dense_kron([p[f"cell.{name}"] for name in cell.matrix_names])
-    h = p["cell.h0"][:, None].expand(-1, x.shape[-1])
-    logits = []
-    for x_t in x:
-        h = activation(cell.activation, W @ h + p["cell.U"] @ x_t.to(W.dtype), p["cell.b"])
-        features = torch.cat([h.real, h.imag]) if cell.is_complex else h
-        logits.append(p["readout.V"] @ features + p["readout.c"][:, None])
-    return torch.stack(logits)
-
-
-def torch_loss(name, logits, targets):
-    if name == "softmax":
-        return torch.nn.functional.cross_entropy(logits, targets)
-    if name == "squared":
-        return torch.nn.functional.mse_loss(logits, targets)
-    steps = logits.shape[0] * logits.shape[2]
-    function = torch.nn.functional.binary_cross_entropy_with_logits
-    return function(logits, targets, reduction="sum") / steps
-
-
-LOSSES = {
-    "softmax": kru.softmax_cross_entropy,
-    "squared": kru.mean_squared_error,
-    "bernoulli": kru.bernoulli_cross_entropy,
-}
-
-
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize(
-    ("name", "dtype"),
-    [
-        ("modrelu", "float64"),
-        ("tanh", "float64"),
-        ("relu", "float64"),
-        ("identity", "float64"),
-        ("modrelu", "complex128"),
-        ("identity", "complex128"),
-    ],
-)
-@pytest.mark.parametrize("factors", [((2, 3), (3, 2), (2, 2)), ((1, 4), (12, 3)), None, "dense"])
-@pytest.mark.parametrize(("T", "B"), [(1, 1), (2, 5), (17, 3)])
-def test_gradients_of_the_model(rng, backend, factors, name, dtype, loss, T, B, record_error):
-    if factors == "dense":
-        cell = kru.RNN(D, N, kru.Dense(), name, dtype)
-    else:
-        cell = kru.KRU(D, N, factors, name, dtype, backend=backend)
-    model = kru.SequenceModel(cell, M)
-    params = model.init(rng)
-    params["cell.b"] = rng.uniform(-0.2, 0.2, N)
-    for key in cell.matrix_names:  # away from unitary, where the penalty has no gradient
-        params[f"cell.{key}"] = params[f"cell.{key}"] * rng.uniform(0.7, 1.3)
-    x = rng.standard_normal((T, D, B))
-    targets = {
-        "softmax": rng.integers(M, size=(T, B)),
-        "squared": rng.standard_normal((T, M, B)),
-        "bernoulli": rng.integers(2, size=(T, M, B)).astype(float),
-    }[loss]
-
-    logits, saved = model.forward(params, x)
-    value, dlogits = LOSSES[loss](logits, targets)
-    grads = model.backward(params, saved, dlogits)
-    penalty, dW = model.penalty(params)
-    for key, g in dW.items():
-        grads[key] = grads[key] + 0.7 * g
-
-    p = {k: torch.tensor(v, requires_grad=True) for k, v in params.items()}
-    expected = torch_logits(model, p, torch.tensor(x))
-    np.testing.assert_allclose(logits, expected.detach(), rtol=1e-11, atol=1e-12)
-    expected_loss = torch_loss(loss, expected, torch.tensor(targets))
-    assert value == pytest.approx(expected_loss.item(), rel=1e-12)
-    unitary = sum(
-        torch.linalg.matrix_norm(W.mH @ W - torch.eye(W.shape[1])) ** 2
-        for W in (p[f"cell.{key}"] for key in cell.matrix_names)
-    )
-    assert penalty == pytest.approx(unitary.item(), rel=1e-12)
-    (expected_loss + 0.7 * unitary).backward()
-    for key, g in grads.items():
-        wanted = p[key].grad.numpy()
-        error = np.abs(g - wanted).max() / max(np.abs(wanted).max(), 1e-3)
-        record_error(f"PyTorch autograd, {backend}", error)
-        assert error < 1e-11, key
-
-
 MODULES = {
     "rnn-tanh": (lambda *a: torch.nn.RNN(*a), lambda *a: kru.RNN(*a, activation="tanh")),
     "rnn-relu": (
@@ -188,18 +94,6 @@ def test_modules_of_pytorch(rng, kind, T, B, layers, record_error):
         assert error < 1e-11, name
 
 
-FACTORS = [((2, 3), (3, 2), (2, 2)), ((1, 4), (12, 3)), None]
-CELLS = {
-    "rnn-modrelu": lambda matrix: kru.RNN(D, N, matrix, "modrelu", "float64"),
-    "rnn-tanh": lambda matrix: kru.RNN(D, N, matrix, "tanh", "float64"),
-    "rnn-relu": lambda matrix: kru.RNN(D, N, matrix, "relu", "float64"),
-    "rnn-modrelu-complex": lambda matrix: kru.RNN(D, N, matrix, "modrelu", "complex128"),
-    "rnn-identity-complex": lambda matrix: kru.RNN(D, N, matrix, "identity", "complex128"),
-    "lstm": lambda matrix: kru.LSTM(D, N, matrix, "float64"),
-    "gru": lambda matrix: kru.GRU(D, N, matrix, "float64"),
-}
-
-
 def restricted_unitary(phases, v, h):
     """Write D_3 R_2 F^-1 D_2 Π R_1 F D_1 h as its paper does; a real h is N/2 complex numbers."""
     half = len(h) // 2
@@ -216,78 +110,6 @@ def restricted_unitary(phases, v, h):
     x = reflected(v[1], torch.fft.ifft(turned(phases[1], x), dim=0, norm="ortho"))
     y = turned(phases[2], x)
     return y if h.is_complex() else torch.cat([y.real, y.imag])
-
-
-def torch_states(cell, p, x):
-    """Run a cell of any kind over any matrix, time step by time step."""
-    gates = [
-        [p[name] for name in cell.matrix_names if name.startswith(prefix)]
-        for prefix in (f"W{gate}" for gate in cell.gate_names)
-    ]
-
-    def recurrent(k, h):
-        if isinstance(cell.matrix, kru.Kronecker):
-            return dense_kron(gates[k]) @ h
-        if isinstance(cell.matrix, kru.RestrictedUnitary):
-            return restricted_unitary(*gates[k], h)
-        return gates[k][0] @ h
-
-    B = x.shape[-1]
-    h = p["h0"][:, None].expand(-1, B)
-    c = p["c0"][:, None].expand(-1, B) if isinstance(cell, kru.LSTM) else None
-    states = []
-    for x_t in x:
-        z = p["U"] @ x_t.to(p["U"].dtype)
-        if isinstance(cell, kru.RNN):
-            h = activation(cell.activation, recurrent(0, h) + z, p["b"])
-        elif isinstance(cell, kru.LSTM):
-            z = z + p["b"][:, None] + torch.cat([recurrent(k, h) for k in range(4)])
-            i, f, g, o = z.chunk(4)
-            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-            h = o.sigmoid() * c.tanh()
-        else:
-            z_r, z_z, z_n = (z + p["b"][:, None]).chunk(3)
-            r, keep = (z_r + recurrent(0, h)).sigmoid(), (z_z + recurrent(1, h)).sigmoid()
-            n = (z_n + r * (recurrent(2, h) + p["b_h"][:, None])).tanh()
-            h = (1 - keep) * n + keep * h
-        states.append(h)
-    return torch.stack(states)
-
-
-def check_against_autograd(rng, cell, T, B, record_error, which):
-    params = {k: v + rng.uniform(-0.2, 0.2, v.shape) for k, v in cell.init(rng).items()}
-    x, dh = rng.standard_normal((T, D, B)), rng.standard_normal((T, N, B)).astype(cell.dtype)
-    if cell.is_complex:
-        dh += 1j * rng.standard_normal((T, N, B))
-    h, saved = cell.forward(params, x)
-    grads, dx, _ = cell.backward(params, saved, dh)
-
-    p = {k: torch.tensor(v, requires_grad=True) for k, v in params.items()}
-    inputs = torch.tensor(x, requires_grad=True)
-    expected = torch_states(cell, p, inputs)
-    np.testing.assert_allclose(h, expected.detach(), rtol=1e-11, atol=1e-12)
-    expected.backward(torch.tensor(dh))
-    wanted = {"x": inputs.grad.numpy()} | {name: p[name].grad.numpy() for name in params}
-    assert grads.keys() == params.keys()
-    for name, g in ({"x": dx} | grads).items():
-        error = np.abs(g - wanted[name]).max() / max(np.abs(wanted[name]).max(), 1e-3)
-        record_error(f"PyTorch autograd, {which}", error)
-        assert error < 1e-11, name
-
-
-@pytest.mark.parametrize("kind", CELLS)
-@pytest.mark.parametrize("factors", FACTORS)
-@pytest.mark.parametrize(("T", "B"), [(1, 1), (2, 5), (17, 3)])
-def test_every_cell_over_kronecker(rng, kind, factors, T, B, backend, record_error):
-    cell = CELLS[kind](kru.Kronecker(factors, backend))
-    check_against_autograd(rng, cell, T, B, record_error, f"every cell, {backend}")
-
-
-@pytest.mark.parametrize("kind", CELLS)
-@pytest.mark.parametrize("matrix", [kru.Dense(), kru.RestrictedUnitary(), kru.FullUnitary()])
-@pytest.mark.parametrize(("T", "B"), [(1, 1), (2, 5), (17, 3)])
-def test_every_cell_over_other_matrices(rng, kind, matrix, T, B, record_error):
-    check_against_autograd(rng, CELLS[kind](matrix), T, B, record_error, "every cell")
 
 
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])

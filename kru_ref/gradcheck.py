@@ -1,0 +1,194 @@
+"""Every gradient against every oracle: the table of ``kru-ref gradcheck --all``."""
+
+import importlib.util
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from . import oracles
+from .backend import kernels
+from .cells import GRU, LSTM, RNN, Cell, Params
+from .gradients import check_gradient
+from .matrices import Dense, FullUnitary, Kronecker, Matrix, RestrictedUnitary
+from .model import SequenceModel
+from .oracles import Problem
+from .rtrl import rtrl
+from .sweeps import Array
+
+D, N, M = 2, 6, 3
+FACTORS = ((1, 2), (2, 3), (3, 1))
+STRENGTH = 0.3
+# (T, B), a loss, and whether there are a mask and one-hot input
+BATCHES = [
+    (1, 1, "softmax", False, False),
+    (2, 5, "bernoulli", True, False),
+    (17, 3, "squared", True, False),
+    (5, 2, "softmax", True, True),
+]
+# Largest relative error that passes.
+LIMITS = {
+    "complex step": 1e-12,
+    "differences": 1e-7,
+    "RTRL": 1e-12,
+    "PyTorch": 1e-11,
+    "JAX": 1e-11,
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A cell over a matrix, on one of the backends."""
+
+    name: str
+    cell: Cell
+    backend: str
+
+
+class Row(NamedTuple):
+    """The largest errors of a subject's gradients; an oracle that does not apply is left out."""
+
+    subject: Subject
+    errors: dict[str, float]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no oracle contradicts."""
+        return all(error <= LIMITS[oracle] for oracle, error in self.errors.items())
+
+
+def subjects() -> Iterator[Subject]:
+    """Yield every cell over every matrix, in double precision, on every backend there is."""
+    matrices: list[tuple[str, Matrix, str]] = [("Kronecker", Kronecker(FACTORS, "numpy"), "numpy")]
+    if kernels is not None:
+        matrices.append(("Kronecker", Kronecker(FACTORS, "cython"), "cython"))
+    others: tuple[Matrix, ...] = (Dense(), RestrictedUnitary(), FullUnitary())
+    for matrix in others:
+        matrices.append((type(matrix).__name__, matrix, "numpy"))
+    makers: dict[str, Callable[[Matrix], Cell]] = {
+        "RNN modrelu": lambda W: RNN(D, N, W, "modrelu", "float64"),
+        "RNN tanh": lambda W: RNN(D, N, W, "tanh", "float64"),
+        "RNN relu": lambda W: RNN(D, N, W, "relu", "float64"),
+        "RNN identity": lambda W: RNN(D, N, W, "identity", "float64"),
+        "RNN modrelu, complex": lambda W: RNN(D, N, W, "modrelu", "complex128"),
+        "RNN identity, complex": lambda W: RNN(D, N, W, "identity", "complex128"),
+        "LSTM": lambda W: LSTM(D, N, W, "float64"),
+        "GRU": lambda W: GRU(D, N, W, "float64"),
+    }
+    for (cell, make), (name, matrix, backend) in itertools.product(makers.items(), matrices):
+        yield Subject(f"{cell} over {name}", make(matrix), backend)
+
+
+def check(subject: Subject, rng: np.random.Generator, every_loss: bool = False) -> Row:
+    """Return the largest error of each oracle, over batches, masks, losses and parameters.
+
+    Parameters
+    ----------
+    subject : Subject
+    rng : numpy.random.Generator
+        Draws parameters, input and targets.
+    every_loss : bool
+        Whether each batch meets each loss.
+    """
+    model = SequenceModel(subject.cell, M)
+    errors: dict[str, float] = {}
+    for T, B, loss, masked, one_hot in BATCHES:
+        for name in oracles.LOSSES if every_loss else (loss,):
+            problem, params = draw(model, rng, T, B, name, masked, one_hot)
+            for oracle, error in compare(problem, params).items():
+                errors[oracle] = max(errors.get(oracle, 0.0), error)
+    return Row(subject, errors)
+
+
+def draw(
+    model: SequenceModel,
+    rng: np.random.Generator,
+    T: int,
+    B: int,
+    loss: str,
+    masked: bool,
+    one_hot: bool,
+) -> tuple[Problem, Params]:
+    """Draw a batch, and parameters away from where a model starts: there b is 0, W unitary."""
+    params = {}
+    for name, p in model.init(rng).items():
+        noise = rng.uniform(-0.2, 0.2, (2, *p.shape))
+        params[name] = p + (noise[0] + 1j * noise[1] if np.iscomplexobj(p) else noise[0])
+    x = rng.integers(D, size=(T, B)) if one_hot else rng.standard_normal((T, D, B))
+    targets = {
+        "softmax": rng.integers(M, size=(T, B)),
+        "squared": rng.standard_normal((T, M, B)),
+        "bernoulli": rng.integers(2, size=(T, M, B)).astype(float),
+    }[loss]
+    mask = rng.integers(2, size=(T, B)).astype(float) if masked else None
+    if mask is not None:
+        mask[0] = 1
+    return Problem(model, x, targets, loss, mask, STRENGTH), params
+
+
+def compare(problem: Problem, params: Params) -> dict[str, float]:
+    """Return the largest relative error of a gradient against each oracle that applies."""
+    model, function = problem.model, oracles.LOSSES[problem.loss]
+    logits, saved = model.forward(params, problem.x)
+    _, dlogits = function(logits, problem.targets, problem.mask)
+    of_the_loss = model.backward(params, saved, dlogits)
+    grads = problem.gradient(params)
+    errors = {}
+    if is_analytic(model):
+        report = check_gradient(
+            lambda p: function(model.continued(p, problem.x), problem.targets, problem.mask)[0],
+            params,
+            of_the_loss,
+            method="complex-step",
+        )
+        errors["complex step"] = report.max_error
+    report = check_gradient(
+        problem.value, params, grads, method="richardson", tolerance=LIMITS["differences"]
+    )
+    errors["differences"] = report.max_error
+    errors["RTRL"] = relative_error(of_the_loss, rtrl(model, params, problem.x, dlogits))
+    if importlib.util.find_spec("torch"):
+        errors["PyTorch"] = relative_error(grads, oracles.pytorch(problem, params)[1])
+    if importlib.util.find_spec("jax"):
+        errors["JAX"] = relative_error(grads, oracles.jax(problem, params)[1])
+    return errors
+
+
+def is_analytic(model: SequenceModel) -> bool:
+    """Tell whether the complex step applies."""
+    return not any(
+        cell.is_complex
+        or getattr(cell, "activation", "") == "modrelu"
+        or isinstance(cell.matrix, RestrictedUnitary)
+        for cell in model.cells
+    )
+
+
+def relative_error(grads: Mapping[str, Array], wanted: Mapping[str, Array]) -> float:
+    """Return the largest difference of all parameters' gradients.
+
+    Relative to the largest entry of the parameter's, or to a thousandth of the largest of all.
+    """
+    floor = 1e-3 * max(float(np.abs(g).max()) for g in wanted.values())
+    return max(
+        float(np.abs(g - wanted[name]).max() / max(np.abs(wanted[name]).max(), floor))
+        for name, g in grads.items()
+    )
+
+
+def header() -> str:
+    """Return the table's first lines: the oracles and what passes."""
+    names = "".join(f"{oracle:>14}" for oracle in LIMITS)
+    limits = "".join(f"{f'≤ {limit:.0e}':>14}" for limit in LIMITS.values())
+    return f"{'largest relative error':44}{names}\n{'':44}{limits}"
+
+
+def line(row: Row) -> str:
+    """Return a row of the table."""
+    errors = "".join(
+        f"{f'{row.errors[oracle]:.1e}' if oracle in row.errors else '-':>14}" for oracle in LIMITS
+    )
+    verdict = "" if row.passed else "  <- wrong"
+    return f"{f'{row.subject.name}, {row.subject.backend}':44}{errors}{verdict}"
