@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from . import datasets, gradcheck, show_config, training
+from . import datasets, gradcheck, show_config, training, vectors
 from .backend import Backend, kernels, reason, resolve
 from .cells import KRU, Cell
 from .extras import require
@@ -339,6 +339,48 @@ class Data:
 
 
 @dataclass(frozen=True)
+class Write:
+    """Write the conformance vectors, with the page that describes them."""
+
+    # Folder for index.json, README.md and a file for each case.
+    folder: Annotated[Path, tyro.conf.Positional]
+
+    def run(self) -> int:
+        """Write, and print the index's place."""
+        print(vectors.write(self.folder))
+        return 0
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Compare another implementation's outputs and gradients with the vectors'."""
+
+    # Folder of the vectors.
+    folder: Annotated[Path, tyro.conf.Positional]
+    # Folder of the results, with files of the same names.
+    results: Annotated[Path, tyro.conf.Positional]
+    # Largest relative difference that passes; about 1e-4 for single precision.
+    tolerance: float = vectors.TOLERANCE
+
+    def run(self) -> int:
+        """Print what differs; return 1 if anything does."""
+        verdicts = vectors.verify(self.folder, self.results, self.tolerance)
+        print(vectors.report(verdicts))
+        return 1 if any(verdict.differences for verdict in verdicts) else 0
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Test another implementation: write the conformance vectors, or verify its results."""
+
+    action: Write | Verify
+
+    def run(self) -> int:
+        """Do either."""
+        return self.action.run()
+
+
+@dataclass(frozen=True)
 class Config:
     """Print versions, the backend in use and why."""
 
@@ -348,7 +390,7 @@ class Config:
         return 0
 
 
-Command = Train | Reproduce | Params | Gradcheck | Data | Config
+Command = Train | Reproduce | Params | Gradcheck | Vectors | Data | Config
 
 
 def parse(arguments: Sequence[str] | None, default: Command | None = None) -> Command:

@@ -348,6 +348,20 @@ def _relative(analytic: float, numerical: float, scale: float) -> float:
     return math.inf if math.isnan(error) else error
 
 
+def likely_cause(got: Array, expected: Array, tolerance: float) -> str:
+    """Say which usual mistake makes one array of another, or nothing.
+
+    Parameters
+    ----------
+    got, expected : ndarray
+        Of one shape.
+    tolerance : float
+        Largest relative error at which what is mended counts as right.
+    """
+    probes = list(_probes(expected, None, None, None))
+    return _hint(got, probes, np.array([_along(expected, p) for p in probes]), tolerance)
+
+
 def _hint(g: Array, probes: list[_Probe], numerical: Array, tolerance: float) -> str:
     """Say what a wrong gradient looks like: which usual mistake would make it the numerical one."""
 
@@ -383,14 +397,12 @@ def _hint(g: Array, probes: list[_Probe], numerical: Array, tolerance: float) ->
             return "its conjugate transpose is right"
     ratio = float(np.vdot(analytic, numerical) / np.vdot(analytic, analytic))
     if fits(ratio * g):
-        usual = {2.0: "a square's 2 is missing", 0.5: "a 2 too many"}
-        for factor, cause in usual.items():
+        cause = "a mean for a sum" if abs(ratio) > 1 else "a sum for a mean"
+        usual = {2.0: "a square's 2 missing, or ", 0.5: "a 2 too many, or "}
+        for factor, other in usual.items():
             if math.isclose(ratio, factor, rel_tol=1e-4):
-                return f"{factor:g} times it is right: {cause}?"
-        return (
-            f"{ratio:.6g} times it is right: a mean taken for a sum, over the batch, time or "
-            "outputs?"
-        )
+                cause = other + cause
+        return f"{ratio:.6g} times it is right: {cause}, over the batch, time or outputs?"
     cosine = ratio * float(np.linalg.norm(analytic) / np.linalg.norm(numerical))
     if cosine > 0.5:
         return (

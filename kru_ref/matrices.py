@@ -325,7 +325,7 @@ class RestrictedUnitary:
         """Return W h."""
         phases, (v_1, v_2) = W
         x = scipy.fft.fft(turn(phases[0], _as_complex(h)), axis=0, norm="ortho")
-        x = reflect(v_1, x)[_permutation(self.permutation_seed, len(x))]
+        x = reflect(v_1, x)[permutation(self.permutation_seed, len(x))]
         x = scipy.fft.ifft(turn(phases[1], x), axis=0, norm="ortho")
         return _as_state(turn(phases[2], reflect(v_2, x)), h)
 
@@ -334,7 +334,7 @@ class RestrictedUnitary:
         phases, (v_1, v_2) = W
         d = reflect(v_2, turn(-phases[2], _as_complex(dy)))
         d = turn(-phases[1], scipy.fft.fft(d, axis=0, norm="ortho"))
-        d = reflect(v_1, d[np.argsort(_permutation(self.permutation_seed, len(d)))])
+        d = reflect(v_1, d[np.argsort(permutation(self.permutation_seed, len(d)))])
         return _as_state(turn(-phases[0], scipy.fft.ifft(d, axis=0, norm="ortho")), dy)
 
     def gradient(self, W: Sequence[Array], h: Array, dy: Array) -> list[Array]:
@@ -344,7 +344,7 @@ class RestrictedUnitary:
         permutation are their inverses.
         """
         phases, (v_1, v_2) = W
-        order = _permutation(self.permutation_seed, len(v_1))
+        order = permutation(self.permutation_seed, len(v_1))
         turned_1 = turn(phases[0], _as_complex(h))
         spectrum = scipy.fft.fft(turned_1, axis=0, norm="ortho")
         turned_2 = turn(phases[1], reflect(v_1, spectrum)[order])
@@ -365,7 +365,7 @@ class RestrictedUnitary:
     ) -> tuple[Array, Array]:
         """Return W h and how it moves, stage by stage."""
         (phases, (v_1, v_2)), (phases_dot, (v_1_dot, v_2_dot)) = W, W_dot
-        order = _permutation(self.permutation_seed, len(v_1))
+        order = permutation(self.permutation_seed, len(v_1))
         x, x_dot = turn_jvp(phases[0], _as_complex(h), phases_dot[0], _as_complex(h_dot))
         x, x_dot = (scipy.fft.fft(a, axis=0, norm="ortho") for a in (x, x_dot))
         x, x_dot = reflect_jvp(v_1, x, v_1_dot, x_dot)
@@ -451,7 +451,8 @@ def _as_state(z: Array, h: Array) -> Array:
 
 
 @functools.lru_cache(maxsize=64)
-def _permutation(seed: int, n: int) -> NDArray[np.intp]:
+def permutation(seed: int, n: int) -> NDArray[np.intp]:
+    """Return the fixed permutation of RestrictedUnitary: (Π x)[k] = x[permutation[k]]."""
     return np.random.default_rng(seed).permutation(n)
 
 

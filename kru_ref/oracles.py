@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from .cells import GRU, LSTM, RNN, Cell, Params
 from .extras import require
 from .losses import bernoulli_cross_entropy, mean_squared_error, softmax_cross_entropy
-from .matrices import Kronecker, RestrictedUnitary
+from .matrices import Kronecker, RestrictedUnitary, permutation
 from .model import SequenceModel
 from .sweeps import Array
 
@@ -150,7 +150,7 @@ def _restricted(
     n = v.shape[1]
     index, identity = np.arange(n), np.eye(n)
     F = np.exp(-2j * np.pi * np.outer(index, index) / n) / np.sqrt(n)
-    order = np.random.default_rng(matrix.permutation_seed).permutation(n)
+    order = permutation(matrix.permutation_seed, n)
     D = [xp.exp(1j * phase)[:, None] * array(identity) for phase in phases]
     R = [
         array(identity) - 2 * v_k[:, None] * v_k.conj()[None] / (v_k * v_k.conj()).real.sum()

@@ -238,9 +238,9 @@ HINTS = {
     "its conjugate transpose is right": lambda g: g.conj().T,
     "it has the wrong sign": lambda g: -g,
     "i times it is right": lambda g: -1j * g,
-    "2 times it is right: a square's 2 is missing": lambda g: g / 2,
-    "0.5 times it is right: a 2 too many": lambda g: 2 * g,
-    "7 times it is right: a mean taken for a sum, over the batch": lambda g: g / 7,
+    "2 times it is right: a square's 2 missing, or a mean for a sum": lambda g: g / 2,
+    "0.5 times it is right: a 2 too many, or a sum for a mean": lambda g: 2 * g,
+    "7 times it is right: a mean for a sum, over the batch": lambda g: g / 7,
     "is a part of a sum missing, over the batch": lambda g: (
         g * (np.arange(9).reshape(3, 3) % 4 > 0)
     ),

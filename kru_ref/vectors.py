@@ -1,0 +1,523 @@
+"""Conformance vectors: cases that another implementation computes to be compared with ours.
+
+``vectors.md`` beside this file describes them to a reader who has never seen Python.
+"""
+
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import __version__
+from .backend import Backend
+from .cells import GRU, LSTM, RNN, Cell
+from .checkpoint import write_atomically
+from .gradients import likely_cause
+from .kronecker import kron_matvec, kron_matvec_backward
+from .matrices import Dense, FullUnitary, Kronecker, Matrix, RestrictedUnitary, permutation
+from .model import SequenceModel
+from .oracles import LOSSES
+from .sweeps import Array
+
+FORMAT = 1
+INDEX, PAGE = "index.json", "README.md"
+TOLERANCE = 1e-9
+FACTORS = ((1, 2), (2, 3), (3, 1))
+D, N, M = 2, 6, 3
+STRENGTH = 0.5
+# A case may not take more of a reader's memory.
+LARGEST_ARRAY = 2**24
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One problem with its solution: settings for the index, and arrays by their names."""
+
+    name: str
+    settings: dict[str, Any]
+    arrays: Arrays
+
+
+def cases(backend: Backend = "numpy") -> Iterator[Case]:
+    """Compute all cases of this version; those that are published with the NumPy backend."""
+    for shapes in ([(2, 2)] * 3, [(2, 3), (5, 4), (1, 2)], [(3, 1), (1, 4)], [(7, 7)]):
+        for dtype in ("float64", "complex128"):
+            for B in (1, 3):
+                yield _product(shapes, dtype, B, backend)
+    for dtype, activation in [
+        ("float64", "modrelu"),
+        ("float64", "tanh"),
+        ("float64", "relu"),
+        ("float64", "identity"),
+        ("complex128", "modrelu"),
+        ("complex128", "identity"),
+    ]:
+        cell = RNN(D, N, Kronecker(FACTORS, backend), activation, dtype)
+        what = f"kru-{activation}-{'complex' if cell.is_complex else 'real'}"
+        for T, B in ((1, 1), (2, 3), (17, 2)):
+            yield _network(f"{what}-{T}", [cell], T, B)
+        yield _network(f"{what}-penalty", [cell], 5, 2, strength=STRENGTH)
+        yield _network(f"{what}-one-hot", [cell], 5, 2, one_hot=True)
+        yield _network(f"{what}-mask", [cell], 5, 3, masked=True)
+    kru = RNN(D, N, Kronecker(FACTORS, backend), "modrelu", "complex128")
+    for loss in ("squared", "bernoulli"):
+        yield _network(f"kru-{loss}", [kru], 4, 3, loss=loss)
+    yield _network("kru-last-step", [kru], 6, 2, last_only=True)
+    yield _network("kru-all", [kru], 17, 2, strength=STRENGTH, masked=True, one_hot=True)
+    yield _network(
+        "kru-two-layers",
+        [kru, RNN(2 * N, 4, Kronecker(None, backend), "modrelu", "complex128")],
+        4,
+        2,
+    )
+    kronecker, dense, restricted = Kronecker(FACTORS, backend), Dense(), RestrictedUnitary()
+    gated: RNN | LSTM | GRU
+    matrix: Matrix
+    for matrix in (dense, kronecker, restricted):
+        for name, gated in (
+            ("lstm", LSTM(D, N, matrix, "float64")),
+            ("gru", GRU(D, N, matrix, "float64")),
+        ):
+            what = f"{KINDS[type(matrix)]}-{name}"
+            for T, B in ((1, 1), (17, 2)):
+                yield _network(f"{what}-{T}", [gated], T, B)
+    yield _network(
+        "kronecker-lstm-mask",
+        [LSTM(D, N, Kronecker(FACTORS, backend), "float64")],
+        5,
+        3,
+        masked=True,
+    )
+    for matrix in (dense, restricted, FullUnitary()):
+        for dtype in ("float64", "complex128"):
+            rnn = RNN(D, N, matrix, "modrelu", dtype)
+            yield _network(f"{KINDS[type(matrix)]}-rnn-{dtype}", [rnn], 7, 2)
+
+
+KINDS: dict[type, str] = {
+    Dense: "dense",
+    Kronecker: "kronecker",
+    RestrictedUnitary: "restricted",
+    FullUnitary: "full",
+}
+
+
+def _product(shapes: list[tuple[int, int]], dtype: str, B: int, backend: Backend) -> Case:
+    """Compute a Kronecker product and its gradients."""
+    name = f"product-{'-'.join(f'{P}x{Q}' for P, Q in shapes)}-{dtype}-{B}"
+    rows, columns = (math.prod(sizes) for sizes in zip(*shapes, strict=True))
+    factors = [numbers(f"{name} W.{f}", shape, dtype) for f, shape in enumerate(shapes)]
+    x, dy = numbers(f"{name} x", (columns, B), dtype), numbers(f"{name} dy", (rows, B), dtype)
+    dfactors, dx = kron_matvec_backward(factors, x, dy, backend)
+    arrays = {f"params/W.{f}": W for f, W in enumerate(factors)} | {"inputs/x": x, "inputs/dy": dy}
+    arrays["outputs/y"] = kron_matvec(factors, x, backend)
+    arrays |= {f"grads/W.{f}": dW for f, dW in enumerate(dfactors)} | {"grads/x": dx}
+    settings = {"kind": "product", "factors": [list(s) for s in shapes], "dtype": dtype, "B": B}
+    return Case(name, settings, arrays)
+
+
+def _network(
+    name: str,
+    cells: list[RNN | LSTM | GRU],
+    T: int,
+    B: int,
+    *,
+    loss: str = "softmax",
+    strength: float = 0.0,
+    one_hot: bool = False,
+    masked: bool = False,
+    last_only: bool = False,
+) -> Case:
+    """Compute a network's states, logits and loss, and every gradient."""
+    model = SequenceModel(cells[0] if len(cells) == 1 else cells, M, last_only)
+    params = _parameters(name, model)
+    x = (
+        whole_numbers(f"{name} x", (T, B), D)
+        if one_hot
+        else numbers(f"{name} x", (T, D, B), "float64")
+    )
+    steps = (B,) if last_only else (T, B)
+    targets = {
+        "softmax": whole_numbers(f"{name} targets", steps, M),
+        "squared": numbers(f"{name} targets", (*steps[:-1], M, B), "float64"),
+        "bernoulli": whole_numbers(f"{name} targets", (*steps[:-1], M, B), 2).astype(float),
+    }[loss]
+    mask = None
+    if masked:  # the first step of the first sequence counts, so that one does
+        mask = whole_numbers(f"{name} mask", steps, 2).astype(float)
+        mask.flat[0] = 1
+
+    logits, saved = model.forward(params, x)
+    value, dlogits = LOSSES[loss](logits, targets, mask, last_only)
+    grads = model.backward(params, saved, dlogits)
+    penalty, dpenalty = model.penalty(params)
+    for key, g in dpenalty.items():
+        grads[key] = grads[key] + strength * g
+    arrays: Arrays = {f"params/{key}": p for key, p in params.items()}
+    arrays |= {"inputs/x": x, "inputs/targets": targets}
+    if mask is not None:
+        arrays["inputs/mask"] = mask
+    for prefix, of_cell in zip(model.prefixes, saved.cells, strict=True):
+        arrays[f"outputs/{prefix}.h"] = np.array(of_cell.h)
+    arrays |= {"outputs/logits": logits, "outputs/loss": np.array(value + strength * penalty)}
+    arrays |= {f"grads/{key}": g for key, g in grads.items()}
+    settings = {
+        "kind": "network",
+        "cells": [_describe(cell) for cell in cells],
+        "output_size": M,
+        "T": T,
+        "B": B,
+        "loss": loss,
+        "penalty": strength,
+        "one_hot": one_hot,
+        "mask": masked,
+        "last_only": last_only,
+    }
+    return Case(name, settings, arrays)
+
+
+def _describe(cell: Cell) -> dict[str, Any]:
+    matrix: Matrix = cell.matrix
+    described: dict[str, Any] = {
+        "cell": type(cell).__name__.lower(),
+        "input_size": cell.input_size,
+        "hidden_size": cell.hidden_size,
+        "matrix": KINDS[type(matrix)],
+        "dtype": cell.dtype,
+    }
+    if isinstance(matrix, Kronecker):
+        described["factors"] = [list(s) for s in matrix.factor_shapes(cell.hidden_size)]
+    if isinstance(matrix, RestrictedUnitary):
+        n = cell.hidden_size if cell.is_complex else cell.hidden_size // 2
+        described["permutation"] = permutation(matrix.permutation_seed, n).tolist()
+    if isinstance(cell, RNN):
+        described["activation"] = cell.activation
+    return described
+
+
+def _parameters(name: str, model: SequenceModel) -> dict[str, Array]:
+    """Return parameters of about the size of a network's, the same wherever they are made."""
+    shapes, dtypes = model.shapes(), model.dtypes()
+    params = {}
+    for key, shape in shapes.items():
+        drawn = numbers(f"{name} {key}", shape, dtypes[key].name)
+        is_matrix = ".W" in key and not key.endswith(("phases", "reflections"))
+        # so that products keep about their length
+        params[key] = drawn * (1.25 / np.sqrt(shape[1])) if is_matrix else drawn
+    for prefix, cell in zip(model.prefixes, model.cells, strict=True):
+        if isinstance(cell.matrix, FullUnitary):
+            params[f"{prefix}.W"] = _householder(
+                numbers(f"{name} v", (cell.hidden_size,), cell.dtype)
+            )
+    return params
+
+
+def _householder(v: Array) -> Array:
+    """Return a unitary matrix that any machine computes alike: a reflection."""
+    return np.eye(len(v)) - 2 * np.outer(v, v.conj()) / np.vdot(v, v).real
+
+
+def numbers(name: str, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+    """Return multiples of 2^-20 in [-1, 1), the same on every machine: SHAKE-256 of a name."""
+    size = math.prod(shape) * (2 if dtype.startswith("complex") else 1)
+    drawn = np.frombuffer(hashlib.shake_256(name.encode()).digest(4 * size), "<u4")
+    values = (drawn >> 11).astype(np.float64) / 2**20 - 1
+    return values.view(dtype).reshape(shape)
+
+
+def whole_numbers(name: str, shape: tuple[int, ...], n: int) -> NDArray[np.int64]:
+    """Return integers in 0 … n-1, the same on every machine: SHAKE-256 of a name."""
+    drawn = np.frombuffer(hashlib.shake_256(name.encode()).digest(4 * math.prod(shape)), "<u4")
+    return (drawn % n).astype(np.int64).reshape(shape)
+
+
+def write(folder: Path) -> Path:
+    """Write all cases into a folder, with the index and the page that describes them.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if it is not there; files of the same names are written over.
+
+    Returns
+    -------
+    index : Path
+
+    Raises
+    ------
+    OSError
+        The folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    listed = []
+    for case in cases():
+        path = folder / f"{case.name}.npz"
+        # savez dates what it writes 1980: the same bytes for the same arrays
+        arrays: Any = case.arrays
+        write_atomically(path, functools.partial(np.savez, **arrays))
+        listed.append(
+            {
+                "name": case.name,
+                "file": path.name,
+                "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+                "settings": case.settings,
+                "arrays": {
+                    key: {"dtype": a.dtype.name, "shape": list(a.shape)}
+                    for key, a in case.arrays.items()
+                },
+            }
+        )
+    one_a_line = ",\n".join(json.dumps(case) for case in listed)
+    head = json.dumps({"format": FORMAT, "kru_ref": __version__})[:-1]
+    index = f'{head}, "cases": [\n{one_a_line}\n]}}\n'
+    write_atomically(folder / INDEX, lambda file: file.write(index.encode()))
+    page = Path(__file__).with_suffix(".md").read_bytes()
+    write_atomically(folder / PAGE, lambda file: file.write(page))
+    return folder / INDEX
+
+
+class Difference(NamedTuple):
+    """What is wrong with one array of a result."""
+
+    array: str
+    what: str
+
+
+class Verdict(NamedTuple):
+    """A case and what differs; ``attempted`` is false where there is no result."""
+
+    name: str
+    settings: dict[str, Any]
+    attempted: bool
+    differences: tuple[Difference, ...]
+    largest_error: float
+
+
+def verify(folder: Path, results: Path, tolerance: float = TOLERANCE) -> list[Verdict]:
+    """Compare another implementation's outputs and gradients with the vectors'.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the vectors, as :func:`write` makes it.
+    results : Path
+        A folder with files of the same names, holding arrays "outputs/…" and "grads/…". A case
+        without a file was not attempted; in one that was, every array must be there.
+    tolerance : float
+        Largest difference that passes, relative to the largest entry of the expected array, or
+        to a thousandth of the largest of all expected gradients.
+
+    Returns
+    -------
+    verdicts : list of Verdict
+        One for each case.
+
+    Raises
+    ------
+    FileNotFoundError
+        No index, or no result at all.
+    ValueError
+        Vectors of another format, or damaged; a result that is no .npz of plain arrays.
+    """
+    index = read_index(folder)
+    verdicts = []
+    for case in index["cases"]:
+        expected = read_arrays(folder / case["file"], case.get("sha256"))
+        path = results / case["file"]
+        if not path.is_file():
+            verdicts.append(Verdict(case["name"], case["settings"], False, (), 0.0))
+            continue
+        got = read_arrays(path)
+        wrong, largest = compare(expected, got, tolerance)
+        verdicts.append(Verdict(case["name"], case["settings"], True, tuple(wrong), largest))
+    if not any(verdict.attempted for verdict in verdicts):
+        raise FileNotFoundError(
+            f"{results} holds no result: expected files such as {index['cases'][0]['file']}, with "
+            f"arrays 'outputs/…' and 'grads/…'; see {folder / PAGE}"
+        )
+    return verdicts
+
+
+def compare(expected: Arrays, got: Arrays, tolerance: float) -> tuple[list[Difference], float]:
+    """Return what differs in outputs and gradients, and the largest relative error."""
+    wrong, largest = [], 0.0
+    gradients = [a for key, a in expected.items() if key.startswith("grads/") and a.size]
+    floor = 1e-3 * max((float(np.abs(g).max()) for g in gradients), default=0.0)
+    for key, a in expected.items():
+        if not key.startswith(("outputs/", "grads/")):
+            continue
+        if key not in got:
+            wrong.append(Difference(key, "is missing"))
+            continue
+        b = got[key]
+        if b.shape != a.shape:
+            wrong.append(Difference(key, f"must have shape {a.shape}, got {b.shape}"))
+            continue
+        if b.dtype.kind not in "fciu" or (np.iscomplexobj(b) and not np.iscomplexobj(a)):
+            wrong.append(Difference(key, f"must be {a.dtype}, got {b.dtype}"))
+            continue
+        if not np.isfinite(b).all():
+            wrong.append(Difference(key, "is not finite"))
+            continue
+        scale = max(
+            float(np.abs(a).max(initial=0)),
+            floor if key.startswith("grads/") else 0.0,
+            np.finfo(float).tiny,
+        )
+        error = float(np.abs(a - b).max(initial=0)) / scale
+        largest = max(largest, error)
+        if error > tolerance:
+            at = np.unravel_index(int(np.abs(a - b).argmax()), a.shape)
+            where = f"[{', '.join(str(int(i)) for i in at)}]"
+            what = f"relative error {error:.1e}, at {where} expected {a[at]:.6g}, got {b[at]:.6g}"
+            hint = likely_cause(b.astype(a.dtype), a, max(10 * tolerance, 1e-6))
+            if key == "outputs/y":
+                hint = _wrong_product(expected, b, tolerance) or hint
+            elif key.endswith(".h"):
+                hint = _wrong_states(a, b, tolerance * scale)
+            wrong.append(Difference(key, f"{what}; {hint}" if hint else what))
+    return wrong, largest
+
+
+def _wrong_product(arrays: Arrays, y: NDArray[Any], tolerance: float) -> str:
+    """Say which usual mistake gives that product."""
+    x = arrays["inputs/x"]
+    factors = [a for key, a in arrays.items() if key.startswith("params/")]
+    mistakes = {
+        "the factors are taken in reversed order: the last one's index runs fastest": factors[::-1],
+        "the factors are conjugated": [W.conj() for W in factors],
+        "the factors are transposed": [W.T for W in factors],
+    }
+    for what, wrong in mistakes.items():
+        if math.prod(W.shape[1] for W in wrong) == len(x):
+            other = kron_matvec(wrong, x)
+            if (
+                other.shape == y.shape
+                and np.abs(other - y).max() <= tolerance * np.abs(other).max()
+            ):
+                return what
+    return ""
+
+
+def _wrong_states(h: NDArray[Any], got: NDArray[Any], tolerance: float) -> str:
+    """Say from when on states are wrong."""
+    wrong = np.abs(h - got) > tolerance
+    t = int(np.argmax(wrong.reshape(len(h), -1).any(axis=1)))
+    hint = f"the forward pass is wrong from time step {t} on"
+    if not h[t][wrong[t]].any():
+        hint += ", there only where 0 is expected: is a threshold, max(…, 0), missing?"
+    return hint
+
+
+def pattern(verdicts: list[Verdict]) -> list[str]:
+    """Say what the wrong cases have in common that no right one has.
+
+    Returns
+    -------
+    common : list of str
+        Such as "mask = True".
+    """
+    tried = [verdict for verdict in verdicts if verdict.attempted]
+    wrong = {verdict.name for verdict in tried if verdict.differences}
+    having: dict[str, set[str]] = {}
+    for verdict in tried:
+        for fact in _facts(verdict.settings):
+            having.setdefault(fact, set()).add(verdict.name)
+    everywhere = {verdict.name for verdict in tried}
+    common = sorted(
+        fact for fact, names in having.items() if wrong and names == wrong and names != everywhere
+    )
+    # all other things that only products, or only networks, have follow
+    kind = [fact for fact in common if fact.startswith("kind")]
+    return kind or common
+
+
+def _facts(settings: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in settings.items():
+        if key == "cells":
+            yield f"layers = {len(value)}"
+            for cell in value:
+                yield from _facts(cell)
+        elif key == "penalty":
+            yield f"penalty {'> 0' if value else '= 0'}"
+        elif key in ("T", "B"):
+            yield f"{key} {'> 1' if value > 1 else '= 1'}"
+        elif key not in ("input_size", "hidden_size", "output_size", "factors", "permutation"):
+            yield f"{key} = {value}"
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """Read the index of a folder of vectors.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        None, or one of another format.
+    """
+    path = folder / INDEX
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: make it with `kru-ref vectors write`")
+    try:
+        index = json.loads(path.read_text())
+        if index["format"] != FORMAT:
+            raise ValueError(
+                f"{path}: format must be {FORMAT}, got {index['format']}; use the kru_ref that "
+                "wrote it"
+            )
+        names = [(case["name"], case["file"], case["settings"]) for case in index["cases"]]
+        if not names or any(Path(file).name != file for _, file, _ in names):
+            raise ValueError("no cases, or files outside the folder")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    return index
+
+
+def read_arrays(path: Path, sha256: str | None = None) -> Arrays:
+    """Read the arrays of an .npz file; nothing in it is ever unpickled.
+
+    Raises
+    ------
+    ValueError
+        It is damaged, holds anything but plain arrays, or is not the file of that hash.
+    """
+    try:
+        if sha256 is not None and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+            raise ValueError("it is not the file that the index describes")
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+            names = [info for info in file.zip.infolist() if info.file_size > LARGEST_ARRAY]
+            if names:
+                raise ValueError(f"{names[0].filename} is larger than {LARGEST_ARRAY:,} bytes")
+            return {name: file[name] for name in file.files}
+    except Exception as error:  # a damaged archive raises anything, zlib.error and EOFError too
+        raise ValueError(f"{path} is no .npz of plain arrays: {error}. Write it again") from error
+
+
+def report(verdicts: list[Verdict]) -> str:
+    """Return, case by case and array by array, what differs and what it looks like."""
+    lines = []
+    for verdict in verdicts:
+        if verdict.differences:
+            lines.append(f"{verdict.name}: wrong")
+            lines += [f"  {d.array} {d.what}" for d in verdict.differences]
+        elif verdict.attempted:
+            lines.append(
+                f"{verdict.name}: passed, largest relative error {verdict.largest_error:.1e}"
+            )
+    tried = [v for v in verdicts if v.attempted]
+    right = sum(not v.differences for v in tried)
+    common = pattern(verdicts)
+    if common:
+        lines.append(f"wrong where, and only where, {' and '.join(common)}")
+    lines.append(
+        f"{right} of {len(tried)} cases passed; {len(verdicts) - len(tried)} were not attempted"
+    )
+    return "\n".join(lines)
