@@ -91,7 +91,9 @@ RECIPES: dict[str, Task] = {
         lstm={"matrix": "dense", "updates": 5000, "rate": 2e-3, "factor_rate": 2e-3},
     ),
     **_with_baselines(
-        "timit-kru-lstm", Phonemes(updates=300, dropout=0.5), lstm={"matrix": "dense"}
+        "timit-kru-lstm",
+        Phonemes(updates=100, dropout=0.8, rate=1e-2, factor_rate=1e-2),
+        lstm={"matrix": "dense", "rate": 3e-3, "factor_rate": 1e-3},
     ),
     # the study of the penalty: its strength over seven orders of magnitude, and none
     **{
