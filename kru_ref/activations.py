@@ -91,11 +91,11 @@ def modrelu_jvp(z: Array, b: Array, z_dot: Array, b_dot: Array) -> tuple[Array, 
     r_dot = Re(conj(u) z_dot), h = (r + b) u moves by (r_dot + b_dot) u + (r + b) u_dot.
     """
     r, u = _polar(z)
+    longer = np.maximum(r + b[:, None], 0)
+    active = (longer > 0) & (r != 0)
     r_dot = (u.conj() * z_dot).real
-    u_dot = np.divide(z_dot - u * r_dot, r, out=np.zeros_like(z), where=r != 0)
-    longer = r + b[:, None]
-    h_dot = np.where(longer > 0, (r_dot + b_dot[:, None]) * u + longer * u_dot, 0)
-    return np.maximum(longer, 0) * u, h_dot
+    u_dot = np.divide(z_dot - u * r_dot, r, out=np.zeros_like(z), where=active)
+    return longer * u, np.where(active, (r_dot + b_dot[:, None]) * u + longer * u_dot, 0)
 
 
 def _polar(z: Array) -> tuple[Array, Array]:

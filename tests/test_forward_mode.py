@@ -84,8 +84,8 @@ def test_activations(rng, draw, name, dtype, B, record_error):
 
 
 def test_modrelu_does_not_move_at_0():
-    zero = np.zeros((2, 1), complex)
-    h, h_dot = ACTIVATIONS["modrelu"].jvp(zero, np.array([0.5, -0.5]), zero + 1, np.ones(2))
+    z = np.array([[0j], [0], [1e-300]])  # the last one inactive
+    h, h_dot = ACTIVATIONS["modrelu"].jvp(z, np.array([0.5, -0.5, -0.5]), z + 1, np.ones(3))
     assert not h.any()
     assert not h_dot.any()
 
