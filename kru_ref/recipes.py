@@ -62,7 +62,10 @@ RECIPES: dict[str, Task] = {
         lstm=_LSTM | {"rate": 1e-3, "factor_rate": 1e-3},
     ),
     **_with_baselines(
-        "pixels-kru", Pixels(updates=8250, schedule="cosine", max_norm=1.0, evaluate_every=550)
+        "pixels-kru",
+        # of the same pictures, batches of 16 learn more than batches of 100: 95.9 % instead of
+        # 94.4 on the validation set after two epochs
+        Pixels(batch_size=16, updates=51_570, schedule="cosine", max_norm=1.0, evaluate_every=3438),
     ),
     **_with_baselines(
         "pixels-permuted-kru",
