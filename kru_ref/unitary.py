@@ -52,7 +52,7 @@ def soft_unitary_jvp(
     """
     penalty = penalty_dot = 0.0
     for W, W_dot in zip(as_factors(factors), as_factors(factors_dot), strict=True):
-        E = W.conj().T @ W - np.eye(W.shape[1], dtype=W.dtype)
+        E = W.conj().T @ W - np.eye(W.shape[1])
         E_dot = W_dot.conj().T @ W + W.conj().T @ W_dot
         penalty += float(np.sum(np.abs(E) ** 2))
         penalty_dot += 2 * float(np.vdot(E, E_dot).real)

@@ -90,6 +90,15 @@ def test_modrelu_does_not_move_at_0():
     assert not h_dot.any()
 
 
+def test_relu_at_its_kink_is_flat():
+    """As its backward: the derivative at z + b = 0 is taken from the left."""
+    z, b = np.array([[0.5], [0.5 + 1e-9]]), np.array([-0.5, -0.5])
+    h, h_dot = ACTIVATIONS["relu"].jvp(z, b, np.ones((2, 1)), np.zeros(2))
+    np.testing.assert_array_equal(h_dot, [[0], [1]])
+    dz, _ = ACTIVATIONS["relu"].backward(np.ones((2, 1)), h, b)
+    np.testing.assert_array_equal(dz, h_dot)
+
+
 def test_logistic(rng):
     z, z_dot = rng.standard_normal((2, 5))
     opened, moved = logistic_jvp(z, z_dot)
@@ -203,6 +212,8 @@ def test_the_penalty(rng, draw, record_error):
     assert soft_unitary_jvp([*at.values()], [*at.values()])[0] == pytest.approx(
         kru.soft_unitary([*at.values()])[0], rel=1e-14
     )
+    with pytest.raises(ValueError, match="shorter"):
+        soft_unitary_jvp([*at.values()], [at["0"]])
 
 
 LOSSES = {
