@@ -1,0 +1,69 @@
+"""Every notebook runs from top to bottom, and what was committed is what it still says."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed: kru_ref[notebooks]")
+nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed: kru_ref[notebooks]")
+pytest.importorskip("matplotlib", reason="matplotlib is not installed: kru_ref[notebooks]")
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+NUMBER = re.compile(r"[-+]?\d[\d,]*\.?\d*(?:e[-+]?\d+)?")
+LARGEST = 300_000  # bytes of a file
+
+
+def printed(notebook):
+    """Return what each cell printed, but for those that print times."""
+    return {
+        k: "".join(o.get("text", "") for o in cell.outputs if o.output_type == "stream")
+        for k, cell in enumerate(notebook.cells)
+        if cell.cell_type == "code" and "timing" not in cell.metadata.get("tags", [])
+    }
+
+
+def assert_says_the_same(old, new):
+    """Words are equal; numbers agree to 2 %, but for those that are nothing but rounding."""
+    assert re.sub(r"\s+", " ", NUMBER.sub("#", new)) == re.sub(r"\s+", " ", NUMBER.sub("#", old))
+    for a, b in zip(NUMBER.findall(old), NUMBER.findall(new), strict=True):
+        a, b = float(a.replace(",", "")), float(b.replace(",", ""))
+        if max(abs(a), abs(b)) > 1e-8:
+            assert a == pytest.approx(b, rel=0.02), f"{a} was printed, and {b} now"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
+@pytest.mark.filterwarnings("default")  # Jupyter's own
+def test_notebook(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    monkeypatch.delenv("MPLBACKEND", raising=False)
+    committed = nbformat.read(path, 4)
+    notebook = nbformat.read(path, 4)
+    # raises if a cell does
+    nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3").execute(cwd=tmp_path)
+    old, new = printed(committed), printed(notebook)
+    for cell, text in old.items():
+        assert_says_the_same(text, new[cell])
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
+def test_what_is_committed(path):
+    assert os.path.getsize(path) < LARGEST
+    notebook = nbformat.read(path, 4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    text = path.read_text()
+    assert not re.search(r"/tmp/|/home/|/work/|/Users/", text), "a path of somebody's machine"
+    for cell in code:
+        assert all(o.output_type != "error" for o in cell.outputs)
+        assert not any(o.get("name") == "stderr" for o in cell.outputs)
+
+
+def test_staleness_is_noticed():
+    assert_says_the_same("error 3e-16, N = 1,024", "error 7e-16,  N = 1,024")
+    for new in ("error 3e-16, N = 1,100", "error 1, N = 1,024", "no error 3e-16, N = 1,024"):
+        with pytest.raises(AssertionError):
+            assert_says_the_same("error 3e-16, N = 1,024", new)
