@@ -16,6 +16,21 @@ def pytest_configure(config):
     config.stash[LARGEST_ERRORS] = defaultdict(lambda: (0.0, 0))
 
 
+def pytest_sessionfinish(session):
+    """Hand the errors seen by one of several processes (pytest-xdist) to the one that prints."""
+    if hasattr(session.config, "workeroutput"):
+        errors = session.config.stash[LARGEST_ERRORS].items()
+        session.config.workeroutput["errors"] = {k: (float(e), n) for k, (e, n) in errors}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    largest = node.config.stash[LARGEST_ERRORS]
+    for oracle, (error, checks) in getattr(node, "workeroutput", {}).get("errors", {}).items():
+        seen, before = largest[oracle]
+        largest[oracle] = (max(seen, error), before + checks)
+
+
 def pytest_terminal_summary(terminalreporter, config):
     errors = config.stash[LARGEST_ERRORS]
     if errors:
