@@ -395,7 +395,11 @@ def _hint(g: Array, probes: list[_Probe], numerical: Array, tolerance: float) ->
             return "its transpose is right"
         if np.iscomplexobj(g) and fits(g.conj().T):
             return "its conjugate transpose is right"
+    if np.iscomplexobj(g) and not g.imag.any() and fits(g + 1j * _imaginary(probes, numerical, g)):
+        return "its imaginary part is missing"
     ratio = float(np.vdot(analytic, numerical) / np.vdot(analytic, analytic))
+    if abs(ratio - 1) < 1e-3 and fits(ratio * g):
+        return ""  # off by a little everywhere: rounding, not a factor
     if fits(ratio * g):
         cause = "a mean for a sum" if abs(ratio) > 1 else "a sum for a mean"
         usual = {2.0: "a square's 2 missing, or ", 0.5: "a 2 too many, or "}
@@ -404,12 +408,21 @@ def _hint(g: Array, probes: list[_Probe], numerical: Array, tolerance: float) ->
                 cause = other + cause
         return f"{ratio:.6g} times it is right: {cause}, over the batch, time or outputs?"
     cosine = ratio * float(np.linalg.norm(analytic) / np.linalg.norm(numerical))
-    if cosine > 0.5:
+    if cosine > 0.8:
         return (
             f"it points about where it should (cosine {cosine:.2f}): is a part of a sum missing, "
             "over the batch, time or paths?"
         )
     return ""
+
+
+def _imaginary(probes: list[_Probe], numerical: Array, g: Array) -> Array:
+    """Return the imaginary parts that the probes found, 0 where there was none."""
+    parts = np.zeros(g.shape)
+    for probe, value in zip(probes, numerical, strict=True):
+        if probe.part == "Im":
+            parts[probe.index] = value
+    return parts
 
 
 def _real(value: Any) -> float:

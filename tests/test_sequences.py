@@ -88,7 +88,7 @@ def test_symbols(tmp_path):
         (b" a b \n c dd e \n", r"line 2: expected single ASCII characters.*got .* c dd"),
         (b"a b \xe9 c\n", r"line 1: expected single ASCII"),
         (b"a b \x00 c\n", r"line 1: expected single ASCII"),
-        (gzip.compress(b"a b c"), "line 1"),
+        (gzip.compress(b"a b c", mtime=0), "line 1"),
     ],
 )
 def test_texts_of_another_form(tmp_path, content, message):
