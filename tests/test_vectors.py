@@ -251,6 +251,7 @@ def test_names_that_nobody_knows(written, tmp_path):
     lines = vectors.report(vectors.verify(written, results))
     assert "grads/cell.U is missing" in lines
     assert "grad/cell.U is unknown" in lines
+    assert "single precision" not in lines
 
 
 def test_nothing_to_verify(written, tmp_path, capsys):
