@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from . import datasets, gradcheck, show_config, training, vectors
+from . import datasets, gradcheck, show_config, training, vectors, verify
 from .backend import Backend, kernels, reason, resolve
 from .cells import KRU, Cell
 from .extras import require
@@ -257,7 +257,7 @@ class Gradcheck:
         D = model.cells[0].input_size
         rng = np.random.default_rng(self.seed)
         # Away from where a model starts: there b = 0 and the unitary penalty has no gradient.
-        params = {name: _moved(p, rng) for name, p in model.init(rng).items()}
+        params = {name: gradcheck.moved(p, rng) for name, p in model.init(rng).items()}
         x = rng.integers(D, size=(T, B)) if self.one_hot else rng.standard_normal((T, D, B))
         targets = rng.integers(M, size=(T, B))
         strength = 0.1
@@ -360,12 +360,12 @@ class Verify:
     # Folder of the results, with files of the same names.
     results: Annotated[Path, tyro.conf.Positional]
     # Largest relative difference that passes; about 1e-4 for single precision.
-    tolerance: float = vectors.TOLERANCE
+    tolerance: float = verify.TOLERANCE
 
     def run(self) -> int:
         """Print what differs; return 1 if anything does."""
-        verdicts = vectors.verify(self.folder, self.results, self.tolerance)
-        print(vectors.report(verdicts))
+        verdicts = verify.verify(self.folder, self.results, self.tolerance)
+        print(verify.report(verdicts))
         return 1 if any(verdict.differences for verdict in verdicts) else 0
 
 
@@ -458,11 +458,6 @@ def summary(task: Task, metrics: Metrics) -> str:
         "updates": f"{metrics['step']:,} in {metrics['seconds']:,.0f} s",
     }
     return "\n".join(_row(name, [value]) for name, value in rows.items())
-
-
-def _moved(p: Array, rng: np.random.Generator) -> Array:
-    noise = rng.uniform(-0.2, 0.2, (2, *p.shape))
-    return (p + (noise[0] + 1j * noise[1] if np.iscomplexobj(p) else noise[0])).astype(p.dtype)
 
 
 def _row(name: str, values: Sequence[str]) -> str:

@@ -112,10 +112,7 @@ def draw(
     one_hot: bool,
 ) -> tuple[Problem, Params]:
     """Draw a batch, and parameters away from where a model starts: there b is 0, W unitary."""
-    params = {}
-    for name, p in model.init(rng).items():
-        noise = rng.uniform(-0.2, 0.2, (2, *p.shape))
-        params[name] = p + (noise[0] + 1j * noise[1] if np.iscomplexobj(p) else noise[0])
+    params = {name: moved(p, rng) for name, p in model.init(rng).items()}
     x = rng.integers(D, size=(T, B)) if one_hot else rng.standard_normal((T, D, B))
     targets = {
         "softmax": rng.integers(M, size=(T, B)),
@@ -126,6 +123,12 @@ def draw(
     if mask is not None:
         mask[0] = 1
     return Problem(model, x, targets, loss, mask, STRENGTH), params
+
+
+def moved(p: Array, rng: np.random.Generator) -> Array:
+    """Return a parameter with noise of up to 0.2 on it, or on each of its parts."""
+    noise = rng.uniform(-0.2, 0.2, (2, *p.shape))
+    return (p + (noise[0] + 1j * noise[1] if np.iscomplexobj(p) else noise[0])).astype(p.dtype)
 
 
 def compare(problem: Problem, params: Params) -> dict[str, float]:

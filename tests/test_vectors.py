@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kru_ref import cli, vectors
+from kru_ref import cli, vectors, verify
 
 PUBLISHED = Path(__file__).parent / "vectors"
 OUTSIDE = Path(__file__).parent / "pytorch_kru.py"
@@ -49,7 +49,7 @@ def test_the_published_set_is_what_this_version_computes(written):
             if name.startswith(("params/", "inputs/")):
                 np.testing.assert_array_equal(a, expected[name], err_msg=old["name"])
         # another processor's rounding
-        wrong, _ = vectors.compare(expected, vectors.read_arrays(written / new["file"]), 1e-12)
+        wrong, _ = verify.compare(expected, vectors.read_arrays(written / new["file"]), 1e-12)
         assert not wrong, (old["name"], wrong)
 
 
@@ -70,7 +70,7 @@ def test_the_compiled_kernels_conform(backend):
     published = {case["name"]: case for case in vectors.read_index(PUBLISHED)["cases"]}
     for case in vectors.cases(backend):
         expected = vectors.read_arrays(PUBLISHED / published[case.name]["file"])
-        wrong, _ = vectors.compare(expected, case.arrays, 1e-12)
+        wrong, _ = verify.compare(expected, case.arrays, 1e-12)
         assert not wrong, (case.name, wrong)
 
 
@@ -123,13 +123,13 @@ def test_single_precision_results(written, tmp_path):
         return a.astype("complex64" if np.iscomplexobj(a) else "float32")
 
     results = results_of(written, tmp_path / "results", single)
-    verdicts = vectors.verify(written, results)
+    verdicts = verify.verify(written, results)
     assert any(v.differences for v in verdicts)
-    assert "if this is single precision, it passes with --tolerance 0.0001" in vectors.report(
+    assert "if this is single precision, it passes with --tolerance 0.0001" in verify.report(
         verdicts
     )
     assert not any("times it is right" in d.what for v in verdicts for d in v.differences)
-    assert not any(v.differences for v in vectors.verify(written, results, 1e-6))
+    assert not any(v.differences for v in verify.verify(written, results, 1e-6))
 
 
 CHANGES = {
@@ -168,15 +168,15 @@ def test_verify_finds_what_wrong_cases_have_in_common(written, tmp_path):
         return 1.1 * a if case["settings"].get("mask") else a
 
     results = results_of(written, tmp_path / "masked", unmasked)
-    assert vectors.pattern(vectors.verify(written, results)) == ["mask = True"]
+    assert verify.pattern(verify.verify(written, results)) == ["mask = True"]
 
     def gru(case, name, a):
         return a + 1 if any(c["cell"] == "gru" for c in case["settings"].get("cells", [])) else a
 
     results = results_of(written, tmp_path / "gru", gru)
-    assert vectors.pattern(vectors.verify(written, results)) == ["cell = gru"]
+    assert verify.pattern(verify.verify(written, results)) == ["cell = gru"]
     results = results_of(written, tmp_path / "all", lambda case, name, a: a + 1)
-    assert vectors.pattern(vectors.verify(written, results)) == []
+    assert verify.pattern(verify.verify(written, results)) == []
 
 
 def outside(results, *options):
@@ -184,7 +184,7 @@ def outside(results, *options):
     assert torch
     command = [sys.executable, "-W", "error", str(OUTSIDE), str(PUBLISHED), str(results), *options]
     subprocess.run(command, check=True, timeout=300)
-    return vectors.report(vectors.verify(PUBLISHED, results)).splitlines()
+    return verify.report(verify.verify(PUBLISHED, results)).splitlines()
 
 
 def test_a_program_from_outside_passes(tmp_path):
@@ -223,7 +223,7 @@ def test_a_wrong_forward_pass_is_the_cause_of_all_else(written, tmp_path):
         return a + 0.1 if case["name"] == "kru-tanh-real-17" else a
 
     results = results_of(written, tmp_path / "results", late)
-    lines = [d for v in vectors.verify(written, results) for d in v.differences]
+    lines = [d for v in verify.verify(written, results) for d in v.differences]
     assert "the forward pass is wrong from time step 0 on" in lines[0].what
     assert not any("; " in d.what for d in lines if d.array.startswith("grads/"))
 
@@ -232,7 +232,7 @@ def test_one_bad_file_is_one_wrong_case(written, tmp_path):
     results = results_of(written, tmp_path / "results")
     (results / "kru-all.npz").write_bytes(b"")
     np.savez(results / "kru-weights.npz", **{"outputs/loss": np.array([print])})
-    wrong = [v for v in vectors.verify(written, results) if v.differences]
+    wrong = [v for v in verify.verify(written, results) if v.differences]
     assert [v.name for v in wrong] == ["kru-weights", "kru-all"]
     assert "it holds Python objects" in wrong[0].differences[0].what
     assert "unsafe" not in wrong[0].differences[0].what
@@ -242,13 +242,13 @@ def test_names_that_nobody_knows(written, tmp_path):
     results = results_of(written, tmp_path / "results")
     (results / "kru-all.npz").rename(results / "kru_all.npz")
     with pytest.raises(ValueError, match=r"holds kru_all\.npz, but no case has such a file"):
-        vectors.verify(written, results)
+        verify.verify(written, results)
     (results / "kru_all.npz").unlink()
-    assert "not attempted: kru-all" in vectors.report(vectors.verify(written, results))
+    assert "not attempted: kru-all" in verify.report(verify.verify(written, results))
     arrays = vectors.read_arrays(results / "kru-weights.npz")
     arrays["grad/cell.U"] = arrays.pop("grads/cell.U")
     np.savez(results / "kru-weights.npz", **arrays)
-    lines = vectors.report(vectors.verify(written, results))
+    lines = verify.report(verify.verify(written, results))
     assert "grads/cell.U is missing" in lines
     assert "grad/cell.U is unknown" in lines
     assert "single precision" not in lines
@@ -307,7 +307,7 @@ def test_vectors_that_were_changed(written, tmp_path):
     arrays = vectors.read_arrays(tmp_path / case["file"])
     np.savez(tmp_path / case["file"], **(arrays | {"outputs/y": arrays["outputs/y"] + 1}))
     with pytest.raises(ValueError, match="it is not the file that the index describes"):
-        vectors.verify(tmp_path, results)
+        verify.verify(tmp_path, results)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path, capsys):
