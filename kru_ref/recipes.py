@@ -58,8 +58,8 @@ RECIPES: dict[str, Task] = {
     **_with_baselines("copying-10000-kru", _copying(10_000, updates=1000, activation="identity")),
     **_with_baselines(
         "adding-750-kru",
-        Adding(length=750, hidden_size=512, updates=10_000),
-        lstm=_LSTM | {"rate": 1e-3, "factor_rate": 1e-3},
+        Adding(length=750, first_length=100, hidden_size=512, updates=16_000),
+        lstm=_LSTM | {"rate": 1e-3, "factor_rate": 1e-3, "updates": 2000},
     ),
     **_with_baselines(
         "pixels-kru", Pixels(updates=8250, schedule="cosine", max_norm=1.0, evaluate_every=550)

@@ -51,6 +51,13 @@ def test_adding():
     assert task.metrics(0.0, targets[None] - 0.15, batch) == {"within_0.1": 0.0}
 
 
+def test_adding_grows():
+    task = Adding(length=30, first_length=5, updates=10)
+    lengths = [len(task.batch(update).x) for update in range(10)]
+    assert lengths == [5, 5, 5, 5, 5, 9, 17, 30, 30, 30]
+    assert [len(batch.x) for batch in task.held_out("test")] == [30] * 20
+
+
 @pytest.mark.parametrize("task", [Copying(delay=4, seed=3), Adding(length=6, seed=3)])
 def test_batches_depend_on_seed_and_update_alone(task):
     again = dataclasses.replace(task)
@@ -100,6 +107,8 @@ def test_cosine_schedule_falls_to_zero():
     [
         (lambda: Copying(delay=0), "delay must be at least 1, got 0"),
         (lambda: Adding(length=1), "length must be at least 2, got 1"),
+        (lambda: Adding(length=9, first_length=1), "between 2 and length 9, got 1"),
+        (lambda: Adding(length=9, first_length=10), "between 2 and length 9, got 10"),
         (lambda: Adding(held_out_sequences=0), "held_out_sequences must be at least 1"),
         (lambda: Copying(updates=0), "updates must be at least 1"),
         (lambda: Copying(batch_size=-1), "batch_size must be at least 1"),
