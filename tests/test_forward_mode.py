@@ -253,6 +253,29 @@ def test_losses(rng, name, last_only, masked, record_error):
         jvp(logits, logits[:, :, :1], targets, mask, last_only)
 
 
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_count_every_step_unless_told(rng, name):
+    loss, jvp = LOSSES[name]
+    logits, dot = rng.standard_normal((2, 4, M, 3))
+    targets = rng.integers(2, size=(4, 3) if name == "softmax" else (4, M, 3)).astype(
+        int if name == "softmax" else float
+    )
+    value, slope = jvp(logits, dot, targets)
+    assert value == loss(logits, targets)[0]
+    assert slope == pytest.approx(np.sum(loss(logits, targets)[1] * dot))
+    with pytest.raises(ValueError, match=r"shape of logits, \(4, 3, 3\), got \(3, 3, 3\)"):
+        jvp(logits, dot[1:], targets)
+
+
+def test_large_logits_move_too(rng):
+    logits, dot = rng.standard_normal((2, 2, M, 1))
+    targets = np.array([[1], [2]])
+    far = logits + np.array([[[1e4]], [[-1e4]]])  # the same probabilities
+    expected = losses.softmax_cross_entropy_jvp(logits, dot, targets)
+    found = losses.softmax_cross_entropy_jvp(far, dot, targets)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
 def moved(cell_or_model, rng):
     params = cell_or_model.init(rng)
     return {name: p + rng.uniform(-0.2, 0.2, p.shape) for name, p in params.items()}
@@ -364,6 +387,19 @@ def test_models(rng, kind, T, B, backend, record_error):
     )
     again, _ = model.jvp(params, x, params, rng=drop())
     np.testing.assert_allclose(again, logits, rtol=1e-12, atol=1e-13)
+
+
+def test_models_from_a_given_state(rng):
+    """A sequence in two pieces moves as the whole does in its last steps, if only V and c move."""
+    model = MODELS["layers"]("numpy")
+    params, x = moved(model, rng), rng.standard_normal((5, D, 2))
+    dot = {k: rng.standard_normal(p.shape) * k.startswith("readout") for k, p in params.items()}
+    dot = {k: v.astype(params[k].dtype) for k, v in dot.items()}
+    whole = model.jvp(params, x, dot)
+    _, saved = model.forward(params, x[:2])
+    piece = model.jvp(params, x[2:], dot, h0=saved.last)
+    for found, expected in zip(piece, whole, strict=True):
+        np.testing.assert_allclose(found, expected[2:], rtol=1e-12)
 
 
 @pytest.mark.parametrize("kind", MODELS)

@@ -221,3 +221,10 @@ def test_rate_0_freezes_a_unitary_matrix(rng, draw):
     optimizer = kru.Adam(unitary=["W"], rates={"W": 0.0})
     moved_, _ = optimizer.update(params, {"W": draw((4, 4))}, optimizer.init(params))
     np.testing.assert_array_equal(moved_["W"], params["W"])
+
+
+def test_a_matrix_that_is_always_unitary_costs_nothing(rng):
+    W = kru.FullUnitary().init(N, rng, np.dtype("complex128"))
+    strength, gradient = kru.FullUnitary().penalty(W)
+    assert strength == 0
+    np.testing.assert_array_equal(gradient, np.zeros((1, N, N)))

@@ -36,14 +36,14 @@ def assert_says_the_same(old, new):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
 @pytest.mark.filterwarnings("default")  # Jupyter's own
-def test_notebook(path, tmp_path, monkeypatch):
+def test_notebook_runs(path, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
     monkeypatch.delenv("MPLBACKEND", raising=False)
     committed = nbformat.read(path, 4)
     notebook = nbformat.read(path, 4)
     # raises if a cell does
-    nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3").execute(cwd=tmp_path)
+    nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3").execute(cwd=FOLDER)
     old, new = printed(committed), printed(notebook)
     for cell, text in old.items():
         assert_says_the_same(text, new[cell])

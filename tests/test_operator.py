@@ -9,6 +9,7 @@ import scipy.linalg
 from scipy.sparse.linalg import LinearOperator, aslinearoperator, expm_multiply, gmres, svds
 
 import kru_ref as kru
+from kru_ref.kronecker import ENGINES
 
 
 @pytest.fixture
@@ -88,6 +89,17 @@ def test_spectrum(draw, shapes):
 
 def test_condition_of_a_singular_matrix():
     assert kru.KroneckerProduct([np.diag([1.0, 0.0]), np.eye(2)]).cond() == math.inf
+    assert kru.KroneckerProduct([np.diag([3.0, 2.0, 0.0]), [[2.0]]]).cond() == math.inf
+    assert kru.KroneckerProduct([np.diag([3.0, 1.0]), np.eye(2)]).cond() == 3
+
+
+def test_the_backend_is_kept(square, monkeypatch):
+    product = kru.KroneckerProduct(square.factors, "numpy")
+    assert {product.H.backend, product.T.backend} == {"numpy"}
+    monkeypatch.delitem(ENGINES, "cython")
+    for x in (np.ones(24), np.ones((24, 2))):
+        np.testing.assert_allclose(product @ x, square.to_dense() @ x)
+        np.testing.assert_allclose(product.H @ x, square.to_dense().conj().T @ x)
 
 
 def test_trace(square, product):
@@ -112,5 +124,7 @@ def test_it_refuses_what_kron_matvec_refuses(product):
         kru.KroneckerProduct([])
     with pytest.raises(ValueError, match="backend must be"):
         kru.KroneckerProduct([np.eye(2)], "fortran")
+    with pytest.raises(TypeError, match=r"got <U1, float64; convert"):
+        kru.kron_matvec([np.array([["a"]])], np.ones(1))
     with pytest.raises(ValueError, match=r"(?i)dimension mismatch"):
         product @ np.ones(3)
