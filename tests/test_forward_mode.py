@@ -138,6 +138,26 @@ def test_kronecker_product(rng, draw, backend, shapes, dtype, columns, record_er
     np.testing.assert_allclose(y_dot, (len(shapes) + 1) * dense, rtol=1e-12, atol=1e-12)
 
 
+MIXED = ["float32", "float64", "complex64", "complex128"]
+
+
+@pytest.mark.parametrize("odd", ["factor", "x", "factor_dot", "x_dot"])
+@pytest.mark.parametrize("dtype", MIXED)
+def test_kronecker_tangents_of_mixed_dtypes(draw, odd, dtype):
+    """The result's dtype is that of everything together, wherever the widest stands."""
+    dtypes = {"factor": "float32", "x": "float32", "factor_dot": "float32", "x_dot": "float32"}
+    dtypes[odd] = dtype
+    (W, V), (W_dot, V_dot) = (
+        [draw((2, 3), dtypes[name]), draw((3, 2), "float32")] for name in ("factor", "factor_dot")
+    )
+    x, x_dot = draw((6, 2), dtypes["x"]), draw((6, 2), dtypes["x_dot"])
+    y, y_dot = kru.kron_matvec_jvp([W, V], x, [W_dot, V_dot], x_dot)
+    assert y.dtype == y_dot.dtype == dtype
+    expected = (np.kron(W_dot, V) + np.kron(W, V_dot)) @ x + np.kron(W, V) @ x_dot
+    np.testing.assert_allclose(y_dot, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(y, np.kron(W, V) @ x, rtol=1e-4, atol=1e-4)
+
+
 def test_kronecker_tangents_must_fit(draw):
     W, x = [draw((2, 3)), draw((2, 2))], draw((6, 2))
     with pytest.raises(ValueError, match=r"tangents must have the shapes of factors and x"):

@@ -1,5 +1,7 @@
 """The recurrent matrices: what they are, their gradients, and the unitary ones' unitarity."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -228,3 +230,38 @@ def test_a_matrix_that_is_always_unitary_costs_nothing(rng):
     strength, gradient = kru.FullUnitary().penalty(W)
     assert strength == 0
     np.testing.assert_array_equal(gradient, np.zeros((1, N, N)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex64"])
+def test_how_a_dense_matrix_starts(rng, dtype):
+    n = 40
+    start = lambda scheme: kru.Dense(scheme).init(n, rng, np.dtype(dtype))[0]  # noqa: E731
+    assert kru.unitarity_defect([start("haar")]) < 1e-5
+    np.testing.assert_array_equal(start("identity"), np.eye(n))
+    W = start("glorot")
+    assert W.dtype == dtype
+    limit = math.sqrt(6 / (n + n))
+    parts = [W.real, W.imag] if W.dtype.kind == "c" else [W]
+    for part in parts:
+        bound = limit / math.sqrt(len(parts))
+        assert 0.99 * bound < np.abs(part).max() <= bound * (1 + 1e-6)
+        assert abs(part.mean()) < 0.05 * bound
+    if len(parts) == 2:
+        assert abs(np.corrcoef(parts[0].ravel(), parts[1].ravel())[0, 1]) < 0.1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex128"])
+def test_how_a_restricted_unitary_matrix_starts(rng, dtype):
+    phases, vectors = kru.RestrictedUnitary().init(400, rng, np.dtype(dtype))
+    assert (phases.dtype, vectors.dtype) == (
+        ("float32", "complex64") if dtype == "float32" else ("float64", "complex128")
+    )
+    for part, bound in ((phases, math.pi), (vectors.real, 1), (vectors.imag, 1)):
+        assert -bound <= part.min() < -0.98 * bound
+        assert 0.98 * bound < part.max() <= bound
+    assert abs(np.corrcoef(vectors.real.ravel(), vectors.imag.ravel())[0, 1]) < 0.1
+
+
+def test_spread_factors_keep_their_dtype(rng):
+    for W in kru.Kronecker(init_scheme="spread").init(8, rng, np.dtype("complex64")):
+        assert W.dtype == "complex64"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import kru_ref as kru
+from kru_ref.optimizers import cayley
 
 OPTIMIZERS = [
     kru.SGD(rate=0.1),
@@ -25,6 +26,35 @@ def test_it_finds_a_minimum(optimizer, draw):
         params, state = optimizer.update(params, grads, state)
     assert all(np.abs(params[name] - target[name]).max() < 0.1 for name in params)
     assert state["steps"] == 500
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
+def test_updates_are_what_the_papers_say(optimizer):
+    """One number at a time, in the order of the formulas."""
+    gradients = [0.3, -2.0, 1e-9, 0.0, 0.7]
+    p, m, v = 1.5, 0.0, 0.0
+    params, state = {"p": np.array([p])}, optimizer.init({"p": np.array([p])})
+    for k, g in enumerate(gradients, 1):
+        if isinstance(optimizer, kru.SGD):
+            m = optimizer.momentum * m + g
+            p -= 0.1 * m
+        elif isinstance(optimizer, kru.RMSprop):
+            v = 0.9 * v + 0.1 * g**2
+            p -= 0.1 * g / (math.sqrt(v) + 1e-8)
+        else:
+            m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+            p -= 0.1 * (m / (1 - 0.9**k)) / (math.sqrt(v / (1 - 0.999**k)) + 1e-8)
+        params, state = optimizer.update(params, {"p": np.array([g])}, state)
+        np.testing.assert_allclose(params["p"], [p], rtol=1e-13)
+
+
+@pytest.mark.parametrize("optimizer", [kru.RMSprop(rate=1.0), kru.Adam(rate=1.0)], ids=repr)
+def test_epsilon_is_added_to_the_root(optimizer):
+    """Where a gradient is as small as ε it decides, and keeps 0 / 0 from happening."""
+    params = {"p": np.zeros(2)}
+    moved, _ = optimizer.update(params, {"p": np.array([1e-8, 0.0])}, optimizer.init(params))
+    root = 1e-8 * (math.sqrt(0.1) if isinstance(optimizer, kru.RMSprop) else 1)
+    np.testing.assert_allclose(moved["p"], [-1e-8 / (root + 1e-8), 0], rtol=1e-9)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
@@ -55,6 +85,7 @@ def test_updates_are_pure_and_keep_the_dtype(optimizer, draw, dtype):
     np.testing.assert_array_equal(first["p"], again["p"])
     for slot in optimizer.slots:
         assert state_first[slot]["p"].dtype == dtype
+        assert state_first[slot]["p"].shape == (2, 3)
         assert not state[slot]["p"].any()
 
 
@@ -73,20 +104,27 @@ def test_unknown_group():
 
 
 @pytest.mark.parametrize(
-    "make",
+    ("make", "name"),
     [
-        lambda: kru.SGD(rate=-1),
-        lambda: kru.Adam(rate=math.nan),
-        lambda: kru.Adam(rates={"U": math.inf}),
-        lambda: kru.SGD(momentum=1.0),
-        lambda: kru.RMSprop(decay=-0.1),
-        lambda: kru.Adam(beta1=1.5),
-        lambda: kru.Adam(beta2=1.0),
+        (lambda: kru.SGD(rate=-1), "learning rate 'rate' must be finite and ≥ 0, got -1"),
+        (lambda: kru.Adam(rate=math.nan), "learning rate 'rate' must"),
+        (lambda: kru.Adam(rates={"U": math.inf}), "learning rate 'U' must"),
+        (lambda: kru.SGD(momentum=1.0), "^momentum must"),
+        (lambda: kru.RMSprop(decay=-0.1), "^decay must"),
+        (lambda: kru.Adam(beta1=1.5), "^beta1 must"),
+        (lambda: kru.Adam(beta2=1.0), "^beta2 must"),
     ],
 )
-def test_bad_settings(make):
-    with pytest.raises(ValueError, match="must"):
+def test_bad_settings(make, name):
+    with pytest.raises(ValueError, match=name):
         make()
+
+
+def test_a_unitary_matrix_moves_at_its_own_rate(draw):
+    W, G = kru.random_unitary(3, np.random.default_rng(0)), draw((3, 3))
+    own = kru.SGD(rate=5.0, rates={"cell.W": 0.1}, unitary=["cell.W"])
+    moved, _ = own.update({"cell.W": W}, {"cell.W": G}, own.init({"cell.W": W}))
+    np.testing.assert_allclose(moved["cell.W"], cayley(W, G, 0.1), rtol=1e-14)
 
 
 def test_gradients_of_another_model():
@@ -126,8 +164,9 @@ def test_a_complex_gradient_of_a_real_parameter():
     o, params = kru.SGD(), {"a": np.ones(2)}
     with pytest.raises(TypeError, match="a must be real or complex floating point"):
         o.update(params, {"a": np.ones(2, complex)}, o.init(params))
-    with pytest.raises(TypeError, match="got int64"):
-        o.update({"a": np.ones(2, int)}, {"a": np.ones(2)}, {"steps": 0, "momentum": params})
+    for kind in (int, "S1"):
+        with pytest.raises(TypeError, match="a must be real or complex floating point"):
+            o.update({"a": np.ones(2, kind)}, {"a": np.ones(2)}, {"steps": 0, "momentum": params})
 
 
 def test_clipping(draw):
