@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
+import numpy as np
 
 from kru_ref.recipes import RECIPES
 from kru_ref.training import CONFIG, FREE, METRICS, read_config
@@ -245,23 +246,34 @@ def draw(section, runs, path):
 
 def draw_penalty(runs, path):
     """Draw error and defect against the strength of the penalty; return the rows of a table."""
-    runs = sorted(runs, key=lambda run: float(run["recipe"].removeprefix("penalty-")))
-    strengths = [float(run["recipe"].removeprefix("penalty-")) for run in runs]
-    errors = [run["last"]["test_loss"] for run in runs]
-    defects = [run["last"]["defect"] for run in runs]
+    study = {}
+    for run in sorted(runs, key=lambda run: (float(run["recipe"].split("-")[1]), run["seed"])):
+        study.setdefault(float(run["recipe"].split("-")[1]), []).append(run)
     fig, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
-    axes.plot(strengths, errors, "ko-", label="test error (mean squared)")
-    axes.plot(strengths, defects, "s--", color="0.5", label="defect ‖WᴴW - I‖₂")
+    shown = {
+        "test_loss": ("o-", "test error (mean squared)"),
+        "defect": ("s--", "defect ‖WᴴW - I‖₂"),
+    }
+    for key, (style, label) in shown.items():
+        found = [[run["last"][key] for run in seeds] for seeds in study.values()]
+        color = "0" if key == "test_loss" else "0.5"
+        axes.plot(study, [np.median(each) for each in found], style[1:], color=color, label=label)
+        for strength, each in zip(study, found, strict=True):
+            axes.plot([strength] * len(each), each, style[0], color=color, markersize=3)
     axes.set_xscale("symlog", linthresh=1e-5)
     axes.set_yscale("log")
     axes.set(xlabel="strength λ of the penalty", ylabel="adding, T = 100, N = 128")
-    axes.legend(fontsize="small")
+    axes.legend(fontsize="small", title="median of the seeds")
     fig.savefig(path, dpi=100)
     plt.close(fig)
     rows = ["| λ | mean squared error | defect | seed | command |", "|---|---|---|---|---|"]
-    for run, strength, error, defect in zip(runs, strengths, errors, defects, strict=True):
-        command = f"kru-ref reproduce {run['recipe']} --seed {run['seed']}"
-        rows.append(f"| {strength:g} | {error:.2g} | {defect:.2g} | {run['seed']} | `{command}` |")
+    for strength, seeds in study.items():
+        for run in seeds:
+            command = f"kru-ref reproduce {run['recipe']} --seed {run['seed']}"
+            error, defect = run["last"]["test_loss"], run["last"]["defect"]
+            rows.append(
+                f"| {strength:g} | {error:.2g} | {defect:.2g} | {run['seed']} | `{command}` |"
+            )
     return rows
 
 

@@ -313,6 +313,8 @@ def test_unknown_backend():
         (300, None, (2, 2, 3, 5, 5)),
         (1, None, (1,)),
         (1, 1, (1,)),
+        (2, None, (2,)),
+        (2**40, None, (2,) * 40),
         (97, None, (97,)),
         (64, 2, (8, 8)),
         (360, 4, (3, 4, 5, 6)),
@@ -348,3 +350,5 @@ def test_sizes_are_integers(bad):
 def test_factor_sizes_refuses(N, n_factors):
     with pytest.raises(ValueError, match="must be"):
         kru.factor_sizes(N, n_factors)
+    with pytest.raises(ValueError, match=r"between 1 and 1 for N = 1 .*, got 2"):
+        kru.factor_sizes(1, 2)

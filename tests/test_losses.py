@@ -118,6 +118,30 @@ def test_targets_of_padding_may_be_anything(rng, name):
         np.testing.assert_array_equal(dlogits, dexpected)
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("garbage", [np.nan, np.inf])
+def test_logits_of_padding_may_be_anything(rng, name, garbage):
+    loss, logits, targets, _ = case(name, rng)
+    mask = np.ones((T, B))
+    mask[1, 2] = 0
+    wild = logits.copy()
+    wild[1, :, 2] = garbage
+    with np.errstate(invalid="ignore"):
+        value, dlogits = loss(wild, targets, mask)
+    expected, dexpected = loss(logits, targets, mask)
+    assert value == expected
+    np.testing.assert_array_equal(dlogits, dexpected)
+
+
+def test_weights_may_be_small(rng):
+    loss, logits, targets, _ = case("squared", rng)
+    weights = rng.uniform(0.01, 0.02, (T, B))
+    value, dlogits = loss(logits, targets, weights)
+    scaled, dscaled = loss(logits, targets, 100 * weights)
+    assert value == pytest.approx(scaled, rel=1e-13)
+    np.testing.assert_allclose(dlogits, dscaled, rtol=1e-13)
+
+
 def test_nan_logits_give_a_nan_loss():
     nan = np.full((1, 1, 1), np.nan)
     with np.errstate(invalid="ignore"):
