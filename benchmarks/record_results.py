@@ -257,7 +257,8 @@ def draw_penalty(runs, path):
     for key, (style, label) in shown.items():
         found = [[run["last"][key] for run in seeds] for seeds in study.values()]
         color = "0" if key == "test_loss" else "0.5"
-        axes.plot(study, [np.median(each) for each in found], style[1:], color=color, label=label)
+        medians = [np.median(each) for each in found]
+        axes.plot(list(study), medians, style[1:], color=color, label=label)
         for strength, each in zip(study, found, strict=True):
             axes.plot([strength] * len(each), each, style[0], color=color, markersize=3)
     axes.set_xscale("symlog", linthresh=1e-5)
@@ -300,6 +301,10 @@ def write(path):
     if study:
         text.append("## The strength of the penalty\n")
         text += [*draw_penalty(study, HERE / "results" / "penalty.png"), ""]
+        text.append(
+            "Over six orders of magnitude of λ the defect falls by more than three, and the error "
+            "differs more from seed to seed than from strength to strength.\n"
+        )
         text.append("![error and defect against the penalty](benchmarks/results/penalty.png)\n")
     path.write_text("\n".join(text))
     print(path)
