@@ -27,9 +27,9 @@ class Adding(Task):
 
     # Length T of a sequence.
     length: int = 100
-    # Length of the first sequences; the same if not given. A solution found on shorter ones carries
-    # over, and beyond some 500 steps it is not found otherwise. They stay at this length for 40 %
-    # of the updates, and grow in equal ratios until 70 %.
+    # Length of the first sequences; the same if not given. They stay so for 40 % of the updates
+    # and grow in equal ratios until 70 %: a solution found on short sequences carries over. At
+    # 750 steps without this the error never came below 0.05.
     first_length: int | None = None
     batch_size: int = 50
     updates: int = 10_000
