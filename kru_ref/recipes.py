@@ -89,14 +89,28 @@ RECIPES: dict[str, Task] = {
     ),
     **_with_baselines(
         "piano-kru-lstm",
-        Music(data="piano-midi", excerpt=200, updates=1500, dropout=0.5),
-        lstm={"matrix": "dense"},
+        Music(
+            data="piano-midi",
+            excerpt=200,
+            updates=500,
+            dropout=0.6,
+            rate=5e-3,
+            factor_rate=5e-3,
+            evaluate_every=50,
+        ),
+        lstm={
+            "matrix": "dense",
+            "updates": 400,
+            "dropout": 0.5,
+            "rate": 3e-3,
+            "factor_rate": 3e-3,
+        },
     ),
     **_with_baselines(
         "ptb-kru-lstm",
-        # with so few recurrent parameters the rate can be ten times that of the dense network
+        # with so few recurrent parameters the rate can be four times that of the dense network
         Characters(factors=LARGE, updates=15_000, rate=2e-2, factor_rate=2e-2),
-        lstm={"matrix": "dense", "updates": 5000, "rate": 2e-3, "factor_rate": 2e-3},
+        lstm={"matrix": "dense", "updates": 5000, "rate": 5e-3, "factor_rate": 5e-3},
     ),
     **_with_baselines(
         "timit-kru-lstm",
