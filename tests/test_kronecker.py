@@ -274,10 +274,10 @@ def test_a_million_rows(draw, backend):
 @pytest.mark.parametrize(
     ("factors", "x", "message"),
     [
-        ([], np.ones(1), "at least one matrix"),
+        ([], np.ones(1), "^factors must hold at least one matrix, got none$"),
         ([np.ones(3)], np.ones(3), r"factor 0 must be a non-empty matrix.*got shape \(3,\)"),
         ([np.ones((2, 2)), np.ones((2, 0))], np.ones(0), "factor 1 must be a non-empty"),
-        ([np.ones((2, 3))], np.ones(2), r"x must have shape \(3,\) or \(3, B\).*got \(2,\)"),
+        ([np.ones((2, 3))], np.ones(2), r"^x must have shape \(3,\) or \(3, B\).*got \(2,\)"),
         ([np.ones((2, 3))], np.ones((3, 1, 1)), r"got \(3, 1, 1\)"),
         ([np.ones((2, 3))], np.float64(1), r"got \(\)"),
     ],

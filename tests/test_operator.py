@@ -87,6 +87,12 @@ def test_spectrum(draw, shapes):
     assert product.cond() == pytest.approx(expected[0] / expected[-1] if complete else math.inf)
 
 
+def test_singular_values_keep_single_precision(draw):
+    product = kru.KroneckerProduct([draw((2, 3), "float32"), draw((3, 2), "float32")])
+    assert len(product.singular_values()) == 6
+    assert product.singular_values().dtype == "float32"
+
+
 def test_condition_of_a_singular_matrix():
     assert kru.KroneckerProduct([np.diag([1.0, 0.0]), np.eye(2)]).cond() == math.inf
     assert kru.KroneckerProduct([np.diag([3.0, 2.0, 0.0]), [[2.0]]]).cond() == math.inf
