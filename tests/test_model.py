@@ -127,20 +127,6 @@ def test_defect_grows_with_distance_from_unitary(rng):
     assert model.defect(scaled) == pytest.approx(1.1**2 - 1)
 
 
-def test_bad_input(rng):
-    model = make_model()
-    params = model.init(rng)
-    with pytest.raises(ValueError, match="output_size must be at least 1"):
-        kru.SequenceModel(model.cell, 0)
-    with pytest.raises(ValueError, match=r"missing \['readout.c'\]"):
-        model.forward({k: v for k, v in params.items() if k != "readout.c"}, np.zeros((2, 3, 1)))
-    _, saved = model.forward(params, np.zeros((2, 3, 1)))
-    with pytest.raises(ValueError, match=r"dlogits must have shape \(2, 4, 1\), got \(2, 4, 2\)"):
-        model.backward(params, saved, np.zeros((2, 4, 2)))
-    with pytest.raises(TypeError, match="dlogits must fit dtype float64"):
-        model.backward(params, saved, np.zeros((2, 4, 1), complex))
-
-
 LAYERS = {
     "complex below real": lambda: [
         kru.KRU(3, 4, dtype="complex128"),
@@ -156,6 +142,62 @@ LAYERS = {
         kru.LSTM(6, 4, kru.FullUnitary(), "float64"),
     ],
 }
+
+
+def test_the_penalty_is_the_sum_over_cells(rng):
+    cells = [kru.KRU(3, 4, dtype="complex128"), kru.LSTM(8, 6, kru.Kronecker(), "float64")]
+    model = kru.SequenceModel(cells, 4)
+    params = {k: 1.1 * p for k, p in model.init(rng).items()}
+    value, grads = model.penalty(params)
+    parts = [
+        cell.penalty({k: params[f"cell.{i}.{k}"] for k in cell.shapes()})
+        for i, cell in enumerate(cells)
+    ]
+    assert value == pytest.approx(parts[0][0] + parts[1][0])
+    assert min(parts[0][0], parts[1][0]) > 0
+    assert set(grads) == {f"cell.{i}.{k}" for i, (_, dW) in enumerate(parts) for k in dW}
+    for i, (_, dW) in enumerate(parts):
+        for k, expected in dW.items():
+            np.testing.assert_array_equal(grads[f"cell.{i}.{k}"], expected)
+
+
+def test_the_smallest_model(rng):
+    model = kru.SequenceModel(kru.KRU(1, 1, dtype="complex128"), 1)
+    logits, _ = model.forward(model.init(rng), np.ones((1, 1, 1)))
+    assert logits.shape == (1, 1, 1)
+
+
+def test_equal_descriptions_are_equal():
+    cells = [kru.GRU(3, 4, dtype=np.float32), kru.GRU(4, np.int64(4), dtype="float32")]
+    model = kru.SequenceModel(cells, np.int64(2))
+    assert model == kru.SequenceModel((kru.GRU(3, 4), kru.GRU(4, 4)), 2)
+    assert hash(model) == hash(kru.SequenceModel(tuple(cells), 2))
+    assert type(model.output_size) is int
+    assert model.cells[0].dtype == "float32"
+
+
+@pytest.mark.parametrize("layers", LAYERS)
+def test_every_cell_reuses_its_memory(rng, layers):
+    model = kru.SequenceModel(LAYERS[layers](), 2)
+    params, x = model.init(rng), rng.standard_normal((5, 3, 2))
+    _, old = model.forward(params, x)
+    _, new = model.forward(params, x, reuse=old)
+    for a, b in zip(old.cells, new.cells, strict=True):
+        assert a.h is b.h
+
+
+def test_bad_input(rng):
+    model = make_model()
+    params = model.init(rng)
+    with pytest.raises(ValueError, match="output_size must be at least 1"):
+        kru.SequenceModel(model.cell, 0)
+    with pytest.raises(ValueError, match=r"missing \['readout.c'\]"):
+        model.forward({k: v for k, v in params.items() if k != "readout.c"}, np.zeros((2, 3, 1)))
+    _, saved = model.forward(params, np.zeros((2, 3, 1)))
+    with pytest.raises(ValueError, match=r"dlogits must have shape \(2, 4, 1\), got \(2, 4, 2\)"):
+        model.backward(params, saved, np.zeros((2, 4, 2)))
+    with pytest.raises(TypeError, match="dlogits must fit dtype float64"):
+        model.backward(params, saved, np.zeros((2, 4, 1), complex))
 
 
 @pytest.mark.parametrize("layers", LAYERS)
@@ -219,7 +261,10 @@ def test_dropout_needs_a_generator(rng):
     [
         (lambda: kru.SequenceModel([], 4), "a cell or a sequence of cells"),
         (lambda: kru.SequenceModel([kru.GRU(3, 4), "gru"], 4), "a cell or a sequence of cells"),
-        (lambda: kru.SequenceModel([kru.KRU(3, 4), kru.GRU(4, 4)], 4), "input_size 8.*got 4"),
+        (
+            lambda: kru.SequenceModel([kru.KRU(3, 4), kru.GRU(4, 4)], 4),
+            "cell 1.*input_size 8.*cell 0",
+        ),
         (
             lambda: kru.SequenceModel([kru.GRU(3, 4), kru.GRU(4, 4, dtype="float64")], 4),
             "one precision, got float32 and float64",
@@ -234,8 +279,13 @@ def test_bad_layers(make, message):
 
 def test_a_state_for_each_cell(rng):
     model = kru.SequenceModel([kru.GRU(3, 4), kru.GRU(4, 4)], 4)
-    with pytest.raises(ValueError, match="a state for each of 2 cells"):
-        model.forward(model.init(rng), np.zeros((2, 3, 1)), np.zeros((4, 1)))
+    for h0, kind in (
+        (np.zeros((4, 1)), "ndarray"),
+        (np.zeros((2, 1)), "ndarray"),
+        ((None,), "tuple"),
+    ):
+        with pytest.raises(ValueError, match=f"a state for each of 2 cells, got {kind}"):
+            model.forward(model.init(rng), np.zeros((2, 3, 1)), h0)
 
 
 @pytest.mark.parametrize(
