@@ -297,7 +297,7 @@ def test_same_seed_same_parameters():
         (
             lambda: kru.KRU(3, 12, activation="gelu"),
             ValueError,
-            "one of modrelu, tanh, .*, got 'gelu'",
+            "one of modrelu, tanh, .*'gelu'",
         ),
         (lambda: kru.GRU(3, 12, dtype="complex64"), TypeError, "^GRU"),
         (lambda: kru.LSTM(3, 12, dtype="complex64"), TypeError, "^LSTM"),
