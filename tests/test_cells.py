@@ -362,6 +362,11 @@ def test_memory_that_is_read_is_not_used_again(rng, cell, read_as):
         (np.zeros((4, 5)), ValueError, r"got float64 \(4, 5\)"),
         (np.zeros((4, 3, 5), complex), TypeError, "x is complex, but the cell's dtype is float32"),
         (np.full((4, 3, 5), np.nan), ValueError, r"must be finite, but x\[t, d, b\] is nan at \(0"),
+        (
+            np.where(np.arange(60).reshape(4, 3, 5) % 40 == 17, np.inf, 0.0),
+            ValueError,
+            r"\(1, 0, 2",
+        ),
         (np.full((2, 5), 3), ValueError, r"labels from 0 to 2 \(input_size is 3\), got 3 to 3"),
         (np.full((2, 5), -1), ValueError, "got -1 to -1"),
         (np.zeros((0, 3, 5)), ValueError, "at least one time step"),

@@ -344,3 +344,28 @@ def test_states_of_an_lstm(rng):
     _, saved = kru.GRU(3, 4).forward(kru.GRU(3, 4).init(rng), x)
     with pytest.raises(TypeError, match="reuse must be a LSTMSaved that forward returned"):
         cell.forward(params, x, reuse=saved)
+
+
+@pytest.mark.parametrize("cell", [kru.RNN(3, 4), kru.GRU(3, 4), kru.LSTM(3, 4)], ids=str)
+def test_saved_arrays_that_do_not_fit(rng, cell):
+    """Compiled loops go by these sizes."""
+    params = cell.init(rng)
+    h, saved = cell.forward(params, rng.standard_normal((5, 3, 2)))
+    for name in [name for name in ("h0", "c0", "h", "c", "gates") if hasattr(saved, name)]:
+        array = getattr(saved, name)
+        for wrong in (array[..., :1], array[1:], array[..., :-1, :], array.astype("float64")):
+            bad = saved._replace(**{name: wrong})
+            with pytest.raises(ValueError, match=f"^saved belongs to another cell: {name} must be"):
+                cell.backward(params, bad, h)
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_reuse_is_of_the_same_kind(rng, kind):
+    cell, other = CELLS[kind](3, 4), kru.RNN(3, 4)
+    x = np.zeros((2, 3, 1))
+    _, saved = other.forward(other.init(rng), x)
+    _, own = cell.forward(cell.init(rng), x)
+    with pytest.raises(TypeError, match=f"must be a {type(own).__name__} that.*got RNNSaved$"):
+        cell.forward(cell.init(rng), x, reuse=saved)
+    with pytest.raises(TypeError, match="must be a RNNSaved that forward returned, got"):
+        other.forward(other.init(rng), x, reuse=own)
