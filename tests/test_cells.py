@@ -430,3 +430,18 @@ def test_the_pieces_of_a_sum_over_time(rng, draw, monkeypatch, cell, steps):
     pieces, _, _ = cell.backward(params, saved, dh)
     for name in whole:
         np.testing.assert_allclose(pieces[name], whole[name], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex64"])
+def test_input_is_read_in_the_precision_of_the_cell(rng, draw, dtype):
+    cell = kru.RNN(3, 4, activation="identity", dtype=dtype)
+    params, x = cell.init(rng), rng.standard_normal((2, 3, 1))
+    assert cell.forward(params, x)[1].x.dtype == "float32"
+    if cell.is_complex:
+        assert cell.forward(params, draw((2, 3, 1), "complex128"))[1].x.dtype == "complex64"
+
+
+def test_a_complex_matrix_may_be_odd_where_a_real_one_may_not(rng):
+    cell = kru.RNN(3, 5, kru.RestrictedUnitary(), "identity", "complex64")
+    ((phases, vectors),) = cell.matrices(cell.init(rng))
+    assert (phases.shape, vectors.shape) == ((3, 5), (2, 5))

@@ -73,6 +73,8 @@ def test_one_hot_input_and_last_step(rng):
     model = kru.SequenceModel(kru.GRU(D, N, kru.Kronecker(), "float64"), M, last_only=True)
     params, x, targets = moved(model, rng), rng.integers(D, size=(5, 3)), rng.integers(M, size=3)
     logits, saved = model.forward(params, x)
+    np.testing.assert_allclose(model.continued(params, x), logits, rtol=1e-12, atol=1e-13)
+    assert model.continued(params, x).shape == logits.shape == (1, M, 3)
     _, dlogits = kru.softmax_cross_entropy(logits, targets, last_only=True)
     f = lambda p: kru.softmax_cross_entropy(  # noqa: E731
         model.continued(p, x), targets, last_only=True

@@ -357,6 +357,17 @@ def test_a_given_state_moves(rng, kind, record_error):
     assert not still.any()
 
 
+def test_a_complex_input_moves(rng, draw):
+    """A cell is linear in its input where modReLU is the identity, at b = 0."""
+    cell = kru.KRU(D, 6, dtype="complex64")
+    params, x, x_dot = cell.init(rng), draw((3, D, 2), "complex64"), draw((3, D, 2), "complex128")
+    zeros = {k: np.zeros_like(p) for k, p in params.items()}
+    h, h_dot = cell.jvp(params, x, zeros, x_dot)
+    assert h_dot.dtype == "complex64"
+    moved_on, _ = cell.forward(params, x + x_dot.astype("complex64"))
+    np.testing.assert_allclose(h_dot, moved_on - h, rtol=1e-4, atol=1e-5)
+
+
 def test_tangents_that_do_not_fit(rng):
     cell = kru.KRU(D, N, dtype="complex128")
     params, x = cell.init(rng), rng.standard_normal((3, D, 2))
