@@ -445,3 +445,25 @@ def test_a_complex_matrix_may_be_odd_where_a_real_one_may_not(rng):
     cell = kru.RNN(3, 5, kru.RestrictedUnitary(), "identity", "complex64")
     ((phases, vectors),) = cell.matrices(cell.init(rng))
     assert (phases.shape, vectors.shape) == ((3, 5), (2, 5))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex64"])
+def test_the_first_state_starts_with_length_1(rng, dtype):
+    h0 = kru.RNN(2, 4096, kru.Kronecker(), "identity", dtype).init(rng)["h0"]
+    assert h0.dtype == dtype
+    assert np.linalg.norm(h0) == pytest.approx(1, rel=0.03)
+    parts = [h0.real, h0.imag] if h0.dtype.kind == "c" else [h0]
+    for part in parts:
+        assert np.linalg.norm(part) ** 2 == pytest.approx(1 / len(parts), rel=0.06)
+        assert abs(part.mean()) < 0.05 * part.std()
+    if len(parts) == 2:
+        assert abs(np.corrcoef(*parts)[0, 1]) < 0.05
+
+
+@pytest.mark.parametrize("make", [kru.RNN, kru.GRU, kru.LSTM])
+def test_a_state_that_is_not_learned_has_no_gradient(rng, make):
+    cell = make(3, 4, learned_h0=False)
+    params = cell.init(rng)
+    h, saved = cell.forward(params, rng.standard_normal((2, 3, 1)))
+    assert saved.h0_is_learned is False
+    assert set(cell.backward(params, saved, h)[0]) == set(params)
