@@ -186,6 +186,8 @@ def same_run(recipe, task):
 
 def figure(value, metric):
     """Write a number so that what counts can be read."""
+    if metric == "bits":
+        return f"{value:.3f}"
     return f"{value:.3g}" if metric == "loss" and value < 1 else f"{value:.2f}"
 
 
@@ -216,6 +218,20 @@ def table(section, runs):
         )
     for who, value in section.published:
         rows.append(f"| *published: {who}* | | | | *{value}* | | | | |")
+    return rows
+
+
+def learned_and_frozen(sections):
+    """Return the rows of a table: each run beside the one with frozen matrices and its seed."""
+    rows = ["| data set | seed | measured in | learned | frozen |", "|---|---|---|---|---|"]
+    for section, runs in sections:
+        key = f"test_{section.metric}"
+        found = {(run["recipe"], run["seed"]): run["last"].get(key) for run in runs}
+        for (recipe, seed), learned in found.items():
+            frozen = found.get((f"{recipe}-frozen", seed))
+            if learned is not None and frozen is not None:
+                shown = [figure(section.scale * v, section.metric) for v in (learned, frozen)]
+                rows.append(f"| {section.title} | {seed} | {section.unit} | {' | '.join(shown)} |")
     return rows
 
 
@@ -286,18 +302,21 @@ def write(path):
     runs = [run for run in runs if run["recipe"] in RECIPES]
     runs.sort(key=lambda run: (order.index(run["recipe"]), run["seed"]))
     text = [(HERE / "results" / "introduction.md").read_text()]
+    shown = []
     for section in SECTIONS:
         own = [run for run in runs if run["recipe"].startswith(section.recipes)]
         # "copying-1000" is not "copying-10000"
         own = [run for run in own if run["recipe"][len(section.recipes) :][:1] in ("", "-")]
         if not own:
             continue
+        shown.append((section, own))
         picture = HERE / "results" / f"{section.recipes}.png"
         draw(section, own, picture)
         text += [f"## {section.title}\n", *table(section, own), ""]
         if section.remark:
             text += [section.remark, ""]
         text.append(f"![{section.title}: learning curves](benchmarks/results/{picture.name})\n")
+    text += ["## What learning the recurrence adds\n", *learned_and_frozen(shown), ""]
     study = [run for run in runs if run["recipe"].startswith("penalty-")]
     if study:
         text.append("## The strength of the penalty\n")
