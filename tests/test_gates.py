@@ -197,8 +197,10 @@ def test_memory_is_used_again(rng, kind, backend):
     x, y = rng.standard_normal((2, 5, D, 3))
     expected, _ = cell.forward(params, y)
     first, saved = cell.forward(params, x)
-    second, _ = cell.forward(params, y, reuse=saved)
+    second, new = cell.forward(params, y, reuse=saved)
     assert second is first
+    for name in ("h", "c", "gates"):
+        assert getattr(new, name, None) is getattr(saved, name, None)
     np.testing.assert_array_equal(second, expected)
     # but not where it is the state to go on from, which backward needs
     _, saved = cell.forward(params, x)
