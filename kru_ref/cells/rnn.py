@@ -294,5 +294,5 @@ def KRU(
     -----
     From Jose, Cissé and Fleuret, "Kronecker Recurrent Units" (ICML 2018).
     """
-    matrix = Kronecker(None if factors is None else factors, backend)  # type: ignore[arg-type]
+    matrix = Kronecker(factors, backend)  # type: ignore[arg-type]
     return RNN(input_size, hidden_size, matrix, activation, dtype, learned_h0)
