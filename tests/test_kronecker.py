@@ -295,6 +295,45 @@ def test_wrong_dtypes(backend, bad):
         kru.kron_matvec([bad], np.ones(1), backend)
 
 
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (
+            np.zeros((1, 1), "datetime64[D]"),
+            r"^expected real or complex numbers, got datetime64\[D\], float64$",
+        ),
+        (
+            np.ones((1, 1), "clongdouble"),
+            "^expected numbers that fit one of float32, float64, complex64, complex128, got "
+            "(clongdouble|complex256), float64; ",
+        ),
+    ],
+)
+def test_what_a_wrong_dtype_is_told(backend, bad, message):
+    with pytest.raises(TypeError, match=message):
+        kru.kron_matvec([bad], np.ones(1), backend)
+
+
+def test_gradients_of_integers_are_fractions(backend):
+    (dW,), dx = kru.kron_matvec_backward([np.array([[1, 2]])], [1, 3], [0.25], backend)
+    np.testing.assert_array_equal(dW, [[0.25, 0.75]])
+    np.testing.assert_array_equal(dx, [0.25, 0.5])
+
+
+def test_the_widest_argument_decides_how_gradients_are_computed(backend):
+    """In single precision 1 + 2^-40 is 1, and 1 - 1 leaves nothing."""
+    wide, narrow = np.array([[1 + 2.0**-40, -1.0]]), np.ones((1, 2), "float32")
+    for x, dy in ((wide, narrow), (narrow, wide)):
+        (dW,), _ = kru.kron_matvec_backward([np.ones((1, 1), "float32")], x, dy, backend)
+        assert dW.dtype == "float32"
+        assert dW == 2.0**-40
+
+
+def test_bad_rows_of_a_backward_pass(backend):
+    with pytest.raises(ValueError, match=r"^x must have shape \(3,\) or \(3, B\).*got \(2,\)"):
+        kru.kron_matvec_backward([np.ones((2, 3))], np.ones(2), np.ones(2), backend)
+
+
 def test_wrong_gradient_shape(backend):
     with pytest.raises(ValueError, match=r"dy must have the shape of y, \(2, 4\), got \(3, 4\)"):
         kru.kron_matvec_backward([np.ones((2, 3))], np.ones((3, 4)), np.ones((3, 4)), backend)

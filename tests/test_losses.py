@@ -190,6 +190,8 @@ def test_bad_masks(mask):
 def test_bad_shapes_of_mask_and_logits():
     with pytest.raises(ValueError, match=r"mask must have shape \(1, 2\), got \(2,\)"):
         kru.softmax_cross_entropy(np.zeros((1, 3, 2)), [[0, 1]], [1, 1])
+    with pytest.raises(ValueError, match=r"targets must have shape \(1, 2\).*got \(1, 3\)"):
+        kru.softmax_cross_entropy(np.zeros((1, 3, 2)), [[0, 1, 2]], [[1, 1]])
     with pytest.raises(ValueError, match=r"non-empty \(T, M, B\), got shape \(3, 2\)"):
         kru.softmax_cross_entropy(np.zeros((3, 2)), [0, 1])
     with pytest.raises(TypeError, match="real floating-point numbers, got complex128"):

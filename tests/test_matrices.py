@@ -237,6 +237,7 @@ def test_how_a_dense_matrix_starts(rng, dtype):
     n = 40
     start = lambda scheme: kru.Dense(scheme).init(n, rng, np.dtype(dtype))[0]  # noqa: E731
     assert kru.unitarity_defect([start("haar")]) < 1e-5
+    assert abs(np.trace(start("haar"))) < 10  # 40 for the identity
     np.testing.assert_array_equal(start("identity"), np.eye(n))
     W = start("glorot")
     assert W.dtype == dtype
@@ -260,6 +261,18 @@ def test_how_a_restricted_unitary_matrix_starts(rng, dtype):
         assert -bound <= part.min() < -0.98 * bound
         assert 0.98 * bound < part.max() <= bound
     assert abs(np.corrcoef(vectors.real.ravel(), vectors.imag.ravel())[0, 1]) < 0.1
+
+
+def test_a_complex_state_of_a_restricted_unitary_matrix_may_be_odd():
+    shapes = kru.RestrictedUnitary().shapes(5, np.dtype("complex64"))
+    assert shapes == {".phases": (3, 5), ".reflections": (2, 5)}
+
+
+def test_descriptions_given_as_lists_are_the_same_descriptions():
+    matrix = kru.Kronecker([[2, 3], np.array([3, 2])])
+    assert matrix == kru.Kronecker(((2, 3), (3, 2)))
+    assert {matrix: "as a key"}[kru.Kronecker(((2, 3), (3, 2)))] == "as a key"
+    assert kru.Adam(unitary=["cell.W"]).unitary == ("cell.W",)
 
 
 def test_spread_factors_keep_their_dtype(rng):
