@@ -262,7 +262,10 @@ def test_a_run_killed_at_random_moments_ends_as_if_it_never_was(tmp_path):
 def test_control_c_ends_cleanly(tmp_path):
     pytest.importorskip("tyro", reason="the command line needs the extra 'train'")
     out = tmp_path / "run"
+    # tests in the background may have been told to ignore it, and so would the command be
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = run_command(out, "--updates", "10000000")
+    signal.signal(signal.SIGINT, before)
     while not (out / "metrics.jsonl").exists():
         time.sleep(0.01)
         assert process.poll() is None
