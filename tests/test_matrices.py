@@ -263,11 +263,6 @@ def test_how_a_restricted_unitary_matrix_starts(rng, dtype):
     assert abs(np.corrcoef(vectors.real.ravel(), vectors.imag.ravel())[0, 1]) < 0.1
 
 
-def test_a_complex_state_of_a_restricted_unitary_matrix_may_be_odd():
-    shapes = kru.RestrictedUnitary().shapes(5, np.dtype("complex64"))
-    assert shapes == {".phases": (3, 5), ".reflections": (2, 5)}
-
-
 def test_descriptions_given_as_lists_are_the_same_descriptions():
     matrix = kru.Kronecker([[2, 3], np.array([3, 2])])
     assert matrix == kru.Kronecker(((2, 3), (3, 2)))
