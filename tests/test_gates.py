@@ -341,6 +341,8 @@ def test_states_of_an_lstm(rng):
     params, x, h = cell.init(rng), np.zeros((2, 3, 1)), np.zeros((4, 1))
     with pytest.raises(ValueError, match=r"the pair \(h, c\), got ndarray"):
         cell.forward(params, x, h)
+    with pytest.raises(ValueError, match=r"the pair \(h, c\), got tuple"):
+        cell.forward(params, x, (h, h, h))
     with pytest.raises(ValueError, match=r"the pair \(h, c\), both of them given or neither"):
         cell.forward(params, x, (h, None))
     _, saved = kru.GRU(3, 4).forward(kru.GRU(3, 4).init(rng), x)

@@ -280,6 +280,7 @@ def test_a_million_rows(draw, backend):
         ([np.ones((2, 3))], np.ones(2), r"^x must have shape \(3,\) or \(3, B\).*got \(2,\)"),
         ([np.ones((2, 3))], np.ones((3, 1, 1)), r"got \(3, 1, 1\)"),
         ([np.ones((2, 3))], np.float64(1), r"got \(\)"),
+        ([[[1, 2, 3]]], [1, 2], r"^x must have shape \(3,\) or \(3, B\).*got \(2,\)"),
     ],
 )
 def test_wrong_shapes(backend, factors, x, message):
