@@ -185,7 +185,7 @@ def header() -> str:
     """Return the table's first lines: the oracles and what passes."""
     names = "".join(f"{oracle:>14}" for oracle in LIMITS)
     limits = "".join(f"{f'≤ {limit:.0e}':>14}" for limit in LIMITS.values())
-    return f"{'largest relative error':44}{names}\n{'':44}{limits}"
+    return f"{'largest relative error':52}{names}\n{'':52}{limits}"
 
 
 def line(row: Row) -> str:
@@ -194,4 +194,4 @@ def line(row: Row) -> str:
         f"{f'{row.errors[oracle]:.1e}' if oracle in row.errors else '-':>14}" for oracle in LIMITS
     )
     verdict = "" if row.passed else "  <- wrong"
-    return f"{f'{row.subject.name}, {row.subject.backend}':44}{errors}{verdict}"
+    return f"{f'{row.subject.name}, {row.subject.backend}':52}{errors}{verdict}"
