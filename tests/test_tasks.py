@@ -102,6 +102,19 @@ def test_cosine_schedule_falls_to_zero():
     assert task.optimizer_at(100).rate == pytest.approx(0, abs=1e-15)
 
 
+def test_the_readout_may_have_a_rate_of_its_own():
+    task = Copying(schedule="cosine", updates=100, rate=1.0, readout_rate=0.2)
+    for update, scale in ((0, 1), (50, 0.5)):
+        optimizer = task.optimizer_at(update)
+        assert optimizer.rate_of("cell.U") == pytest.approx(scale)
+        for name in ("readout.V", "readout.c"):
+            assert optimizer.rate_of(name) == pytest.approx(0.2 * scale)
+    assert dataclasses.replace(task, readout_rate=None).optimizer_at(0).rate_of("readout.V") == 1
+    assert dataclasses.replace(task, readout_rate=0.0).optimizer_at(0).rate_of("readout.V") == 0
+    with pytest.raises(ValueError, match="readout"):
+        dataclasses.replace(task, readout_rate=-0.2).optimizer_at(0)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -91,11 +91,13 @@ class Task(ABC):
     updates: int = 1000
     # Rule of the updates.
     optimizer: Literal["sgd", "rmsprop", "adam"] = "rmsprop"
-    # Learning rate of all parameters but the recurrent matrices.
+    # Learning rate of all parameters that have no rate of their own below.
     rate: float = 1e-3
     # Learning rate of the recurrent matrices. Every entry of a factor acts N/2 times a step, over
     # all T steps: its gradient is that many times larger and a rate fit for the rest breaks it.
     factor_rate: float = 1e-4
+    # Learning rate of the readout V h_t + c, which acts once; if not given, that of the others.
+    readout_rate: float | None = None
     # How rates change over the run: not at all, or along half a cosine down to 0.
     schedule: Literal["constant", "cosine"] = "constant"
     # Strength λ of the soft unitary penalty. If not given, 0.01 for the simple cell, else 0.
@@ -164,9 +166,11 @@ class Task(ABC):
         if self.schedule == "cosine":
             scale = 0.5 * (1 + math.cos(math.pi * update / self.updates))
         model = self.model()
+        readout_rate = self.rate if self.readout_rate is None else self.readout_rate
+        rates = {f"{prefix}.W": scale * self.factor_rate for prefix in model.prefixes}
         return OPTIMIZERS[self.optimizer](
             rate=scale * self.rate,
-            rates={f"{prefix}.W": scale * self.factor_rate for prefix in model.prefixes},
+            rates=rates | {"readout": scale * readout_rate},
             unitary=model.unitary_names,
         )
 
