@@ -129,7 +129,7 @@ def test_gradients_through_time(rng, dtype, activation, matrix, record_error):
 
     h, saved = cell.forward(params, x)
     grads, _, _ = cell.backward(params, saved, 2 * weights * (h + 0.3))
-    report = kru.check_gradient(loss, params, grads, entries=20, rng=rng)
+    report = kru.check_gradient(loss, params, grads, entries=20, rng=rng, tolerance=1e-7)
     record_error("finite differences, unitary matrices", report.max_error)
     assert report, report
 
