@@ -240,8 +240,8 @@ def _fresh(task: Task, model: SequenceModel, out: Path) -> RunState:
     for name in (CONFIG, METRICS, CHECKPOINT):
         if (out / name).exists():
             raise FileExistsError(
-                f"{out} already holds a run ({name}): continue it with resume, "
-                "or choose another folder"
+                f"{out} already holds a run ({name}): continue it with --resume "
+                "(in Python resume=True), or choose another folder"
             )
     return _beginning(task, model)
 
