@@ -67,7 +67,8 @@ RECIPES: dict[str, Task] = {
         lstm=_LSTM | {"rate": 1e-3, "factor_rate": 1e-3, "updates": 2000},
     ),
     **_with_baselines(
-        "pixels-kru", Pixels(updates=8250, schedule="cosine", max_norm=1.0, evaluate_every=550)
+        "pixels-kru",
+        Pixels(updates=8250, init="spread", schedule="cosine", max_norm=1.0, evaluate_every=550),
     ),
     **_with_baselines(
         "pixels-permuted-kru",
