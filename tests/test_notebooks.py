@@ -13,9 +13,12 @@ pytest.importorskip("matplotlib", reason="matplotlib is not installed: kru_ref[n
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 NUMBER = re.compile(r"[-+]?\d[\d,]*\.?\d*(?:e[-+]?\d+)?")
-# a row of check_gradient's report without an error: rounding chose the entry that is worst
+# what check_gradient and check_adjoint report where nothing is wrong: rounding chose the entry,
+# or the pair of vectors, that is worst
 RIGHT = re.compile(
-    r"(Re |Im )?\[[\d, ]*\] +\S+ +\S+ +(0\.0e\+00|\S+e-(0[89]|[1-9]\d))$", re.MULTILINE
+    r"(Re |Im )?\[[\d, ]*\] +\S+ +\S+ +(0\.0e\+00|\S+e-(0[89]|[1-9]\d))$"
+    r"|(?<=^passed: )⟨y, A x⟩ = \S+, ⟨A\^H y, x⟩ = \S+, relative error \S+(?=, tolerance)",
+    re.MULTILINE,
 )
 LARGEST = 300_000  # bytes of a file
 
