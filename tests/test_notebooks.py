@@ -89,3 +89,8 @@ def test_staleness_is_noticed():
     wrong = row.format("Im [0, 2]", "5.89511523e+00", "1.2e-01")
     with pytest.raises(AssertionError):
         assert_says_the_same(row.format("Re [1, 1]", "6.89511523e+00", "1.2e-10"), wrong)
+    pairs = "{}: ⟨y, A x⟩ = {}, ⟨A^H y, x⟩ = {}, relative error {}, tolerance 1e-12"
+    old = pairs.format("passed", "6.5+6j", "6.5+6j", "8.6e-17")
+    assert_says_the_same(old, pairs.format("passed", "-0.1-2.3j", "-0.1-2.3j", "1.1e-16"))
+    with pytest.raises(AssertionError):
+        assert_says_the_same(old, pairs.format("FAILED", "-0.1-2.3j", "6.5+6j", "3.2e-01"))
