@@ -39,20 +39,24 @@ def _copying(delay: int, **settings: Any) -> Copying:
     )
 
 
-_DENSE_COPYING = {"factor_rate": 1e-3, "init": "haar"}
+_DENSE_COPYING: dict[str, Any] = {"factor_rate": 1e-3, "init": "haar"}
+_COPYING_BASELINES = {"rnn": _DENSE_COPYING | _RNN, "lstm": _DENSE_COPYING | _LSTM}
 
 RECIPES: dict[str, Task] = {
     **_with_baselines(
         "copying-1000-kru",
         _copying(1000, updates=1000),
-        rnn=_DENSE_COPYING | _RNN,
-        lstm=_DENSE_COPYING | _LSTM,
+        **_COPYING_BASELINES,
         restricted={"matrix": "restricted", "factor_rate": 1e-4},
         full={"matrix": "full", "factor_rate": 1e-6},
     ),
-    **_with_baselines("copying-2000-kru", _copying(2000, updates=2000)),
+    **_with_baselines("copying-2000-kru", _copying(2000, updates=2000), **_COPYING_BASELINES),
     # a bias of modReLU that moves by its rate once has forgotten all within 10,000 steps
-    **_with_baselines("copying-10000-kru", _copying(10_000, updates=1000, activation="identity")),
+    **_with_baselines(
+        "copying-10000-kru",
+        _copying(10_000, updates=1000, activation="identity"),
+        **_COPYING_BASELINES,
+    ),
     **_with_baselines(
         "adding-750-kru",
         Adding(
