@@ -26,8 +26,10 @@ from .sweeps import Array
 
 def logistic(z: Array) -> Array:
     """Return 1/(1 + e^-z), which opens the gates of LSTM and GRU; its derivative is σ(1-σ)."""
-    # e^-z would overflow; what a small result loses is below the rounding of 1
-    return 0.5 * np.tanh(0.5 * z) + 0.5
+    # of e^z and e^-z the one that cannot overflow; a gate that is nearly closed keeps its digits
+    closed = z.real < 0
+    small = np.exp(np.where(closed, z, -z))
+    return np.where(closed, small, 1) / (1 + small)
 
 
 def logistic_jvp(z: Array, z_dot: Array) -> tuple[Array, Array]:

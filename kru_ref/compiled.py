@@ -51,6 +51,10 @@ class ReadoutGradient(NamedTuple):
     C: Array
     dy: NDArray[np.floating]
 
+    def whole(self) -> Array:
+        """Return dh of the last K steps, (K, N, B)."""
+        return self.C.T @ self.dy
+
 
 def shapes_of(factors: Any, x: Any) -> tuple[tuple[int, int], ...] | None:
     """Return the factors' shapes if they and x are contiguous arrays of one dtype; quickly."""
@@ -385,17 +389,17 @@ def _gated_scratch_sizes(
     )
 
 
-def readout(V: Array, c: Array, h: Array) -> NDArray[np.floating]:
-    """Return y_t = V [Re h_t; Im h_t] + c, (T, M, B); see SequenceModel.forward."""
+def readout(C: Array, c: Array, h: Array) -> NDArray[np.floating]:
+    """Return y_t = Re(conj(C) h_t) + c, (T, M, B); see SequenceModel.forward."""
     T, N, B = h.shape
-    columns, y = columns_of(B), np.empty((T, len(V), B), c.dtype)
-    scratch = BlockScratch(columns, N, h.dtype, M=len(V))
+    columns, y = columns_of(B), np.empty((T, len(C), B), c.dtype)
+    scratch = BlockScratch(columns, N, h.dtype, M=len(C))
     kernels.readout_forward(
         _level(),
         _parts(h),
         _threads(columns),
         columns,
-        _flat(V[:, :N] + 1j * V[:, N:] if _parts(h) == 2 else V).astype(c.dtype, copy=False),
+        _flat(C),
         np.ascontiguousarray(c),
         _real(h),
         y,

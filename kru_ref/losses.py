@@ -213,14 +213,16 @@ def _steps(
     shape = (len(steps), steps.shape[-1])
     weights = np.ones(shape[1:] if last_only else shape)
     if mask is not None:
+        if np.iscomplexobj(mask):
+            raise TypeError("mask must hold real weights, got complex ones")
         given = np.asarray(mask, dtype=np.float64)
         if given.shape != weights.shape:
             raise ValueError(f"mask must have shape {weights.shape}, got {given.shape}")
-        if not (np.isfinite(given).all() and given.min() >= 0 and given.sum() > 0):
+        if not (np.isfinite(given).all() and given.min() >= 0 and given.max() > 0):
             raise ValueError(
                 "mask must hold finite weights ≥ 0, with one step at least that counts"
             )
-        weights = given
+        weights = given / given.max()  # their sum may overflow
     weights = (weights / weights.sum()).reshape(shape)
     if last_only:
         targets = targets[None]

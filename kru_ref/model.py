@@ -11,7 +11,6 @@ y       ``logits``       (T, M, B), real: y_t = V h_t + c, or V [Re h_t; Im h_t]
 """
 
 import math
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -20,10 +19,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import compiled
-from .cells import Cell, Params, Saved, State, check_params, checked_array
+from .cells import Cell, Params, Saved, State, check_params, checked_array, checked_size
 from .compiled import ReadoutGradient
 from .matrices import glorot_uniform
 from .sweeps import Array
+from .unitary import check_rng
 
 
 class ModelSaved(NamedTuple):
@@ -101,11 +101,9 @@ class SequenceModel:
                 raise ValueError(
                     f"cells must have one precision, got {below.dtype} and {above.dtype}"
                 )
-        object.__setattr__(self, "output_size", operator.index(self.output_size))
-        if self.output_size < 1:
-            raise ValueError(f"output_size must be at least 1, got {self.output_size}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+        object.__setattr__(self, "output_size", checked_size("output_size", self.output_size))
+        if not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout!r}")
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -205,9 +203,16 @@ class SequenceModel:
         """
         check_params(params, self.shapes(), self.dtypes())
         states = self.states_of(h0)
-        old = (None,) * len(states) if reuse is None else reuse.cells
-        if len(old) != len(states):
-            raise ValueError(f"reuse belongs to another model: it has {len(old)} cells")
+        old: list[Any] = [None] * len(states)
+        if reuse is not None:
+            self._check_type("reuse", reuse)
+            # a cell looks at its own input only; this call's may be another cell's old states
+            given = [a for a in (x, *_parts(states)) if isinstance(a, np.ndarray)]
+            for i, saved in enumerate(reuse.cells):
+                if not any(np.may_share_memory(a, b) for a in _memory_of(saved) for b in given):
+                    old[i] = saved
+        if rng is not None:
+            check_rng(rng)
         all_saved: list[Saved] = []
         all_kept: list[Array | None] = []
         cells, all_params = self.cells, self.cell_params(params)
@@ -224,10 +229,10 @@ class SequenceModel:
             all_kept.append(kept)
             if not is_last:
                 x = features(h)
+        C = self._readout(params)
         if self._readout_is_compiled:
-            logits = compiled.readout(params["readout.V"], params["readout.c"], h)
+            logits = compiled.readout(C, params["readout.c"], h)
         else:
-            C = self._readout(params)
             logits = (C.conj() @ h).real + params["readout.c"][:, None]
         return logits, ModelSaved(tuple(all_saved), tuple(all_kept))
 
@@ -263,6 +268,12 @@ class SequenceModel:
         """
         check_params(params, self.shapes(), self.dtypes())
         cells = self.cells
+        self._check_type("saved", saved)
+        cells[-1].check_saved(saved.cells[-1])
+        for kept, of in zip(saved.kept, saved.cells, strict=True):
+            last_only = self.last_only and of is saved.cells[-1]
+            if kept is not None and kept.shape != (of.h[-1:] if last_only else of.h).shape:
+                raise ValueError("saved belongs to another model: its dropout has another shape")
         h = saved.cells[-1].h[-1:] if self.last_only else saved.cells[-1].h
         shape = (len(h), self.output_size, h.shape[-1])
         dlogits = checked_array("dlogits", dlogits, shape, cells[-1].real_dtype)
@@ -278,7 +289,7 @@ class SequenceModel:
 
         dh: Any = ReadoutGradient(self._readout(params), dlogits)
         if kept is not None:
-            dh = (dh.C.T @ dh.dy) * kept
+            dh = dh.whole() * kept
         all_params = self.cell_params(params)
         for i in reversed(range(len(cells))):
             own, dx, _ = cells[i].backward(all_params[i], saved.cells[i], dh, input_gradient=i > 0)
@@ -401,11 +412,22 @@ class SequenceModel:
         n = len(self.cells)
         if h0 is None:
             return (None,) * n
-        if isinstance(h0, tuple) and len(h0) == n:
-            return h0
         if isinstance(self.cell, Cell):
-            return (h0,)
+            return tuple(h0) if isinstance(h0, tuple | list) and len(h0) == 1 else (h0,)
+        if isinstance(h0, tuple | list) and len(h0) == n:
+            return tuple(h0)
         raise ValueError(f"h0 must hold a state for each of {n} cells, got {type(h0).__name__}")
+
+    def _check_type(self, name: str, saved: Any) -> None:
+        """Raise unless it is what this model's forward returned, by kinds and numbers of cells."""
+        if not isinstance(saved, ModelSaved):
+            raise TypeError(
+                f"{name} must be the ModelSaved that forward returned, got {type(saved).__name__}"
+            )
+        kinds = [cell.saved_type.__name__ for cell in self.cells]
+        found = [type(of).__name__ for of in saved.cells]
+        if found != kinds or len(saved.kept) != len(kinds):
+            raise ValueError(f"{name} belongs to another model: it holds {found}, expected {kinds}")
 
     def _kept(self, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
         """Draw what states are multiplied by: 0, or 1/(1 - dropout)."""
@@ -432,6 +454,18 @@ class SequenceModel:
 def features(h: Array) -> Array:
     """Return what the cell above reads of states (…, N, B): h, or [Re h; Im h] (…, 2N, B)."""
     return np.concatenate([h.real, h.imag], axis=-2) if np.iscomplexobj(h) else h
+
+
+def _parts(nested: Any) -> list[Any]:
+    """Return what stands in nested tuples or lists, in one list."""
+    if isinstance(nested, tuple | list):
+        return [part for inner in nested for part in _parts(inner)]
+    return [nested]
+
+
+def _memory_of(saved: Saved) -> list[Array]:
+    """Return what a forward pass that reuses it writes over."""
+    return [getattr(saved, name) for name in ("h", "c", "gates") if hasattr(saved, name)]
 
 
 def _features_backward(dx: Array, is_complex: bool) -> Array:

@@ -87,12 +87,20 @@ class Optimizer:
         Raises
         ------
         ValueError
-            grads with other keys or shapes than params.
+            grads with other keys or shapes than params, the state of another optimizer or model,
+            or a matrix kept unitary whose gradient is not finite.
         TypeError
             A parameter that is neither real nor complex, or a complex gradient of a real one.
         """
         if params.keys() != grads.keys():
             raise ValueError(f"grads must have the keys of params, {sorted(params)}")
+        for slot in self.slots:
+            held = {name: np.shape(a) for name, a in state.get(slot, {}).items()}
+            if held != {name: p.shape for name, p in params.items()}:
+                raise ValueError(
+                    f"state belongs to another optimizer or model: {slot!r} must hold an array of "
+                    "the shape of each parameter"
+                )
         steps = state["steps"] + 1
         new_params, new_state = {}, {"steps": steps, **{slot: {} for slot in self.slots}}
         for name, p in params.items():
@@ -109,6 +117,8 @@ class Optimizer:
             slots = [as_real(state[slot][name].astype(dtype)) for slot in self.slots]
             change, *slots = self.step(as_real(grads[name].astype(dtype)), steps, *slots)
             if name in self.unitary and self.rate_of(name):
+                if not np.isfinite(change).all():
+                    raise ValueError(f"the gradient of {name} must be finite to keep it unitary")
                 new_params[name] = cayley(p.astype(dtype), change.view(dtype), self.rate_of(name))
             else:
                 moved = as_real(p.astype(dtype)) - self.rate_of(name) * change
@@ -175,6 +185,7 @@ class RMSprop(Optimizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_decay("decay", self.decay)
+        _check_epsilon(self.epsilon)
 
     def step(self, g: Real, steps: int, *slots: Real) -> tuple[Real, ...]:
         """Return g / (√v + ε) and v."""
@@ -209,6 +220,7 @@ class Adam(Optimizer):
         super().__post_init__()
         _check_decay("beta1", self.beta1)
         _check_decay("beta2", self.beta2)
+        _check_epsilon(self.epsilon)
 
     def step(self, g: Real, steps: int, *slots: Real) -> tuple[Real, ...]:
         """Return m̂ / (√v̂ + ε), m and v."""
@@ -243,13 +255,18 @@ def cayley(W: Array, G: Array, rate: float) -> Array:
 
         W ← (I + rate/2 A)^-1 (I - rate/2 A) W = W - rate A W + O(rate²)
 
-    goes downhill (Wisdom et al. 2016). Rounding would add up from step to step; the last line
-    undoes it, one step of Newton's iteration for the nearest unitary matrix.
+    goes downhill (Wisdom et al. 2016). Rounding would add up from step to step; one step of
+    Newton's iteration for the nearest unitary matrix undoes it. After a step so long that rounding
+    is no longer small, that matrix is taken from the singular value decomposition.
     """
     A = (rate / 2) * (G @ W.conj().T - W @ G.conj().T)
     identity = np.eye(len(W), dtype=W.dtype)
     moved = scipy.linalg.solve(identity + A, W - A @ W)
-    return moved @ (3 * identity - moved.conj().T @ moved) / 2
+    gram = moved.conj().T @ moved
+    if not np.abs(gram - identity).max() < math.sqrt(np.finfo(W.dtype).eps):
+        left, _, right = np.linalg.svd(moved)
+        return left @ right
+    return moved @ (3 * identity - gram) / 2
 
 
 def clip_by_global_norm(grads: Mapping[str, Array], max_norm: float) -> tuple[Params, float]:
@@ -275,8 +292,11 @@ def clip_by_global_norm(grads: Mapping[str, Array], max_norm: float) -> tuple[Pa
     """
     if not max_norm > 0:
         raise ValueError(f"max_norm must be above 0, got {max_norm}")
-    # in double precision: the squares of large single-precision entries overflow
-    norm = math.sqrt(sum(float(np.sum(as_real(g).astype(float) ** 2)) for g in grads.values()))
+    # relative to the largest: squares of large entries overflow
+    largest = max((float(np.abs(as_real(g)).max(initial=0)) for g in grads.values()), default=0.0)
+    scale = largest if 0 < largest < math.inf else 1.0
+    squares = (float(np.sum((as_real(g).astype(float) / scale) ** 2)) for g in grads.values())
+    norm = scale * math.sqrt(sum(squares))
     if norm <= max_norm:
         return dict(grads), norm
     return {name: g * (float(max_norm) / norm) for name, g in grads.items()}, norm
@@ -295,3 +315,8 @@ def _belongs(name: str, group: str) -> bool:
 def _check_decay(name: str, value: float) -> None:
     if not 0 <= value < 1:
         raise ValueError(f"{name} must lie in [0, 1), got {value}")
+
+
+def _check_epsilon(value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"epsilon must be finite and above 0, got {value}")

@@ -1,13 +1,16 @@
 """Weights by the names and in the layout of torch.nn.RNN, LSTM and GRU, as plain arrays."""
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .cells import GRU, LSTM, RNN, Cell, Params, check_params
+from .cells import GRU, LSTM, RNN, Cell, Params, check_params, checked_array
 from .matrices import Dense
 from .sweeps import Array
+
+_NAME = re.compile(r"(weight|bias)_(ih|hh)_l\d+")
 
 
 def from_pytorch(cell: Cell, weights: Mapping[str, ArrayLike], layer: int = 0) -> Params:
@@ -31,11 +34,18 @@ def from_pytorch(cell: Cell, weights: Mapping[str, ArrayLike], layer: int = 0) -
     Raises
     ------
     ValueError, TypeError
-        A cell that no PyTorch module computes, or missing weights, or of another shape.
+        A cell that no PyTorch module computes; weights that are missing, of another shape, complex
+        or not finite; names that are none of these, as of a second direction or a projection.
     """
     _check_cell(cell)
     if not isinstance(cell.matrix, Dense):
         raise TypeError(f"PyTorch's weights are dense, the cell's matrix is {cell.matrix!r}")
+    unknown = sorted(name for name in weights if not _NAME.fullmatch(name))
+    if unknown:
+        raise ValueError(
+            f"{unknown[0]!r} is no weight that this cell has: take the state_dict() of the "
+            "torch.nn.RNN, LSTM or GRU itself, with one direction and without projections"
+        )
     N, n_gates = cell.hidden_size, len(cell.gate_names)
     shapes = {
         "weight_ih": (n_gates * N, cell.input_size),
@@ -43,17 +53,18 @@ def from_pytorch(cell: Cell, weights: Mapping[str, ArrayLike], layer: int = 0) -
         "bias_ih": (n_gates * N,),
         "bias_hh": (n_gates * N,),
     }
+    has_bias = any(f"{name}_l{layer}" in weights for name in ("bias_ih", "bias_hh"))
     found = {}
     for name, shape in shapes.items():
         full = f"{name}_l{layer}"
-        if name.startswith("bias") and full not in weights:
+        if name.startswith("bias") and not has_bias:
             found[name] = np.zeros(shape, cell.dtype)
             continue
         if full not in weights:
             raise ValueError(f"{full} is missing: the weights are {sorted(weights)}")
-        found[name] = np.array(weights[full], cell.dtype)
-        if found[name].shape != shape:
-            raise ValueError(f"{full} must have shape {shape}, got {found[name].shape}")
+        found[name] = checked_array(full, weights[full], shape, np.dtype(cell.dtype)).copy()
+        if not np.isfinite(found[name]).all():
+            raise ValueError(f"{full} must be finite")
     params = dict(zip(cell.matrix_names, np.split(found["weight_hh"], n_gates), strict=True))
     params |= {"U": found["weight_ih"], "b": found["bias_ih"] + found["bias_hh"]}
     if isinstance(cell, GRU):

@@ -120,7 +120,7 @@ RECIPES: dict[str, Task] = {
         Phonemes(updates=100, dropout=0.8, rate=1e-2, factor_rate=1e-2),
         lstm={"matrix": "dense", "rate": 3e-3, "factor_rate": 1e-3},
     ),
-    # the study of the penalty: its strength over seven orders of magnitude, and none
+    # the study of the penalty: seven strengths over six orders of magnitude, and none
     **{
         f"penalty-{strength:g}": Adding(length=100, updates=5000, penalty=strength)
         for strength in (0.0, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)

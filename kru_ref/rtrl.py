@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .cells import Params
+from .cells import Params, check_params, checked_array, checked_size
 from .model import SequenceModel, features
 from .sweeps import Array
 
@@ -61,7 +61,9 @@ class RealTimeLearning:
     def __init__(
         self, model: SequenceModel, params: Mapping[str, Array], B: int, h0: Any = None
     ) -> None:
+        check_params(params, model.shapes(), model.dtypes())
         self.model, self.params = model, dict(params)
+        B = checked_size("B", B)
         self._given = model.states_of(h0)
         self._state = self._initial(self.params, B)
         self.directions = [
@@ -85,8 +87,15 @@ class RealTimeLearning:
         Returns
         -------
         logits : ndarray, shape (M, B)
+
+        Raises
+        ------
+        ValueError, TypeError
+            x_t of another shape or number of sequences, as for the first cell's ``forward``.
         """
         x = self.model.cells[0].checked_input(np.asarray(x_t)[None])[0]
+        if x.shape[-1] != self._read.shape[-1]:
+            raise ValueError(f"x_t must hold {self._read.shape[-1]} sequences, got {x.shape[-1]}")
         state = self._state
         for k, params_dot in enumerate(self._tangents()):
             state, self.influence[k] = self._advanced(x, params_dot, self.influence[k])
@@ -105,8 +114,14 @@ class RealTimeLearning:
         -------
         grads : dict of str to ndarray
             The keys and shapes of params. The sum over steps is the gradient of the sum.
+
+        Raises
+        ------
+        ValueError, TypeError
+            dlogits of another shape, or complex.
         """
-        dlogits = np.asarray(dlogits)
+        c = self.params["readout.c"]
+        dlogits = checked_array("dlogits", dlogits, (len(c), self._read.shape[-1]), c.dtype)
         grads = {name: np.zeros_like(p) for name, p in self.params.items()}
         grads["readout.V"] = dlogits @ self._read.T
         grads["readout.c"] = dlogits.sum(axis=1)
@@ -175,7 +190,7 @@ def rtrl(
     ValueError, TypeError
         As ``model.forward``; dlogits of another shape.
     """
-    x, dlogits = np.asarray(x), np.asarray(dlogits)
+    x, dlogits = model.cells[0].checked_input(x), np.asarray(dlogits)
     shape = (1 if model.last_only else len(x), model.output_size, x.shape[-1])
     if dlogits.shape != shape:
         raise ValueError(f"dlogits must have the shape of logits, {shape}, got {dlogits.shape}")

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 import kru_ref as kru
-from kru_ref.activations import ACTIVATIONS, identity, modrelu, modrelu_backward, relu, tanh
+from kru_ref.activations import (
+    ACTIVATIONS,
+    identity,
+    logistic,
+    modrelu,
+    modrelu_backward,
+    relu,
+    tanh,
+)
 
 CASES = [
     (name, dtype)
@@ -115,3 +123,15 @@ def test_modrelu_keeps_nan():
     assert h[0, 1] == 1
     assert np.isnan(dz[0, 0])
     assert np.isnan(db[0])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_logistic_function_keeps_its_digits(dtype):
+    z = np.linspace(-80, 80, 321, dtype=dtype)
+    expected = 1 / (1 + np.exp(-z.astype(np.longdouble)))
+    found = logistic(z)
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found, expected.astype(float), rtol=4 * np.finfo(dtype).eps)
+    assert logistic(np.array([-1e4, 1e4])).tolist() == [0, 1]
+    step = logistic(np.array([-30.0, 0.3]) + 1e-20j).imag / 1e-20
+    np.testing.assert_allclose(step, (s := logistic(np.array([-30.0, 0.3]))) * (1 - s), rtol=1e-13)

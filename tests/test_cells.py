@@ -309,7 +309,7 @@ def test_same_seed_same_parameters():
         (lambda: kru.KRU(3, 12, backend="gpu"), ValueError, "backend must be"),
         (lambda: kru.KRU(3, 4, factors=[(2.5, 2), (2, 2)]), ValueError, "must be shapes"),
         (lambda: kru.KRU(3, 4, factors=4), ValueError, "must be shapes"),
-        (lambda: kru.RNN(3, 4.5), TypeError, "integer"),
+        (lambda: kru.RNN(3, 4.5), TypeError, "hidden_size must be a whole number"),
         (lambda: kru.RNN(3, 4, kru.Dense), TypeError, r"such as Dense\(\) or Kronecker\(\)"),
         (lambda: kru.RNN(3, 4, "dense"), TypeError, "matrix must be a matrix"),
         (lambda: kru.RNN(3, 4).init(0), TypeError, "rng must be a numpy.random.Generator"),

@@ -320,3 +320,17 @@ def test_a_forked_process_computes_too():
     environment = os.environ | {"OMP_NUM_THREADS": "2"}
     command = [sys.executable, "-P", "-W", "ignore", "-c", FORK]  # -P: not the source tree
     subprocess.run(command, env=environment, check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: kru.kron_matvec([np.eye(2)], np.ones(2), backend="cython"),
+        lambda: kru.KroneckerProduct([np.eye(2)], backend="cython"),
+        lambda: kru.KRU(2, 4, backend="cython"),
+    ],
+)
+def test_a_backend_that_is_missing(monkeypatch, call):
+    monkeypatch.setattr(backend, "kernels", None)
+    with pytest.raises(ImportError, match=r"backend 'cython' is not available.* C compiler"):
+        call()

@@ -353,6 +353,9 @@ def test_a_given_state_moves(rng, kind, record_error):
         lambda dot: {"h": cell.jvp(params, x, zeros, None, given(state), given(dot))[1]},
         backward,
     )
+    # a learned state that moves is not the one that was given
+    for name in cell.states:
+        zeros[name] = np.ones_like(zeros[name])
     _, still = cell.jvp(params, x, zeros, None, given(state))
     assert not still.any()
 
@@ -490,6 +493,19 @@ def test_real_time_learning_of_what_does_not_fit(rng):
         kru.rtrl(model, params, x, np.zeros((4, M, 2)))
     with pytest.raises(ValueError, match=r"x must have shape \(T, D, B\)"):
         kru.RealTimeLearning(model, params, 2).step(np.zeros((D + 1, 2)))
+    with pytest.raises(ValueError, match="x_t must hold 2 sequences, got 1"):
+        kru.RealTimeLearning(model, params, 2).step(np.zeros((D, 1)))
+    with pytest.raises(ValueError, match="B must be at least 1, got 0"):
+        kru.RealTimeLearning(model, params, 0)
+    with pytest.raises(ValueError, match="params do not belong to this model"):
+        kru.RealTimeLearning(model, {}, 2)
+    learning = kru.RealTimeLearning(model, params, 2)
+    with pytest.raises(ValueError, match="dlogits must have shape"):
+        learning.gradient(np.zeros((M, 1)))
+    with pytest.raises(TypeError, match="dlogits must fit"):
+        learning.gradient(np.zeros((M, 2), complex))
+    with pytest.raises(ValueError, match="needs at least one time step"):
+        kru.rtrl(model, params, np.zeros((0, D, 2)), np.zeros((0, M, 2)))
 
 
 def test_packing_is_strict():

@@ -341,12 +341,15 @@ def test_states_of_an_lstm(rng):
     params, x, h = cell.init(rng), np.zeros((2, 3, 1)), np.zeros((4, 1))
     with pytest.raises(ValueError, match=r"the pair \(h, c\), got ndarray"):
         cell.forward(params, x, h)
-    with pytest.raises(ValueError, match=r"the pair \(h, c\), got tuple"):
+    with pytest.raises(ValueError, match=r"the pair \(h, c\), got a tuple of 3"):
         cell.forward(params, x, (h, h, h))
-    with pytest.raises(ValueError, match=r"the pair \(h, c\), both of them given or neither"):
+    with pytest.raises(ValueError, match="h0 must be given whole"):
         cell.forward(params, x, (h, None))
+    for wrong in (h, (h, h, h), (h, None), np.zeros((2, 4, 1))):
+        with pytest.raises(ValueError, match="h0 must be"):
+            cell.jvp(params, x, params, None, wrong)
     _, saved = kru.GRU(3, 4).forward(kru.GRU(3, 4).init(rng), x)
-    with pytest.raises(TypeError, match="reuse must be a LSTMSaved that forward returned"):
+    with pytest.raises(TypeError, match="reuse must be the LSTMSaved that forward returned"):
         cell.forward(params, x, reuse=saved)
 
 
@@ -357,7 +360,7 @@ def test_saved_arrays_that_do_not_fit(rng, cell):
     h, saved = cell.forward(params, rng.standard_normal((5, 3, 2)))
     for name in [name for name in ("h0", "c0", "h", "c", "gates") if hasattr(saved, name)]:
         array = getattr(saved, name)
-        for wrong in (array[..., :1], array[1:], array[..., :-1, :], array.astype("float64")):
+        for wrong in (array[..., :1], array[1:], array[..., :-1, :], array.astype("float64"), None):
             bad = saved._replace(**{name: wrong})
             with pytest.raises(ValueError, match=f"^saved belongs to another cell: {name} must be"):
                 cell.backward(params, bad, h)
@@ -369,7 +372,28 @@ def test_reuse_is_of_the_same_kind(rng, kind):
     x = np.zeros((2, 3, 1))
     _, saved = other.forward(other.init(rng), x)
     _, own = cell.forward(cell.init(rng), x)
-    with pytest.raises(TypeError, match=f"must be a {type(own).__name__} that.*got RNNSaved$"):
+    with pytest.raises(TypeError, match=f"must be the {type(own).__name__} that.*got RNNSaved$"):
         cell.forward(cell.init(rng), x, reuse=saved)
-    with pytest.raises(TypeError, match="must be a RNNSaved that forward returned, got"):
+    with pytest.raises(TypeError, match="must be the RNNSaved that forward returned, got"):
         other.forward(other.init(rng), x, reuse=own)
+
+
+@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize("bias", [-12.0, -20.0, -40.0, -80.0])
+def test_gates_that_are_nearly_closed(rng, kind, bias, backend):
+    """What passes them is small, and its gradient is that exactly."""
+    cell = make(kind, "2x3, 3x2, 2x2", backend)
+    params = drawn_params(cell, rng)
+    params["b"][: N if kind == "gru" else 4 * N] = bias
+    x, dh = rng.standard_normal((3, D, 2)), rng.standard_normal((3, N, 2))
+    h, saved = cell.forward(params, x)
+    grads, _, _ = cell.backward(params, saved, dh)
+    state = tuple(params[name][:, None].repeat(2, 1) for name in cell.states)
+    for t in range(3):
+        state = dense_step(cell, params, x[t], state)
+        # relative to each entry, however small
+        np.testing.assert_allclose(h[t], state[0], rtol=1e-11)
+    moved = {name: rng.standard_normal(p.shape) for name, p in params.items()}
+    _, h_dot = cell.jvp(params, x, moved)
+    left, right = np.sum(dh * h_dot), sum(np.sum(g * moved[name]) for name, g in grads.items())
+    assert left == pytest.approx(right, rel=1e-10)

@@ -196,3 +196,13 @@ def test_bad_shapes_of_mask_and_logits():
         kru.softmax_cross_entropy(np.zeros((3, 2)), [0, 1])
     with pytest.raises(TypeError, match="real floating-point numbers, got complex128"):
         kru.softmax_cross_entropy(np.full((1, 3, 2), 1e-3j), [[0, 1]])
+
+
+def test_weights_of_any_size(rng):
+    logits, targets = rng.standard_normal((4, 3, 2)), rng.integers(3, size=(4, 2))
+    expected, dexpected = kru.softmax_cross_entropy(logits, targets)
+    loss, dlogits = kru.softmax_cross_entropy(logits, targets, np.full((4, 2), 1e308))
+    assert loss == pytest.approx(expected)
+    np.testing.assert_allclose(dlogits, dexpected)
+    with pytest.raises(TypeError, match="mask must hold real weights"):
+        kru.softmax_cross_entropy(logits, targets, np.ones((4, 2), complex))

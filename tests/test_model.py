@@ -317,7 +317,84 @@ def test_backward_checks_params_and_saved(rng):
     with pytest.raises(ValueError, match=r"readout.V must have shape \(2, 4\), got \(4, 2\)"):
         model.backward(params | {"readout.V": params["readout.V"].T}, saved, logits)
     two = kru.SequenceModel([kru.GRU(3, 4), kru.GRU(4, 4)], 2)
-    with pytest.raises(ValueError, match="reuse belongs to another model: it has 1 cells"):
+    with pytest.raises(ValueError, match="reuse belongs to another model: it holds"):
         two.forward(two.init(rng), np.zeros((2, 3, 1)), reuse=saved)
-    with pytest.raises(TypeError, match="integer"):
+    with pytest.raises(TypeError, match="whole number"):
         kru.SequenceModel(kru.GRU(3, 4), 2.0)
+
+
+def test_saved_of_another_model(rng):
+    def of(n, size=4, dropout=0.0, dtype="float64"):
+        cells = [kru.RNN(size, size, dtype=dtype) for _ in range(n)]
+        return kru.SequenceModel(cells, 2, dropout=dropout)
+
+    model, x, dlogits = of(2), rng.standard_normal((5, 4, 3)), np.zeros((5, 2, 3))
+    params = model.init(rng)
+    for other in (of(3), of(1), of(2, dtype="float32")):
+        _, saved = other.forward(other.init(rng), x)
+        with pytest.raises(ValueError, match="saved belongs to another"):
+            model.backward(params, saved, dlogits)
+    gru = kru.SequenceModel([kru.GRU(4, 4), kru.GRU(4, 4)], 2)
+    _, saved = gru.forward(gru.init(rng), x)
+    with pytest.raises(ValueError, match=r"it holds .*GRUSaved.*, expected .*RNNSaved"):
+        model.backward(params, saved, dlogits)
+    _, saved = model.forward(params, x)
+    for wrong in (None, saved.cells[0]):
+        with pytest.raises(TypeError, match="saved must be the ModelSaved that forward returned"):
+            model.backward(params, wrong, dlogits)
+    with pytest.raises(ValueError, match="its dropout has another shape"):
+        model.backward(params, saved._replace(kept=(np.ones((4, 4, 3)), None)), dlogits)
+
+
+def test_memory_of_one_cell_is_not_another_cells_input(rng):
+    model = kru.SequenceModel([kru.RNN(4, 4, dtype="float64"), kru.RNN(4, 4, dtype="float64")], 2)
+    params = model.init(rng)
+    _, old = model.forward(params, rng.standard_normal((5, 4, 3)))
+    x = old.cells[1].h
+    expected = x.copy()
+    _, saved = model.forward(params, x, reuse=old)
+    np.testing.assert_array_equal(x, expected)
+    dlogits = rng.standard_normal((5, 2, 3))
+    _, fresh = model.forward(params, expected)
+    wanted = model.backward(params, fresh, dlogits)
+    for name, g in model.backward(params, saved, dlogits).items():
+        np.testing.assert_array_equal(g, wanted[name])
+
+
+def test_the_defect_is_that_of_the_worst_matrix(rng):
+    cells = [kru.LSTM(3, 4, kru.Kronecker()), kru.LSTM(4, 4, kru.Kronecker())]
+    model = kru.SequenceModel(cells, 2)
+    params = model.init(rng)
+    for name in ("cell.0.W.i.0", "cell.0.W.o.1", "cell.1.W.f.0", "cell.1.W.o.1"):
+        stretched = params | {name: 1.1 * params[name]}
+        assert model.defect(stretched) == pytest.approx(1.1**2 - 1, rel=1e-5), name
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda m, p, x: m.forward(p, x, rng=0), TypeError, "rng must be a numpy.random.Generator"),
+        (lambda m, p, x: m.forward(None, x), TypeError, "params must be a dict"),
+        (
+            lambda m, p, x: m.forward(p | {"readout.c": [0.0]}, x),
+            TypeError,
+            "readout.c must be an array, got list",
+        ),
+        (lambda m, p, x: kru.SequenceModel(m.cell, 2.0), TypeError, "output_size must be a whole"),
+        (lambda m, p, x: kru.SequenceModel(m.cell, 2, dropout="a"), ValueError, "dropout must lie"),
+        (lambda m, p, x: kru.RNN("3", 4), TypeError, "input_size must be a whole number, got '3'"),
+    ],
+)
+def test_messages(rng, call, error, message):
+    model = kru.SequenceModel(kru.RNN(3, 4), 2, dropout=0.5)
+    with pytest.raises(error, match=message):
+        call(model, model.init(rng), np.zeros((2, 3, 1)))
+
+
+def test_states_in_a_list(rng):
+    model = kru.SequenceModel([kru.LSTM(3, 4), kru.RNN(4, 4)], 2)
+    params, x = model.init(rng), rng.standard_normal((6, 3, 2))
+    _, first = model.forward(params, x[:3])
+    expected, _ = model.forward(params, x[3:], first.last)
+    found, _ = model.forward(params, x[3:], list(first.last))
+    np.testing.assert_array_equal(found, expected)

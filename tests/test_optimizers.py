@@ -184,3 +184,43 @@ def test_clipping(draw):
         assert all(same[name] is grads[name] for name in grads)
     with pytest.raises(ValueError, match="max_norm must be above 0"):
         kru.clip_by_global_norm(grads, 0)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
+@pytest.mark.parametrize("kind", [kru.Adam, kru.RMSprop])
+def test_epsilon_is_positive(kind, value):
+    with pytest.raises(ValueError, match="epsilon must be finite and above 0"):
+        kind(rate=0.1, epsilon=value)
+
+
+def test_the_state_of_another_model():
+    optimizer, params = kru.Adam(rate=0.1), {"p": np.zeros(3)}
+    for other in ({"p": np.zeros(1)}, {"q": np.zeros(3)}):
+        with pytest.raises(ValueError, match="state belongs to another optimizer or model"):
+            optimizer.update(params, params, optimizer.init(other))
+    with pytest.raises(ValueError, match="'mean' must hold"):
+        optimizer.update(params, params, kru.SGD(rate=0.1).init(params))
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_clipping_of_any_size(scale):
+    grads, norm = kru.clip_by_global_norm({"p": np.array([3.0, 4.0]) * scale}, 2 * scale)
+    assert norm == pytest.approx(5 * scale)
+    np.testing.assert_allclose(grads["p"], np.array([1.2, 1.6]) * scale)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size"), [("float32", 1e6), ("complex64", 1e6), ("float64", 1e6), ("float64", 1e12)]
+)
+def test_a_matrix_stays_unitary_after_a_huge_gradient(draw, rng, dtype, size):
+    W = kru.random_unitary(31, rng, dtype)
+    moved = cayley(W, (size * draw((31, 31), dtype)).astype(dtype), 0.1)
+    assert moved.dtype == W.dtype
+    assert np.abs(moved.conj().T @ moved - np.eye(31)).max() < 100 * np.finfo(dtype).eps
+
+
+def test_a_gradient_that_is_not_finite_is_refused_where_it_would_leave_the_manifold(rng):
+    params = {"W": kru.random_unitary(3, rng)}
+    optimizer = kru.SGD(rate=0.1, unitary=("W",))
+    with pytest.raises(ValueError, match="gradient of W must be finite"):
+        optimizer.update(params, {"W": np.full((3, 3), np.nan + 0j)}, optimizer.init(params))

@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import inspect
 import pkgutil
 import re
 from pathlib import Path
@@ -60,7 +61,6 @@ def test_it_maps_every_module():
             f"`{path}.py`" in text
             or f"`{path.rpartition('/')[0]}/`" in text
             or f"`{path}/`" in text
-            or name.endswith("extras")
         ), name
 
 
@@ -74,3 +74,12 @@ def test_public_names_are_documented_and_typed():
         thing = getattr(kru_ref, name)
         assert thing.__doc__, name
         assert "Parameters" in thing.__doc__ or name == "show_config", name
+        functions = [thing] if inspect.isfunction(thing) else []
+        if inspect.isclass(thing):
+            functions = [f for k, f in vars(thing).items() if inspect.isfunction(f) and k[0] != "_"]
+        for function in functions:
+            signature = inspect.signature(function)
+            assert signature.return_annotation is not signature.empty, (name, function)
+            for parameter in signature.parameters.values():
+                typed = parameter.annotation is not parameter.empty
+                assert typed or parameter.name in ("self", "cls"), (name, function, parameter)

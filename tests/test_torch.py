@@ -166,6 +166,11 @@ OPTIMIZERS = [
     (kru.SGD(rate=0.1), torch.optim.SGD, {"lr": 0.1}),
     (kru.SGD(rate=0.1, momentum=0.9), torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}),
     (kru.RMSprop(rate=0.1), torch.optim.RMSprop, {"lr": 0.1, "alpha": 0.9}),
+    (
+        kru.RMSprop(rate=0.1, decay=0.7, epsilon=1e-3),
+        torch.optim.RMSprop,
+        {"lr": 0.1, "alpha": 0.7, "eps": 1e-3},
+    ),
     (kru.Adam(rate=0.1), torch.optim.Adam, {"lr": 0.1}),
     (
         kru.Adam(rate=0.1, beta1=0.7, beta2=0.9, epsilon=1e-3),
@@ -203,3 +208,48 @@ def test_clipping(draw):
     for copy, g in zip(copies, clipped.values(), strict=True):
         # PyTorch adds 1e-6 to the norm it divides by
         np.testing.assert_allclose(g, copy.grad.numpy(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"weight_ih_l0_reverse": np.zeros((4, 3))}, "with one direction"),
+        ({"rnn.bias_ih_l0": np.zeros(4)}, "is no weight that this cell has"),
+        ({"weight_hr_l0": np.zeros((2, 4))}, "without projections"),
+        ({"bias_ih_l0": np.zeros(4)}, "bias_hh_l0 is missing"),
+        ({"weight_ih_l0": np.full((4, 3), np.nan)}, "weight_ih_l0 must be finite"),
+        ({"weight_ih_l0": np.zeros((4, 3), complex)}, "weight_ih_l0 must fit dtype float32"),
+        ({"weight_ih_l0": np.full((4, 3), "1")}, "weight_ih_l0 must fit dtype float32"),
+    ],
+)
+def test_weights_that_do_not_belong_are_refused(changed, message):
+    weights = {"weight_ih_l0": np.zeros((4, 3)), "weight_hh_l0": np.zeros((4, 4))}
+    kru.from_pytorch(kru.RNN(3, 4), weights)
+    with pytest.raises((ValueError, TypeError), match=message):
+        kru.from_pytorch(kru.RNN(3, 4), weights | changed)
+
+
+@pytest.mark.parametrize("bias", [-15.0, -30.0, -60.0])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_gates_that_are_nearly_closed(rng, kind, bias, backend):
+    """A gate as good as closed has the gradient of one, and not 0 or noise."""
+    cell = getattr(kru, kind)(3, 6, kru.Kronecker(None, backend), "float64", learned_h0=False)
+    params = cell.init(rng)
+    params["b"][:12] = bias
+    module = getattr(torch.nn, kind)(3, 6).double()
+    weights = kru.to_pytorch(cell, params)
+    module.load_state_dict({name: torch.tensor(w) for name, w in weights.items()})
+    x, dh = rng.standard_normal((4, 3, 2)), rng.standard_normal((4, 6, 2))
+    h, saved = cell.forward(params, x)
+    grads, _, _ = cell.backward(params, saved, dh)
+    theirs = module(torch.tensor(x).transpose(1, 2))[0].transpose(1, 2)
+    theirs.backward(torch.tensor(dh))
+    np.testing.assert_allclose(h, theirs.detach().numpy(), rtol=1e-12)
+    for ours, wanted in ((grads["U"], module.weight_ih_l0), (grads["b"], module.bias_ih_l0)):
+        for gate, reference in zip(
+            np.split(ours, len(cell.gate_names)),
+            np.split(wanted.grad.numpy(), len(cell.gate_names)),
+            strict=True,
+        ):
+            # each gate relative to its own, which may be 1e-26
+            assert np.abs(gate - reference).max() < 1e-12 * np.abs(reference).max()

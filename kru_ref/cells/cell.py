@@ -50,6 +50,8 @@ class Cell(ABC):
     gate_names: ClassVar[tuple[str, ...]]
     # Parts of the state that may be learned, each (N,).
     states: ClassVar[tuple[str, ...]] = ("h0",)
+    # What forward returns for backward.
+    saved_type: ClassVar[type[Any]]
 
     input_size: int
     hidden_size: int
@@ -59,9 +61,7 @@ class Cell(ABC):
 
     def _check(self) -> None:
         for name in ("input_size", "hidden_size"):
-            object.__setattr__(self, name, operator.index(getattr(self, name)))
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            object.__setattr__(self, name, checked_size(name, getattr(self, name)))
         object.__setattr__(self, "dtype", check_dtype(self.dtype).name)
         if isinstance(self.matrix, type) or not hasattr(self.matrix, "is_compiled"):
             raise TypeError(
@@ -291,8 +291,21 @@ class Cell(ABC):
         return h, h_dot
 
     def initial_states(self, params: Mapping[str, Array], B: int, given: Any) -> tuple[Array, ...]:
-        """Return each part of the state before the first step."""
-        parts = given if len(self.states) > 1 and given is not None else [given] * len(self.states)
+        """Return each part of the state before the first step: given, learned, or 0."""
+        names = tuple(name.removesuffix("0") for name in self.states)
+        if given is None:
+            parts = [None] * len(names)
+        elif len(names) == 1:
+            parts = [given]
+        elif isinstance(given, tuple | list) and len(given) == len(names):
+            parts = list(given)
+        else:
+            what = type(given).__name__
+            if isinstance(given, tuple | list):
+                what = f"a {what} of {len(given)}"
+            raise ValueError(f"h0 must be the pair ({', '.join(names)}), got {what}")
+        if given is not None and any(part is None for part in parts):
+            raise ValueError("h0 must be given whole: a part of it is None")
         return tuple(
             self._initial_state(params, name, B, part)
             for name, part in zip(self.states, parts, strict=True)
@@ -375,13 +388,9 @@ class Cell(ABC):
             return old
         return compiled.aligned_empty(shape, np.dtype(self.dtype))
 
-    def _check_saved(self, saved: Any, kind: type[Any]) -> None:
+    def check_saved(self, saved: Any) -> None:
         """Raise unless it is what this cell's forward returned: compiled loops trust its sizes."""
-        if not isinstance(saved, kind):
-            raise TypeError(
-                f"saved must be the {kind.__name__} that forward returned, got "
-                f"{type(saved).__name__}"
-            )
+        self._check_type("saved", saved)
         try:
             x = self.checked_input(saved.x)
         except (ValueError, TypeError) as error:
@@ -389,18 +398,21 @@ class Cell(ABC):
         T, N, B = len(x), self.hidden_size, x.shape[-1]
         shapes = {"h0": (N, B), "c0": (N, B), "h": (T, N, B), "c": (T, N, B)}
         shapes["gates"] = (T, 4, N, B)
-        for name, shape in shapes.items():
-            a = getattr(saved, name, None)
-            if a is not None and (a.shape != shape or a.dtype != self.dtype):
+        for name in saved._fields:
+            if name not in shapes:
+                continue
+            a = np.asarray(getattr(saved, name))
+            if a.shape != shapes[name] or a.dtype != self.dtype:
                 raise ValueError(
-                    f"saved belongs to another cell: {name} must be {self.dtype} {shape}, "
+                    f"saved belongs to another cell: {name} must be {self.dtype} {shapes[name]}, "
                     f"got {a.dtype} {a.shape}"
                 )
 
-    def _check_reuse(self, reuse: Any, kind: type) -> None:
-        if reuse is not None and not isinstance(reuse, kind):
+    def _check_type(self, name: str, saved: Any) -> None:
+        if not isinstance(saved, self.saved_type):
             raise TypeError(
-                f"reuse must be a {kind.__name__} that forward returned, got {type(reuse).__name__}"
+                f"{name} must be the {self.saved_type.__name__} that forward returned, got "
+                f"{type(saved).__name__}"
             )
 
     def _checked_gradient(
@@ -474,6 +486,17 @@ def _side_by_side(a: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(np.moveaxis(a, 0, 1)).reshape(a.shape[1], -1)
 
 
+def checked_size(name: str, value: Any) -> int:
+    """Return a size as an integer of at least 1."""
+    try:
+        size = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, got {value!r}") from None
+    if size < 1:
+        raise ValueError(f"{name} must be at least 1, got {size}")
+    return size
+
+
 def check_real(cell: str, dtype: str) -> None:
     """Raise for a complex dtype, on which gates are not defined."""
     if dtype.startswith("complex"):
@@ -507,6 +530,8 @@ def check_params(
     dtypes: Mapping[str, np.dtype],
 ) -> None:
     """Raise unless params holds just these names, with these shapes and dtypes."""
+    if not isinstance(params, Mapping):
+        raise TypeError(f"params must be a dict of arrays by name, got {type(params).__name__}")
     if params.keys() != shapes.keys():
         missing, unknown = shapes.keys() - params.keys(), params.keys() - shapes.keys()
         raise ValueError(
@@ -514,6 +539,8 @@ def check_params(
             f"unknown {sorted(unknown) or 'none'}"
         )
     for name, value in params.items():
+        if not isinstance(value, np.ndarray):
+            raise TypeError(f"{name} must be an array, got {type(value).__name__}")
         if value.shape != shapes[name]:
             raise ValueError(f"{name} must have shape {shapes[name]}, got {value.shape}")
         if value.dtype != dtypes[name]:

@@ -76,6 +76,7 @@ class GRU(Cell):
     """
 
     gate_names: ClassVar[tuple[str, ...]] = (".r", ".z", ".n")
+    saved_type: ClassVar[type[Any]] = GRUSaved
 
     input_size: int
     hidden_size: int
@@ -132,18 +133,19 @@ class GRU(Cell):
         """
         check_params(params, self.shapes(), self.dtypes())
         x = self.checked_input(x)
-        self._check_reuse(reuse, GRUSaved)
+        if reuse is not None:
+            self._check_type("reuse", reuse)
         is_learned = self.learned_h0 and h0 is None
-        h0 = self._initial_state(params, "h0", x.shape[-1], h0)
+        (first_h,) = self.initial_states(params, x.shape[-1], h0)
         T, N, B = len(x), self.hidden_size, x.shape[-1]
-        h = self._memory((T, N, B), None if reuse is None else reuse.h, x, h0)
-        gates = self._memory((T, 4, N, B), None if reuse is None else reuse.gates, x, h0)
+        h = self._memory((T, N, B), None if reuse is None else reuse.h, x, first_h)
+        gates = self._memory((T, 4, N, B), None if reuse is None else reuse.gates, x, first_h)
         W, U, b, b_h = self.matrices(params), params["U"], params["b"], params["b_h"]
         if self._is_compiled(x):
-            compiled.gated_forward("gru", W, U, b, b_h, x, h0, None, h, None, gates)
+            compiled.gated_forward("gru", W, U, b, b_h, x, first_h, None, h, None, gates)
         else:
-            self._forward(W, U, b, b_h, x, h0, h, gates)
-        return h, GRUSaved(x, h0, h, gates, is_learned)
+            self._forward(W, U, b, b_h, x, first_h, h, gates)
+        return h, GRUSaved(x, first_h, h, gates, is_learned)
 
     def _forward(
         self,
@@ -156,6 +158,7 @@ class GRU(Cell):
         h: Array,
         gates: Array,
     ) -> None:
+        """Step through time from the state h_t, into h and gates."""
         W_r, W_z, W_n = W
         for t in range(len(x)):
             u_r, u_z, u_n = np.split(input_product(U, x[t]) + b[:, None], 3)  # (N, B) each
@@ -214,7 +217,7 @@ class GRU(Cell):
         W_n^T dq, and dU, db and the matrices' own gradients are sums over time as in :class:`RNN`.
         """
         check_params(params, self.shapes(), self.dtypes())
-        self._check_saved(saved, GRUSaved)
+        self.check_saved(saved)
         x, h0, h, gates, h0_is_learned = saved
         dh = self._checked_gradient(dh, h)
         W, U = self.matrices(params), params["U"]
@@ -238,8 +241,9 @@ class GRU(Cell):
         dh: Array | ReadoutGradient,
         input_gradient: bool,
     ) -> tuple[list[list[Array]], Array, Array, Array, Array | None, Array]:
+        """Step back through time; d holds dr, dz, a and dq of each step."""
         if isinstance(dh, ReadoutGradient):
-            dh = dh.C.T @ dh.dy
+            dh = dh.whole()
         first = len(h) - len(dh)
         d, dh_t = np.empty_like(gates), np.zeros_like(h0)
         for t in reversed(range(len(h))):

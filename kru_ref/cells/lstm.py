@@ -78,6 +78,7 @@ class LSTM(Cell):
 
     gate_names: ClassVar[tuple[str, ...]] = (".i", ".f", ".g", ".o")
     states: ClassVar[tuple[str, ...]] = ("h0", "c0")
+    saved_type: ClassVar[type[Any]] = LSTMSaved
 
     input_size: int
     hidden_size: int
@@ -133,14 +134,9 @@ class LSTM(Cell):
         """
         check_params(params, self.shapes(), self.dtypes())
         x = self.checked_input(x)
-        self._check_reuse(reuse, LSTMSaved)
-        if h0 is not None and not (isinstance(h0, tuple | list) and len(h0) == 2):
-            raise ValueError(f"h0 must be the pair (h, c), got {type(h0).__name__}")
-        if h0 is not None and any(part is None for part in h0):
-            raise ValueError("h0 must be the pair (h, c), both of them given or neither")
-        given_h, given_c = (None, None) if h0 is None else h0
-        first_h = self._initial_state(params, "h0", x.shape[-1], given_h)
-        first_c = self._initial_state(params, "c0", x.shape[-1], given_c)
+        if reuse is not None:
+            self._check_type("reuse", reuse)
+        first_h, first_c = self.initial_states(params, x.shape[-1], h0)
         T, N, B = len(x), self.hidden_size, x.shape[-1]
         old = reuse or LSTMSaved(x, first_h, first_c, *(np.empty(0),) * 3, False)
         h = self._memory((T, N, B), old.h, x, first_h, first_c)
@@ -166,6 +162,7 @@ class LSTM(Cell):
         c: Array,
         gates: Array,
     ) -> None:
+        """Step through time from the states h_t and c_t, into h, c and gates."""
         for t in range(len(x)):
             z = np.concatenate([self.matrix.matvec(W_k, h_t) for W_k in W])  # (4N, B)
             z = z + input_product(U, x[t]) + b[:, None]
@@ -225,7 +222,7 @@ class LSTM(Cell):
         the matrices' own gradients are sums over time as in :class:`RNN`.
         """
         check_params(params, self.shapes(), self.dtypes())
-        self._check_saved(saved, LSTMSaved)
+        self.check_saved(saved)
         x, h0, c0, h, c, gates, h0_is_learned = saved
         dh = self._checked_gradient(dh, h)
         dc = np.zeros_like(c0) if dc is None else checked_array("dc", dc, c0.shape, c0.dtype)
@@ -255,8 +252,9 @@ class LSTM(Cell):
         dc: Array,
         input_gradient: bool,
     ) -> tuple[list[list[Array]], Array, Array, Array | None, Array, Array]:
+        """Step back through time; dh_t and dc are the gradients of the states after the step."""
         if isinstance(dh, ReadoutGradient):
-            dh = dh.C.T @ dh.dy
+            dh = dh.whole()
         first = len(h) - len(dh)
         dz, dh_t = np.empty_like(gates), np.zeros_like(h0)
         for t in reversed(range(len(h))):

@@ -67,6 +67,7 @@ class RNN(Cell):
     """
 
     gate_names: ClassVar[tuple[str, ...]] = ("",)
+    saved_type: ClassVar[type[Any]] = RNNSaved
 
     input_size: int
     hidden_size: int
@@ -126,22 +127,23 @@ class RNN(Cell):
         """
         check_params(params, self.shapes(), self.dtypes())
         x = self.checked_input(x)
-        self._check_reuse(reuse, RNNSaved)
+        if reuse is not None:
+            self._check_type("reuse", reuse)
         is_learned = self.learned_h0 and h0 is None
-        h0 = self._initial_state(params, "h0", x.shape[-1], h0)
+        (first_h,) = self.initial_states(params, x.shape[-1], h0)
         shape = (len(x), self.hidden_size, x.shape[-1])
-        h = self._memory(shape, None if reuse is None else reuse.h, x, h0)
+        h = self._memory(shape, None if reuse is None else reuse.h, x, first_h)
         (W,), U, b = self.matrices(params), params["U"], params["b"]
         if self._is_compiled(x):
-            compiled.forward(W, U, b, self.activation, x, h0, h)
-            return h, RNNSaved(x, h0, h, is_learned)
-
-        self._forward(W, U, b, x, h0, h)
-        return h, RNNSaved(x, h0, h, is_learned)
+            compiled.forward(W, U, b, self.activation, x, first_h, h)
+        else:
+            self._forward(W, U, b, x, first_h, h)
+        return h, RNNSaved(x, first_h, h, is_learned)
 
     def _forward(
         self, W: list[Array], U: Array, b: Array, x: NDArray[Any], h_t: Array, h: Array
     ) -> None:
+        """Step through time, h_t = σ(W h_{t-1} + U x_t), from the first state h_t into h."""
         sigma = ACTIVATIONS[self.activation].forward
         for t in range(len(x)):
             h_t = sigma(self.matrix.matvec(W, h_t) + input_product(U, x[t]), b)
@@ -187,14 +189,14 @@ class RNN(Cell):
         h_t reaches the loss directly and through z_{t+1} = W h_t + U x_{t+1}, so with
         g_t the gradient of h_t and dz_t that of z_t, from the last step to the first,
 
-            g_t = dh_t + W^H dz_{t+1},   dz_t = σ'(g_t; h_t),   dx_t = U^H dz_t,
+            g_t = dh_t + W^H dz_{t+1},   (dz_t, db_t) = σ_backward(g_t, h_t),   dx_t = U^H dz_t,
             dU = Σ_t dz_t x_t^H,   db = Σ_t db_t,   dh_0 = W^H dz_1,
 
-        and dW sums the matrix's own gradient at (h_{t-1}, dz_t). Nothing but h is needed
-        of the forward pass.
+        with σ_backward the activation's own (activations.py), and dW sums the matrix's own
+        gradient at (h_{t-1}, dz_t). Nothing but h is needed of the forward pass.
         """
         check_params(params, self.shapes(), self.dtypes())
-        self._check_saved(saved, RNNSaved)
+        self.check_saved(saved)
         x, h0, h, h0_is_learned = saved
         dh = self._checked_gradient(dh, h)
         (W,), U, b = self.matrices(params), params["U"], params["b"]
@@ -218,11 +220,12 @@ class RNN(Cell):
         dh: Array | ReadoutGradient,
         input_gradient: bool,
     ) -> tuple[list[Array], Array, Array, Array | None, Array]:
+        """Step back through time; g is the gradient of h_t, then of the state before it."""
         sigma_backward = ACTIVATIONS[self.activation].backward
         if isinstance(dh, ReadoutGradient):
-            dh = dh.C.T @ dh.dy
+            dh = dh.whole()
         first = len(h) - len(dh)
-        dz, db, g = np.empty_like(h), np.zeros_like(b), np.zeros_like(h0)
+        dz, db, g = np.empty_like(h), np.zeros(b.shape), np.zeros_like(h0)
         for t in reversed(range(len(h))):
             if t >= first:
                 g = g + dh[t - first]
@@ -231,7 +234,7 @@ class RNN(Cell):
             g = self.matrix.adjoint(W, dz[t])
         dW = matrix_gradient(self.matrix, W, h0, h, dz)
         dU, dx = input_gradients(U, x, dz, input_gradient)
-        return dW, dU, db, dx, g
+        return dW, dU, db.astype(b.dtype), dx, g
 
     def _continued(
         self, params: Mapping[str, Array], x: NDArray[Any], state: tuple[Array, ...]
