@@ -92,16 +92,18 @@ def test_images_and_labels_of_mnist(tmp_path, rng):
     labels = np.array([3, 1, 4, 1, 5], np.uint8)
     write("t10k-images-idx3-ubyte", images)
     write("t10k-labels-idx1-ubyte", labels)
-    digits = load_digits("t10k", 5, tmp_path)
+    digits = load_digits("t10k", 5, tmp_path, own_data=True)
     np.testing.assert_array_equal(digits.pixels, images.reshape(5, 784))
     np.testing.assert_array_equal(digits.labels, labels)
+    with pytest.raises(ValueError, match=r"not the published t10k-images-idx3-ubyte.*--own"):
+        load_digits("t10k", 5, tmp_path)
 
     write("t10k-labels-idx1-ubyte", labels + 8)
     with pytest.raises(ValueError, match="labels must be digits from 0 to 9, got 13"):
-        load_digits("t10k", 5, tmp_path)
+        load_digits("t10k", 5, tmp_path, own_data=True)
     write("t10k-labels-idx1-ubyte", images)
     with pytest.raises(ValueError, match="is it the file its name says"):
-        load_digits("t10k", 5, tmp_path)
+        load_digits("t10k", 5, tmp_path, own_data=True)
     (tmp_path / "t10k-labels-idx1-ubyte").unlink()
     with pytest.raises(FileNotFoundError, match="t10k-labels-idx1-ubyte of mnist is in none of"):
-        load_digits("t10k", 5, tmp_path)
+        load_digits("t10k", 5, tmp_path, own_data=True)

@@ -2,11 +2,10 @@
 
 import dataclasses
 import gzip
+import hashlib
 import json
-import os
 import struct
 import tracemalloc
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,22 +18,6 @@ from kru_ref.tasks.characters import read_symbols
 from kru_ref.tasks.task import epoch_of, pad
 
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-
-
-@pytest.fixture
-def data():
-    root = os.environ.get("KRU_REF_DATA")
-    if not root:
-        pytest.skip("needs the real files: set KRU_REF_DATA to a folder that holds them")
-    return Path(root)
-
-
-def needs(folder):
-    root = os.environ.get("KRU_REF_DATA", "")
-    return pytest.mark.skipif(
-        not root or not (Path(root) / folder).is_dir(),
-        reason=f"needs real files: set KRU_REF_DATA to a folder that holds {folder}/",
-    )
 
 
 @st.composite
@@ -109,6 +92,20 @@ def test_damaged_texts(tmp_path_factory, content):
     reads_or_says_why(read_symbols, path, content, valid)
 
 
+def test_another_text_than_the_published_one(tmp_path):
+    """One that was cut, in the form of the right one, is refused unless it is meant."""
+    write_ptb(tmp_path)
+    path = tmp_path / "ptb.char.train.txt"
+    with pytest.raises(ValueError, match=r"is not the published ptb\.char\.train\.txt") as caught:
+        Characters(data_dir=tmp_path).batch(0)
+    message = str(caught.value)
+    for part in (hashlib.sha256(path.read_bytes()).hexdigest(), "e313d914", "--own-data"):
+        assert part in message
+    assert f"Delete or replace {path}. Penn Treebank is licensed" in message
+    assert not message.endswith(":")
+    Characters(data_dir=tmp_path, own_data=True, length=2, batch_size=2).batch(0)
+
+
 def write_ptb(folder, train=None, valid="b a b a ", test="a a b b "):
     train = train or " ".join("abcd" * 50)
     for name, text in (("train", train), ("valid", valid), ("test", test)):
@@ -118,7 +115,7 @@ def write_ptb(folder, train=None, valid="b a b a ", test="a a b b "):
 def test_batches_go_through_the_text(tmp_path):
     """Every character but the rest is a target once an epoch; sequences are carried on."""
     write_ptb(tmp_path, train=" ".join("abcd\n"[i * i % 5] for i in range(203)))
-    task = Characters(length=7, batch_size=4, data_dir=tmp_path, hidden_size=8)
+    task = Characters(length=7, batch_size=4, data_dir=tmp_path, own_data=True, hidden_size=8)
     text = read_symbols(tmp_path / "ptb.char.train.txt")
     alphabet = np.unique(text)
     size = (len(text) - 1) // 4
@@ -140,7 +137,7 @@ def test_batches_go_through_the_text(tmp_path):
 
 def test_held_out_text_is_whole(tmp_path):
     write_ptb(tmp_path, test=" ".join("abcd"[i * i % 4] for i in range(50)))
-    task = Characters(length=5, batch_size=3, data_dir=tmp_path, hidden_size=8)
+    task = Characters(length=5, batch_size=3, data_dir=tmp_path, own_data=True, hidden_size=8)
     batches = list(task.held_out("test"))
     assert [b.continues for b in batches] == [False, True, True, True]
     assert sum(b.targets.size for b in batches) == 48
@@ -150,24 +147,23 @@ def test_held_out_text_is_whole(tmp_path):
 def test_texts_that_do_not_fit(tmp_path):
     write_ptb(tmp_path, valid="a b z")
     with pytest.raises(ValueError, match=r"valid\.txt: 'z' does not occur in .*train\.txt"):
-        Characters(data_dir=tmp_path).batch(0)
+        Characters(data_dir=tmp_path, own_data=True).batch(0)
     write_ptb(tmp_path)
     with pytest.raises(ValueError, match="200 characters are too few for 50 sequences of 100"):
-        Characters(data_dir=tmp_path).batch(0)
+        Characters(data_dir=tmp_path, own_data=True).batch(0)
     write_ptb(tmp_path, train=" ".join(chr(33 + i) for i in range(60)))
     with pytest.raises(ValueError, match="expected 50 different symbols at most, got 60"):
-        Characters(data_dir=tmp_path).batch(0)
+        Characters(data_dir=tmp_path, own_data=True).batch(0)
     write_ptb(tmp_path)
     with pytest.raises(ValueError, match="4 characters of validation are too few for 7 sequences"):
-        list(Characters(data_dir=tmp_path, batch_size=7).held_out("validation"))
+        list(Characters(data_dir=tmp_path, own_data=True, batch_size=7).held_out("validation"))
     (tmp_path / "ptb.char.test.txt").unlink()
-    with pytest.raises(FileNotFoundError, match=r"LDC99T42.*\n.*--data-dir"):
-        Characters(data_dir=tmp_path).batch(0)
+    with pytest.raises(FileNotFoundError, match=r"LDC99T42.*--data-dir"):
+        Characters(data_dir=tmp_path, own_data=True).batch(0)
 
 
-@needs("ptb")
-def test_penn_treebank(data):
-    task = Characters(data_dir=data)
+def test_penn_treebank(real):
+    task = Characters(data_dir=real("ptb"))
     texts = task._texts
     assert {split: len(text) for split, text in texts.items()} == {
         "train": 5_017_482,
@@ -192,6 +188,29 @@ def test_pieces_of_json(tmp_path):
     assert rolls["test"][0].sum() == 3
 
 
+def test_other_pieces_than_the_published_ones(tmp_path):
+    pieces = dict.fromkeys(("train", "valid", "test"), GOOD)
+    (tmp_path / "jsb-chorales-quarter.json").write_text(json.dumps(pieces))
+    with pytest.raises(ValueError, match=r"is not the published jsb-chorales.*--own-data"):
+        Music(data_dir=tmp_path).batch(0)
+    # a MATLAB file beside it is not looked at
+    (tmp_path / "JSB_Chorales.mat").write_bytes(b"damaged")
+    assert Music(data_dir=tmp_path, own_data=True).batch(0).x.shape == (1, 88, 1)
+    with pytest.raises(
+        ValueError, match=r"not the published JSB_Chorales\.mat.*Delete or"
+    ) as caught:
+        Music(data_dir=tmp_path).batch(0)
+    assert "--own-data" not in str(caught.value)
+
+
+def test_a_mat_file_of_another_name(tmp_path):
+    for name in ("jsb", "piano-midi"):
+        with pytest.raises(ValueError, match=r"one of the files of .* got the name a\.mat"):
+            music.read_mat(tmp_path / "a.mat", name)
+    with pytest.raises(ValueError, match=r"data set must be one of mnist, .*got 'bach'"):
+        music.read_mat(tmp_path / "JSB_Chorales.mat", "bach")
+
+
 GOOD = [[[60], [61]]]
 
 
@@ -200,6 +219,7 @@ GOOD = [[[60], [61]]]
     [
         ("", "is no JSON"),
         ("[" * 100_000, "is no JSON"),
+        ("[" + "1" * 5000 + "]", r"music\.json is no JSON \(Exceeds the limit"),
         ("[1, 2]", 'expected an object with "train", "valid" and "test"'),
         ({"train": GOOD, "valid": GOOD}, 'expected an object with "train", "valid" and "test"'),
         ({"train": [], "valid": GOOD, "test": GOOD}, "list of pieces in 'train', got 0 of them"),
@@ -232,11 +252,10 @@ def test_damaged_json(tmp_path_factory, content):
     reads_or_says_why(music.read_json, path, content, valid)
 
 
-@needs("jsb")
 @settings(FUZZ, max_examples=30)
 @given(choice=st.data())
-def test_damaged_mat_files(tmp_path_factory, choice):
-    content = (Path(os.environ["KRU_REF_DATA"]) / "jsb" / "JSB_Chorales.mat").read_bytes()
+def test_damaged_mat_files(real, tmp_path_factory, choice):
+    content = (real("jsb") / "jsb" / "JSB_Chorales.mat").read_bytes()
     original, content = content, choice.draw(damaged(content))
     assume(content != original)
     path = tmp_path_factory.getbasetemp() / "JSB_Chorales.mat"
@@ -245,9 +264,9 @@ def test_damaged_mat_files(tmp_path_factory, choice):
         music.read_mat(path, "jsb")
 
 
-@needs("jsb")
-def test_jsb_chorales(data, tmp_path):
+def test_jsb_chorales(real, tmp_path):
     """Both forms hold the same; sizes are the published ones."""
+    data = real("jsb")
     task = Music(data_dir=data)
     rolls = task._rolls
     assert {split: len(some) for split, some in rolls.items()} == {
@@ -277,9 +296,8 @@ def test_jsb_chorales(data, tmp_path):
     assert task.baseline[1] == pytest.approx(11.09, abs=0.01)
 
 
-@needs("piano-midi")
-def test_piano_midi(data):
-    task = Music(data="piano-midi", data_dir=data, excerpt=50)
+def test_piano_midi(real):
+    task = Music(data="piano-midi", data_dir=real("piano-midi"), excerpt=50)
     assert {split: len(some) for split, some in task._rolls.items()} == {
         "train": 87,
         "validation": 12,
@@ -480,10 +498,9 @@ def test_speakers_are_split(tmp_path):
         phonemes.split_speakers(empty)
 
 
-@needs("timit-sample")
-def test_timit_sample(data):
+def test_timit_sample(real):
     pytest.importorskip("librosa", reason="speech needs the extra 'speech'")
-    task = Phonemes(data_dir=data, batch_size=7)
+    task = Phonemes(data_dir=real("timit-sample"), batch_size=7)
     utterances = task._utterances
     assert {split: len(some) for split, some in utterances.items()} == {
         "train": 80,

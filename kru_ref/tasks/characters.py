@@ -37,6 +37,8 @@ class Characters(Task):
     length: int = 100
     # Folder with the three text files, or with a folder `ptb` that has them.
     data_dir: Path | None = None
+    # The files are not the published ones, but your own of the same names and form.
+    own_data: bool = False
     cell: Literal["rnn", "lstm", "gru"] = "lstm"
     hidden_size: int = 512
     batch_size: int = 50
@@ -96,6 +98,9 @@ class Characters(Task):
             split: datasets.locate("ptb", f"ptb.char.{file}.txt", self.data_dir)
             for split, file in files.items()
         }
+        if not self.own_data:
+            for path in paths.values():
+                datasets.read_verified(path, "ptb", may_be_own=True)
         symbols = {split: read_symbols(path) for split, path in paths.items()}
         alphabet = np.unique(symbols["train"])
         if len(alphabet) > N_SYMBOLS:
@@ -147,7 +152,7 @@ def read_symbols(path: Path) -> NDArray[np.uint8]:
     if not content:
         raise ValueError(f"{path} is empty; get it again")
     codes = np.frombuffer(content, np.uint8)
-    # a space is a symbol's end, and wrong behind another space or at the beginning of a line
+    # two symbols must have a space between; more of them, or some at a line's ends, are no matter
     is_symbol = (codes != ord(" ")) & (codes != ord("\n"))
     strange = (codes >= 128) | ((codes < 32) & (codes != ord("\n")))
     strange[1:] |= is_symbol[1:] & is_symbol[:-1]
