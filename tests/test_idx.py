@@ -45,6 +45,10 @@ def test_it_reads(tmp_path, data, zipped):
         (lambda d: gzip.compress(idx(d))[:-4], "damaged gzip file"),
         (lambda d: gzip.compress(idx(d))[:20] + b"\xff" * 30, "damaged gzip file"),
         (lambda d: b"\x1f\x8b", "damaged gzip file"),
+        (lambda d: gzip.compress(idx(d)) + gzip.compress(b""), "something behind its end"),
+        (lambda d: gzip.compress(b"") * 100, "something behind its end"),
+        (lambda d: gzip.compress(b"") * 1000, "expected at most .* bytes, got 20,000"),
+        (lambda d: gzip.compress(idx(d) + b"x"), "got more"),
     ],
 )
 def test_it_names_the_damage(tmp_path, data, damage, message):
