@@ -433,6 +433,57 @@ def test_damaged_recordings(tmp_path, container):
     check()
 
 
+@pytest.mark.parametrize("container", ["WAV", "NIST"])
+@pytest.mark.parametrize("left", [20_000, -1, -2])
+def test_recordings_that_were_cut(tmp_path, container, left):
+    path, _ = write_utterance(tmp_path, container=container)
+    path = path.with_suffix(".wav")
+    path.write_bytes(path.read_bytes()[:left])
+    with pytest.raises(ValueError, match=r"si1\.wav: .*says 32000 bytes of samples, it has .*cut"):
+        phonemes.read_samples(path)
+
+
+@pytest.mark.parametrize("count", [99_999, 15_999, 2**40, 0, -5, "many"])
+def test_a_forged_number_of_samples(tmp_path, count):
+    path, _ = write_utterance(tmp_path, container="NIST")
+    path = path.with_suffix(".wav")
+    content = path.read_bytes()
+    line = f"sample_count -i {count}\n".encode()
+    forged = content.replace(b"sample_count -i 16000\n", line)
+    assert forged != content
+    path.write_bytes(forged[:1024].ljust(1024) + content[1024:])
+    with pytest.raises(ValueError, match=r"si1\.wav: expected NIST SPHERE or RIFF"):
+        phonemes.read_samples(path)
+
+
+def test_an_odd_number_of_bytes(tmp_path):
+    path, _ = write_utterance(tmp_path, n=2000)
+    path = path.with_suffix(".wav")
+    content = bytearray(path.read_bytes()) + b"xx"
+    content[40:44] = struct.pack("<I", 4001)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="says 4001 bytes of samples"):
+        phonemes.read_samples(path)
+
+
+def test_other_chunks_around_the_samples(tmp_path):
+    path, samples = write_utterance(tmp_path)
+    path = path.with_suffix(".wav")
+    content = path.read_bytes()
+    more = b"LIST" + struct.pack("<I", 5) + b"INFOx\0"
+    content = content[:36] + more + content[36:] + more
+    path.write_bytes(content[:4] + struct.pack("<I", len(content) - 8) + content[8:])
+    np.testing.assert_array_equal(phonemes.read_samples(path), samples / 2**15)
+
+
+def test_recordings_that_cannot_be_read(tmp_path):
+    pytest.importorskip("soundfile", reason="speech needs the extra 'speech'")
+    with pytest.raises(FileNotFoundError, match=r"cannot read .*a\.wav: No such file"):
+        phonemes.read_samples(tmp_path / "a.wav")
+    with pytest.raises(IsADirectoryError, match=r"cannot read .*: it is a folder"):
+        phonemes.read_samples(tmp_path)
+
+
 @pytest.mark.parametrize("n", [2**31 - 8, 2**32 - 1])
 def test_a_forged_size_takes_no_memory(tmp_path, n):
     path, _ = write_utterance(tmp_path, n=2000)

@@ -1,6 +1,7 @@
 """TIMIT: name the phoneme of each hundredth of a second of speech."""
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,10 +17,12 @@ from ..losses import Loss, softmax_cross_entropy
 from .task import Batch, Split, Task, epoch_of, pad
 
 RATE = 16_000  # samples a second
+NIST_HEADER = 1024  # bytes
 WINDOW, HOP = 400, 160  # 25 ms every 10 ms
 N_FEATURES = 39  # energy and 12 cepstral coefficients, and how they change
 SHORTEST, LONGEST = 5, 60_000  # frames of a recording
 LARGEST_LIST = 2**20  # bytes of a .phn file
+LARGEST_RECORDING = 2 * LONGEST * HOP + 2**16  # bytes, with the header
 
 # The 61 labels, and what scoring makes of each (Lee and Hon 1989): itself if nothing is said.
 FOLDED = {
@@ -265,11 +268,14 @@ def read_samples(path: Path) -> NDArray[np.float32]:
     Raises
     ------
     ValueError
-        Another format, or damaged; the error names the file, what was expected and what came.
+        Another format, damaged or cut; the error names the file, what was expected and what came.
+    OSError
+        It cannot be read.
     ImportError
         soundfile is not installed.
     """
     soundfile = require("soundfile", "speech")
+    content = datasets.read_at_most(LARGEST_RECORDING, path)
     expected = f"{path}: expected NIST SPHERE or RIFF audio, 16-bit PCM, 1 channel, {RATE} Hz"
     try:
         info = soundfile.info(str(path))
@@ -279,16 +285,35 @@ def read_samples(path: Path) -> NDArray[np.float32]:
         }
         if not right:
             raise ValueError(f"{expected}; got {form}")
-        n = info.frames
-        # memory is never allocated on the header's word
-        if not 0 <= 2 * n <= path.stat().st_size or n > LONGEST * HOP:
-            raise ValueError(f"{expected}; its header says {n} samples, more than it has")
+        # libsndfile reads what there is, and memory is never allocated on the header's word
+        says, has = _sizes(content)
+        if not says == has == 2 * info.frames:
+            raise ValueError(
+                f"{expected}; its header says {says} bytes of samples, it has {has}: the file is "
+                "cut or damaged, delete or replace it"
+            )
+        if info.frames > LONGEST * HOP:
+            raise ValueError(f"{expected}, at most {LONGEST * HOP} samples; got {info.frames}")
         samples, _ = soundfile.read(str(path), dtype="float32")
     except (soundfile.SoundFileError, RuntimeError) as error:
         raise ValueError(f"{expected}; got {error}") from error
     if len(samples) < WINDOW + (SHORTEST - 1) * HOP:
         raise ValueError(f"{path}: {len(samples)} samples are too short for {SHORTEST} frames")
     return samples
+
+
+def _sizes(content: bytes) -> tuple[int | None, int]:
+    """Return the bytes of samples that a NIST or RIFF header says, and those that are there."""
+    if content[:4] == b"NIST":
+        says = re.search(rb"\nsample_count -i (-?\d{1,9})\n", content[:NIST_HEADER])
+        return (2 * int(says[1]) if says else None), len(content) - NIST_HEADER
+    at = 12  # behind RIFF, the size and WAVE
+    while at + 8 <= len(content):
+        size = int.from_bytes(content[at + 4 : at + 8], "little")
+        if content[at : at + 4] == b"data":
+            return size, min(size, len(content) - at - 8)
+        at += 8 + size + size % 2
+    return None, 0
 
 
 def mfcc(samples: NDArray[np.float32]) -> NDArray[np.float32]:
