@@ -353,7 +353,8 @@ def test_an_utterance(tmp_path, container, shorter):
     path, samples = write_utterance(tmp_path, container=container, shorter=shorter)
     np.testing.assert_array_equal(phonemes.read_samples(path.with_suffix(".wav")), samples / 2**15)
     pytest.importorskip("librosa", reason="speech needs the extra 'speech'")
-    features, labels = phonemes.read_utterance(path)
+    features, labels, weights = phonemes.read_utterance(path)
+    assert weights.shape == (98,)
     assert features.shape == (98, 39)
     assert features.dtype == "float32"
     assert labels.shape == (98,)
@@ -374,6 +375,33 @@ def test_features_are_energy_and_cepstrum(tmp_path):
     high = phonemes.mfcc(0.5 * np.sin(2 * np.pi * 4000 * t).astype(np.float32))
     assert np.abs(a[20, 1:13] - high[20, 1:13]).max() > 10
     np.testing.assert_allclose(a[10:-10, 13], 0, atol=0.02)
+
+
+def test_a_frame_does_not_depend_on_another(rng):
+    """A loud bang leaves the quiet rest as it is, but for the four frames that changes reach."""
+    pytest.importorskip("librosa", reason="speech needs the extra 'speech'")
+    quiet = (1e-4 * rng.standard_normal(16_000)).astype(np.float32)
+    loud = quiet.copy()
+    loud[:400] += rng.standard_normal(400).astype(np.float32)
+    np.testing.assert_allclose(phonemes.mfcc(loud)[10:], phonemes.mfcc(quiet)[10:], rtol=1e-4)
+
+
+def test_the_second_change_is_that_of_the_first(rng):
+    pytest.importorskip("librosa", reason="speech needs the extra 'speech'")
+    features = phonemes.mfcc(rng.standard_normal(16_000).astype(np.float32))
+    for start in (0, 13):
+        # slope of the straight line through five frames
+        before = features[:, start : start + 13].astype(np.float64)
+        slope = sum(k * before[2 + k : len(before) - 2 + k] for k in range(-2, 3)) / 10
+        after = features[2:-2, start + 13 : start + 26]
+        np.testing.assert_allclose(after, slope, rtol=1e-3, atol=1e-4)
+
+
+def test_names_in_either_case(tmp_path):
+    pytest.importorskip("librosa", reason="speech needs the extra 'speech'")
+    path, _ = write_utterance(tmp_path)
+    upper = path.rename(tmp_path / "SI1.PHN")
+    assert len(phonemes.read_utterance(upper).labels) == 98
 
 
 @pytest.mark.parametrize(
@@ -539,14 +567,95 @@ def test_speakers_are_split(tmp_path):
     assert [p.name for p in paths["test"]] == ["si1.phn"]
     assert [p.name for p in paths["validation"]] == ["sx2.phn"]
     assert [p.name for p in paths["train"]] == ["si3.PHN"]
-    touch(*(f"TRAIN/DR1/F{i:03}/SI{i}.PHN" for i in range(20)), "TEST/DR2/M100/SX5.PHN")
-    paths = phonemes.split_speakers(tmp_path / ".")
-    assert [p.name for p in paths["test"]] == ["SX5.PHN"]
-    speakers = [p.parent.name for p in paths["validation"] if p.parent.name.startswith("F")]
-    assert speakers == ["F009", "F019"]
-    empty = tmp_path / "TRAIN" / "DR1" / "F000"
-    with pytest.raises(ValueError, match=r"no speaker for validation.*the speakers fal"):
-        phonemes.split_speakers(empty)
+    with pytest.raises(ValueError, match=r"no speaker for train.*the speakers fal"):
+        phonemes.split_speakers(tmp_path / "dr1-fvmh0")
+    touch("train/dr1/fcjf0/si1.phn")
+    for root in (tmp_path, tmp_path / "train"):
+        with pytest.raises(ValueError, match=r"expected all of TIMIT, 3,696 sentences of 462 "):
+            phonemes.split_speakers(root)
+
+
+@pytest.mark.parametrize("upper", [False, True])
+def test_all_of_timit_is_split_as_published(tmp_path, upper):
+    """Training, Halberstadt's development speakers, and the core test set; not sa1 and sa2."""
+    held_out = phonemes.PUBLISHED_SPLIT["validation"] | phonemes.PUBLISHED_SPLIT["test"]
+    speakers = [f"train/dr{1 + i % 8}/m{i:03}0" for i in range(462)]
+    speakers += [f"test/dr1/{speaker}" for speaker in sorted(held_out)]
+    speakers += [f"test/dr1/fx{i:02}0" for i in range(94)]
+    sentences = ["sa1", "sa2", "si1", "si2", "si3", "sx1", "sx2", "sx3", "sx4", "sx5"]
+    for speaker in speakers:
+        folder = tmp_path / "timit" / (speaker.upper() if upper else speaker)
+        folder.mkdir(parents=True)
+        for name in sentences:
+            (folder / (f"{name}.PHN" if upper else f"{name}.phn")).touch()
+    paths = phonemes.split_speakers(tmp_path / "timit")
+    assert {split: len(some) for split, some in paths.items()} == {
+        "train": 3696,
+        "validation": 400,
+        "test": 192,
+    }
+    found = {split: {p.parent.name.lower() for p in some} for split, some in paths.items()}
+    assert found["train"] == {f"m{i:03}0" for i in range(462)}
+    assert {split: found[split] for split in ("validation", "test")} == phonemes.PUBLISHED_SPLIT
+    assert found["test"] >= {"mdab0", "fmld0"}
+    next(p for p in paths["test"]).unlink()
+    with pytest.raises(ValueError, match=r"192 sentences of 24 speakers for test; got 191 of 24"):
+        phonemes.split_speakers(tmp_path / "timit")
+    for path in paths["validation"] + paths["test"]:
+        path.unlink(missing_ok=True)
+    with pytest.raises(ValueError, match=r"400 sentences of 50 speakers for validation; got 0"):
+        phonemes.split_speakers(tmp_path / "timit")
+
+
+def write_speakers(folder, labels):
+    """Write three utterances of each speaker of the sample's split, and of another."""
+    pytest.importorskip("librosa", reason="speech needs the extra 'speech'")
+    for speaker in ("fapb0", "madd0", "fvmh0", "marc0", "falr0", "mbgt0", "fabc0"):
+        for i in range(3):
+            n = 3000 + 2000 * i
+            write_utterance(folder / speaker, f"si{i}", n=n, labels=labels(n))
+
+
+def test_the_glottal_stop_does_not_count(tmp_path, rng):
+    """The mean over batches is the share of all frames that are not q and are named wrong."""
+    write_speakers(tmp_path, lambda n: f"0 1000 h#\n1000 2500 q\n2500 {n} iy\n")
+    task = Phonemes(data_dir=tmp_path, batch_size=5)
+    q = phonemes.LABELS.index("q")
+    means = {"frame_error": 0.0, "frame_error_61": 0.0}
+    wrong, counted, steps = 0, 0, 0.0
+    shares = set()
+    for batch in task.held_out("test"):
+        # half right, half drawn from all labels, q among them
+        named = np.where(
+            rng.random(batch.targets.shape) < 0.5, batch.targets, rng.integers(61, size=(1, 1))
+        )
+        logits = np.eye(61)[named].transpose(0, 2, 1)
+        for name, value in task.metrics(0.0, logits, batch).items():
+            means[name] += batch.n_steps * value
+        steps += batch.n_steps
+        here = (batch.mask > 0) & (batch.targets != q)
+        shares.add(here.sum() / batch.n_steps)
+        counted += here.sum()
+        wrong += (here & (phonemes.CLASS_OF[named] != phonemes.CLASS_OF[batch.targets])).sum()
+    assert len(shares) > 1
+    assert means["frame_error"] / steps == pytest.approx(wrong / counted, rel=1e-12)
+    batch = next(task.held_out("test"))
+    only_q = np.eye(61)[np.full_like(batch.targets, q)].transpose(0, 2, 1)
+    found = task.metrics(0.0, only_q, batch)
+    right = ((batch.mask > 0) & (batch.targets == q)).sum() / batch.n_steps
+    assert found["frame_error_61"] == pytest.approx(1 - right)
+    assert found["frame_error"] == pytest.approx(batch.weights.sum() / batch.n_steps)
+
+
+def test_silence_is_refused(tmp_path):
+    soundfile = pytest.importorskip("soundfile", reason="speech needs the extra 'speech'")
+    write_speakers(tmp_path, lambda n: f"0 {n} h#\n")
+    for path in tmp_path.glob("fabc0/*.wav"):
+        n = len(soundfile.read(path)[0])
+        soundfile.write(path, np.zeros(n, np.int16), 16_000, subtype="PCM_16")
+    with pytest.raises(ValueError, match=r"expected speech.*are they silent") as caught:
+        Phonemes(data_dir=tmp_path).batch(0)
+    assert str(caught.value).startswith(f"{tmp_path}: ")
 
 
 def test_timit_sample(real):

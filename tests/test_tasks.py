@@ -145,6 +145,29 @@ def test_bad_settings(make, message):
         make()
 
 
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: Music(excerpt=1.5), "excerpt"),
+        (lambda: Characters(length=2.5), "length"),
+        (lambda: Copying(hidden_size="8"), "hidden_size"),
+        (lambda: Copying(delay=np.float64(3)), "delay"),
+    ],
+)
+def test_numbers_that_are_not_whole(make, name):
+    with pytest.raises(TypeError, match=f"{name} must be a whole number, got"):
+        make()
+    assert type(Copying(delay=np.int64(3)).delay) is int
+
+
+@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("split", ["train", "training", "valid", None])
+def test_splits_that_there_are_not(name, split):
+    """Before any data is looked for."""
+    with pytest.raises(ValueError, match=f"split must be one of validation, test, got {split!r}"):
+        next(TASKS[name]().held_out(split))
+
+
 def test_pixels_of_the_real_files(real):
     mnist_dir = real("mnist")
     task = Pixels(data_dir=mnist_dir)

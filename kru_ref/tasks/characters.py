@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .. import datasets
 from ..losses import Loss, softmax_cross_entropy
-from .task import Batch, Split, Task
+from .task import Batch, Split, Task, check_split
 
 # Types of Penn Treebank: letters, digits, signs, "_" for a space, and the end of a line.
 N_SYMBOLS = 50
@@ -77,6 +77,7 @@ class Characters(Task):
 
     def held_out(self, split: Split) -> Iterator[Batch]:
         """Yield the whole text, but for less characters than a batch has sequences."""
+        check_split(split)
         text = self._texts[split]
         size = (len(text) - 1) // self.batch_size
         if size < 1:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .. import datasets
 from ..losses import Loss, bernoulli_cross_entropy
-from .task import Batch, Split, Task, epoch_of, pad
+from .task import Batch, Split, Task, check_split, epoch_of, pad
 
 N_KEYS, LOWEST = 88, 21  # of a piano; MIDI number of the lowest
 LARGEST_FILE = 2**24
@@ -95,6 +95,7 @@ class Music(Task):
 
     def held_out(self, split: Split) -> Iterator[Batch]:
         """Yield all pieces, whole."""
+        check_split(split)
         rolls = sorted(self._rolls[split], key=len)
         for start in range(0, len(rolls), self.batch_size):
             yield _shifted(rolls[start : start + self.batch_size])

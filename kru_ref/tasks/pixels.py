@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .. import datasets
 from ..idx import read_idx
 from ..losses import Loss, softmax_cross_entropy
-from .task import Batch, Split, Task
+from .task import Batch, Split, Task, check_split
 
 SIDE, N_CLASSES, N_TRAIN, N_TEST = 28, 10, 60_000, 10_000
 
@@ -83,6 +83,7 @@ class Pixels(Task):
 
     def held_out(self, split: Split) -> Iterator[Batch]:
         """Yield the validation part of the training set, or the test set."""
+        check_split(split)
         digits = self._train if split == "validation" else self._test
         first = N_TRAIN - self.validation_size if split == "validation" else 0
         n = len(digits.labels)
