@@ -306,7 +306,9 @@ class List:
             for file, (state, place) in datasets.state(name, self.data_dir).items():
                 where = "" if place is None else f" {place}"
                 print(f"  {state:10} {file}{where}")
-            get = f"kru-ref data fetch {name}" if dataset.urls else dataset.how
+            get = f"kru-ref data fetch {name}"
+            if not dataset.urls:
+                get = datasets.remedy(name).splitlines()[0]
             print(f"  get it     {get}\n")
         return 0
 

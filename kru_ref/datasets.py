@@ -1,18 +1,24 @@
 """Where data sets are, what they are, and how to get them."""
 
+import errno
 import hashlib
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from .extras import require
 
 VARIABLE = "KRU_REF_DATA"
 
-State = Literal["verified", "unverified", "differs", "missing"]
+State = Literal["verified", "unverified", "differs", "unreadable", "missing"]
 Found = tuple[State, Path | None]
+
+LARGEST_FILE = 2**26  # bytes of a published file, unzipped or not
+LARGEST_DOWNLOAD = 2**24  # the largest has 9,912,422 bytes
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,9 @@ class Dataset:
     urls : mapping of str to str
         Where each file may be downloaded freely; empty where none may.
     how : str
-        What to do where it may not: where to get it and what to put where.
+        What to do where it may not: where to get it and what it consists of.
+    unzipped : mapping of str to str
+        SHA-256 of what is in the files that are published gzipped.
     """
 
     title: str
@@ -40,6 +48,11 @@ class Dataset:
     files: Mapping[str, str]
     urls: Mapping[str, str] = field(default_factory=dict)
     how: str = ""
+    unzipped: Mapping[str, str] = field(default_factory=dict)
+
+    def digest(self, file: str) -> str | None:
+        """Return the SHA-256 of a published file, gzipped or not, if one is published."""
+        return self.files.get(file) or self.unzipped.get(file)
 
 
 def _github(repository: str, commit: str, *paths: str) -> dict[str, str]:
@@ -63,6 +76,12 @@ _MNIST = {
         "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"
     ),
 }
+_MNIST_UNZIPPED = {
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
 
 DATASETS = {
     "mnist": Dataset(
@@ -71,6 +90,7 @@ DATASETS = {
         "LeCun, Cortes and Burges, yann.lecun.com/exdb/mnist",
         _MNIST,
         {file: f"https://ossci-datasets.s3.amazonaws.com/mnist/{file}" for file in _MNIST},
+        unzipped=_MNIST_UNZIPPED,
     ),
     "jsb": Dataset(
         "382 chorales by J. S. Bach in quarter notes; two forms, of which one is enough",
@@ -125,8 +145,8 @@ DATASETS = {
     ),
 }
 
-# Other names of a data set's folder.
-FOLDERS = {"timit": ("timit", "timit-sample", "TIMIT")}
+# Other names of a data set's folder; all of TIMIT before a sample of it.
+FOLDERS = {"timit": ("timit", "TIMIT", "timit-sample")}
 
 
 def locate(name: str, file: str, data_dir: Path | None = None) -> Path:
@@ -148,13 +168,15 @@ def locate(name: str, file: str, data_dir: Path | None = None) -> Path:
     ------
     FileNotFoundError
         It is in none of them; the error names the files, their SHA-256 and the folders.
+    ValueError
+        Unknown data set.
     """
     searched = []
+    zipped = f"{file}.gz" in dataset(name).files
     for folder in _folders(name, data_dir):
         searched.append(str(folder))
-        names = [file, f"{file}.gz"] if f"{file}.gz" in DATASETS[name].files else [file]
-        for path in (folder / n for n in names):
-            if path.is_file():
+        for path in (folder / n for n in ([file, f"{file}.gz"] if zipped else [file])):
+            if not _is_absent(path):
                 return path
     raise FileNotFoundError(
         f"{file} of {name} is in none of: {', '.join(searched)}\n{remedy(name)}"
@@ -181,44 +203,107 @@ def locate_folder(name: str, suffix: str, data_dir: Path | None = None) -> Path:
     searched = []
     for folder in _folders(name, data_dir):
         searched.append(str(folder))
-        if folder.is_dir() and any(p.suffix.lower() == suffix for p in folder.rglob("*")):
+        try:
+            if folder.is_dir() and any(files_below(folder, suffix)):
+                return folder
+        except OSError:  # it is there; whoever reads it is told
             return folder
     raise FileNotFoundError(
         f"no {suffix} files of {name} in any of: {', '.join(searched)}\n{remedy(name)}"
     )
 
 
-def remedy(name: str) -> str:
-    """Say how to get a data set, in sentences for the end of an error."""
-    dataset = DATASETS[name]
-    place = f"name a folder that has these files with --data-dir or {VARIABLE}"
-    listing = [f"  {file}  SHA-256 {digest}" for file, digest in dataset.files.items()]
-    if dataset.urls:
-        zipped = ", gzipped or not" if any(f.endswith(".gz") for f in dataset.files) else ""
-        first = f"`kru-ref data fetch {name}` downloads it; or {place}{zipped}:"
-        return "\n".join([first, *listing])
-    if listing:
-        return "\n".join([dataset.how, f"When you have them, {place}:", *listing])
-    return f"{dataset.how} {place[0].upper()}{place[1:]}."
+def files_below(folder: Path, suffix: str) -> Iterator[Path]:
+    """Yield the files of a tree whose names end so, in whichever case.
+
+    Raises
+    ------
+    OSError
+        A folder in it cannot be read: what is in it would be left out silently.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise type(error)(
+            f"cannot read the folder {error.filename}: {error.strerror}; make it readable or "
+            "move it away"
+        ) from error
+
+    for root, _, names in os.walk(folder, onerror=refuse):
+        yield from (Path(root, name) for name in names if name.lower().endswith(suffix))
 
 
-def read_verified(path: Path, name: str) -> bytes:
-    """Read a file of a data set that must be, to the byte, the published one.
-
-    For formats whose readers trust what they read.
+def dataset(name: str) -> Dataset:
+    """Return the data set of a name.
 
     Raises
     ------
     ValueError
-        Another content; the error names the file, both SHA-256 and the remedy.
+        There is none of that name.
     """
-    digest = DATASETS[name].files[path.name]
-    content = read_at_most(2**26, path)
-    found = hashlib.sha256(content).hexdigest()
-    if found != digest:
+    if name not in DATASETS:
+        raise ValueError(f"data set must be one of {', '.join(DATASETS)}, got {name!r}")
+    return DATASETS[name]
+
+
+def remedy(name: str) -> str:
+    """Say how to get a data set: one line, then one for each of its files."""
+    found = dataset(name)
+    zipped = ", gzipped or not," if found.unzipped else ""
+    place = (
+        f"name a folder that has it{zipped} with --data-dir, which is then the only one searched, "
+        f"or {VARIABLE}"
+    )
+    if found.urls:
+        first = f"`kru-ref data fetch {name}` downloads it into {_cache(name)}; or {place}."
+    else:
+        first = f"{found.how} Put it into {_cache(name)}, or {place}."
+    listing = [f"  {file}  SHA-256 {digest}" for file, digest in found.files.items()]
+    return "\n".join([first, *listing])
+
+
+def _cache(name: str) -> str:
+    try:
+        return str(cache_directory() / name)
+    except ImportError:  # what is wrong is something else: do not speak of pooch
+        return "the user's cache"
+
+
+def read_verified(path: Path, name: str, *, may_be_own: bool = False) -> bytes:
+    """Read a file of a data set that must be, to the byte, the published one.
+
+    Parameters
+    ----------
+    path : Path
+        Its name says which file of the data set it is.
+    name : str
+    may_be_own : bool
+        Let the error say that ``own_data`` allows for other files.
+
+    Raises
+    ------
+    ValueError
+        Another content; the error names the file, both SHA-256 and the remedy. Or no file of
+        such a name is published.
+    OSError
+        It cannot be read.
+    """
+    expected = dataset(name).digest(path.name)
+    if expected is None:
         raise ValueError(
-            f"{path} is not the published {path.name}: its SHA-256 is {found}, expected {digest}. "
-            f"{remedy(name).splitlines()[0]}"
+            f"{path}: expected one of the files of {name}, {', '.join(dataset(name).files)}; "
+            f"got the name {path.name}"
+        )
+    content = read_at_most(LARGEST_FILE, path)
+    found = hashlib.sha256(content).hexdigest()
+    if found != expected:
+        own = (
+            " If it is yours and meant so, train with --own-data (in Python own_data=True)."
+            if may_be_own
+            else ""
+        )
+        raise ValueError(
+            f"{path} is not the published {path.name}: its SHA-256 is {found}, expected "
+            f"{expected}. Delete or replace {path}. {remedy(name).splitlines()[0]}{own}"
         )
     return content
 
@@ -231,13 +316,23 @@ def read_at_most(largest: int, path: Path) -> bytes:
     ValueError
         It is larger.
     OSError
-        It cannot be read.
+        It cannot be read, or is a folder; the error names it.
     """
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > largest:
-            raise ValueError(f"{path}: expected at most {largest:,} bytes, got {size:,}")
-        return file.read()
+    try:
+        # a pipe would be waited for
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise IsADirectoryError(errno.EISDIR, "it is a folder or a device, not a file")
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            content = file.read() if size <= largest else None
+    except OSError as error:
+        raise type(error)(
+            f"cannot read {path}: {error.strerror or error}; make it readable, or delete or "
+            "replace it"
+        ) from error
+    if content is None:
+        raise ValueError(f"{path}: expected at most {largest:,} bytes, got {size:,}")
+    return content
 
 
 def state(name: str, data_dir: Path | None = None) -> dict[str, Found]:
@@ -252,30 +347,44 @@ def state(name: str, data_dir: Path | None = None) -> dict[str, Found]:
     Returns
     -------
     state : dict of str to (str, Path or None)
-        "verified", "unverified", "differs" or "missing", and where it was found. What has no
-        published checksum is unverified: a file that was unzipped, or a tree of files, which is
-        one entry.
+        "verified", "unverified", "differs", "unreadable" or "missing", and where it was found.
+        What has no published checksum is unverified: a tree of files, which is one entry.
     """
-    dataset = DATASETS[name]
+    published = dataset(name)
+    if not published.files:
+        return {"*.phn": _state_of_tree(name, ".phn", data_dir)}
     found: dict[str, Found] = {}
-    if not dataset.files:
-        try:
-            return {"*.phn": ("unverified", locate_folder(name, ".phn", data_dir))}
-        except FileNotFoundError:
-            return {"*.phn": ("missing", None)}
-    for file, digest in dataset.files.items():
+    for file in published.files:
         try:
             place = locate(name, file.removesuffix(".gz"), data_dir)
         except FileNotFoundError:
             found[file] = ("missing", None)
             continue
-        if place.name != file:
-            found[file] = ("unverified", place)
+        digest = published.digest(place.name)
+        try:
+            own = hashlib.sha256(read_at_most(LARGEST_FILE, place)).hexdigest()
+        except ValueError:  # larger than any that is published
+            own = None
+        except OSError:
+            found[file] = ("unreadable", place)
             continue
-        with open(place, "rb") as content:
-            own = hashlib.file_digest(content, "sha256").hexdigest()
-        found[file] = ("verified" if own == digest else "differs", place)
+        if digest is None:
+            found[file] = ("unverified", place)
+        else:
+            found[file] = ("verified" if own == digest else "differs", place)
     return found
+
+
+def _state_of_tree(name: str, suffix: str, data_dir: Path | None) -> Found:
+    try:
+        place = locate_folder(name, suffix, data_dir)
+    except FileNotFoundError:
+        return "missing", None
+    try:
+        readable = all(os.access(path, os.R_OK) for path in files_below(place, suffix))
+    except OSError:
+        readable = False
+    return "unverified" if readable else "unreadable", place
 
 
 def fetch(name: str, url: str | None = None) -> list[Path]:
@@ -286,7 +395,7 @@ def fetch(name: str, url: str | None = None) -> list[Path]:
     name : str
         Data set, such as "mnist".
     url : str, optional
-        A mirror's folder, instead of the data set's own.
+        A mirror's folder, http or https, instead of the data set's own.
 
     Returns
     -------
@@ -295,37 +404,92 @@ def fetch(name: str, url: str | None = None) -> list[Path]:
     Raises
     ------
     ValueError
-        Unknown data set, one that may not be downloaded freely, or a file whose SHA-256 is not
-        the published one.
+        Unknown data set, one that may not be downloaded freely, no web address, or a server
+        that sends another file than the published one.
     ConnectionError
         A file cannot be downloaded.
+    OSError
+        It cannot be written.
     ImportError
         pooch or tqdm is not installed.
     """
-    if name not in DATASETS:
-        raise ValueError(f"data set must be one of {', '.join(DATASETS)}, got {name!r}")
-    dataset = DATASETS[name]
-    if not dataset.urls:
-        raise ValueError(f"{name} may not be downloaded freely. {remedy(name)}")
+    published = dataset(name)
+    if not published.urls:
+        raise ValueError(f"{name} may not be downloaded freely. {remedy(name).splitlines()[0]}")
+    urls = published.urls
+    if url is not None:
+        _check_address(url)
+        urls = {file: f"{url.removesuffix('/')}/{file}" for file in urls}
     pooch, requests = require("pooch", "train"), require("requests", "train")
-    require("tqdm", "train")
-    folder = None if url is None else url.removesuffix("/")
+    require("tqdm", "train")  # before anything is made
+    folder = cache_directory() / name
     store = pooch.create(
-        path=cache_directory() / name,
+        path=folder,
         base_url="",
-        registry={file: f"sha256:{dataset.files[file]}" for file in dataset.urls},
-        urls=dataset.urls if folder is None else {f: f"{folder}/{f}" for f in dataset.urls},
+        registry={file: f"sha256:{published.files[file]}" for file in urls},
+        urls=urls,
     )
     paths = []
-    for file in store.registry:
+    for file, address in urls.items():
         try:
-            paths.append(Path(store.fetch(file, progressbar=True)))
-        except requests.RequestException as error:
-            raise ConnectionError(
-                f"cannot download {store.get_url(file)} ({error}); try again, name a mirror with "
-                f"--url, or put the file into {cache_directory() / name} yourself"
+            paths.append(Path(store.fetch(file, downloader=_download)))
+        except (requests.RequestException, ValueError) as error:
+            kind = ConnectionError if isinstance(error, requests.RequestException) else ValueError
+            raise kind(
+                f"cannot download {address} to {folder / file} ({error}); try again, name a mirror "
+                f"with --url, or put the file with SHA-256 {published.files[file]} there yourself"
+            ) from error
+        except OSError as error:
+            raise type(error)(
+                f"cannot write {folder / file}, downloaded from {address} "
+                f"({error.strerror or error}); delete what is in its place or make its folder "
+                f"writable, or put the file elsewhere and name its folder with {VARIABLE}"
             ) from error
     return paths
+
+
+def _check_address(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        good = False
+    if not good:
+        raise ValueError(f"url must begin with http:// or https:// and name a server, got {url!r}")
+
+
+def _download(url: str, output_file: str, store: Any) -> None:
+    """Download for pooch: no more than any file needs, the right one, readable by others."""
+    requests, tqdm = require("requests", "train"), require("tqdm", "train")
+    os.unlink(output_file)  # pooch's temporary files are their owner's alone
+    digest, left = hashlib.sha256(), LARGEST_DOWNLOAD
+    with (
+        open(output_file, "xb", opener=lambda path, flags: os.open(path, flags, 0o644)) as file,
+        requests.get(url, stream=True, timeout=30) as response,
+        tqdm.tqdm(unit="B", unit_scale=True) as progress,
+    ):
+        response.raise_for_status()
+        for chunk in response.iter_content(2**16):
+            left -= len(chunk)
+            if left < 0:
+                raise ValueError(f"it sends more than {LARGEST_DOWNLOAD:,} bytes")
+            digest.update(chunk)
+            file.write(chunk)
+            progress.update(len(chunk))
+    expected = next(store.registry[file] for file in store.urls if store.urls[file] == url)
+    if f"sha256:{digest.hexdigest()}" != expected:
+        raise ValueError(f"what it sends has SHA-256 {digest.hexdigest()}")
+
+
+def _is_absent(path: Path) -> bool:
+    """Tell whether nothing has this name; what cannot be looked at is named when it is read."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _folders(name: str, data_dir: Path | None) -> Iterator[Path]:

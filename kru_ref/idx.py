@@ -1,6 +1,5 @@
 """The IDX format of the original MNIST files, read strictly."""
 
-import gzip
 import math
 import struct
 import zlib
@@ -8,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .datasets import read_at_most
 
 GZIP_MAGIC = b"\x1f\x8b"
 UNSIGNED_BYTE = 0x08
@@ -39,13 +40,10 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """
     header = struct.pack(f">BBBB{len(shape)}I", 0, 0, UNSIGNED_BYTE, len(shape), *shape)
     size = len(header) + math.prod(shape)
-    try:
-        with open(path, "rb") as plain:
-            zipped = plain.read(2) == GZIP_MAGIC
-        with gzip.open(path) if zipped else open(path, "rb") as file:
-            content = file.read(size + 1)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path}: damaged gzip file ({error}); fetch it again") from error
+    # gzip makes no file much larger, but for a name and a comment in its header
+    content = read_at_most(size + size // 1000 + 2**12, path)
+    if content[:2] == GZIP_MAGIC:
+        content = _unzipped(content, size + 1, path)
     found = content[: len(header)]
     if found != header:
         raise ValueError(
@@ -56,9 +54,25 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         what = "more" if len(content) > size else f"{len(content) - len(header):,}"
         raise ValueError(
             f"{path}: expected {size - len(header):,} bytes of data after the header, "
-            f"got {what}; fetch it again"
+            f"got {what}; delete or replace it"
         )
     return np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape)
+
+
+def _unzipped(content: bytes, largest: int, path: Path) -> bytes:
+    """Return what one gzip stream holds, or its beginning if that is more than ``largest``.
+
+    Not with the module gzip: it reads any number of empty streams, byte by byte.
+    """
+    stream = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+    try:
+        unzipped = stream.decompress(content, largest)
+    except zlib.error as error:
+        raise ValueError(f"{path}: damaged gzip file ({error}); delete or replace it") from error
+    if len(unzipped) < largest and (not stream.eof or stream.unused_data):
+        what = "something behind its end" if stream.eof else "it has no end"
+        raise ValueError(f"{path}: damaged gzip file ({what}); delete or replace it")
+    return unzipped
 
 
 def _describe(header: bytes) -> str:

@@ -73,12 +73,17 @@ def instruction_set(request, monkeypatch):
     return request.param
 
 
-@pytest.fixture
-def mnist_dir():
-    root = os.environ.get("KRU_REF_DATA")
-    if not root or not (Path(root) / "mnist").is_dir():
-        pytest.skip("needs the MNIST files: set KRU_REF_DATA to a folder that holds mnist/")
-    return Path(root)
+@pytest.fixture(scope="session")
+def real():
+    """Return the folder of the real data, or skip the test if it lacks one of its folders."""
+
+    def real(folder):
+        root = os.environ.get("KRU_REF_DATA")
+        if not root or not (Path(root) / folder).is_dir():
+            pytest.skip(f"needs real files: set KRU_REF_DATA to a folder that holds {folder}/")
+        return Path(root)
+
+    return real
 
 
 @pytest.fixture

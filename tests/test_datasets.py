@@ -1,16 +1,18 @@
 """Where data is looked for, and downloads from a server on this machine."""
 
 import functools
+import gzip
 import hashlib
 import http.server
 import os
+import stat
 import threading
-from pathlib import Path
 
 import pytest
 
 from kru_ref import datasets
 from kru_ref.cli import main
+from kru_ref.tasks.pixels import load_digits
 
 pytest.importorskip("pooch", reason="downloads need the extra 'train'")
 
@@ -18,8 +20,14 @@ FILES = {f"{part}.gz": f"content of {part}".encode() for part in ("images", "lab
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
+    length = None
+
     def log_message(self, *args):
         pass
+
+    def send_header(self, name, value):
+        changed = self.length if name.lower() == "content-length" else None
+        super().send_header(name, changed or value)
 
 
 @pytest.fixture
@@ -80,6 +88,64 @@ def test_a_file_the_server_does_not_have(server, cache, tmp_path):
         datasets.fetch("mnist", server)
 
 
+def test_what_is_wrong_with_a_download_is_told(server, cache, tmp_path, monkeypatch):
+    def message(kind):
+        with pytest.raises(kind) as caught:
+            datasets.fetch("mnist", server)
+        assert f"{server}/images.gz" in str(caught.value)
+        assert str(cache / "mnist" / "images.gz") in str(caught.value)
+        return str(caught.value)
+
+    (tmp_path / "served" / "images.gz").write_bytes(b"something else")
+    told = message(ValueError)
+    for content in (FILES["images.gz"], b"something else"):
+        assert hashlib.sha256(content).hexdigest() in told
+    assert "--url" in told
+    monkeypatch.setattr(datasets, "LARGEST_DOWNLOAD", 10)
+    assert "it sends more than 10 bytes" in message(ValueError)
+    assert list((cache / "mnist").iterdir()) == []
+
+
+def test_a_wrong_length_of_a_right_file_is_no_matter(server, cache, monkeypatch):
+    monkeypatch.setattr(Quiet, "length", "many")
+    assert [path.read_bytes() for path in datasets.fetch("mnist", server)] == list(FILES.values())
+    (cache / "mnist" / "images.gz").unlink()
+    monkeypatch.setattr(Quiet, "length", "100")
+    with pytest.raises(ConnectionError, match=r"cannot download .*images\.gz.*try again"):
+        datasets.fetch("mnist", server)
+
+
+def test_what_cannot_be_written_is_told(server, cache):
+    (cache / "mnist" / "images.gz").mkdir(parents=True)
+    with pytest.raises(
+        IsADirectoryError, match=r"cannot write .*images\.gz.*delete what is in its"
+    ):
+        datasets.fetch("mnist", server)
+    (cache / "mnist" / "images.gz").rmdir()
+    (cache / "mnist").rmdir()
+    (cache / "mnist").touch()
+    with pytest.raises(OSError, match=r"cannot write .*images\.gz.*delete what is in its place"):
+        datasets.fetch("mnist", server)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "file:///tmp", "ftp://localhost", "localhost/mnist", "http://", "http://[", "https:/"],
+)
+def test_what_is_no_web_address(cache, url):
+    with pytest.raises(ValueError, match=r"url must begin with http:// or https://.*got"):
+        datasets.fetch("mnist", url)
+
+
+def test_others_may_read_what_is_fetched(server, cache):
+    before = os.umask(0o027)
+    try:
+        path = datasets.fetch("mnist", server)[0]
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
 def test_command_line(server, cache, capsys):
     assert main(["data", "fetch", "mnist", "--url", server]) == 0
     out = capsys.readouterr().out
@@ -136,7 +202,10 @@ def test_only_what_is_published_gzipped_is_looked_for_gzipped(cache, tmp_path):
 def test_a_tree_that_is_not_there(cache, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"(?s)no \.phn files of timit in any of.*LDC93S1"):
         datasets.locate_folder("timit", ".phn")
-    with pytest.raises(FileNotFoundError, match=r"Name a folder"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"name a folder that has it with --data-dir",
+    ):
         datasets.locate_folder("timit", ".phn", tmp_path)
 
 
@@ -145,6 +214,63 @@ def test_a_file_larger_than_it_may_be(tmp_path):
     assert datasets.read_at_most(4, tmp_path / "file") == b"four"
     with pytest.raises(ValueError, match="file: expected at most 3 bytes, got 4"):
         datasets.read_at_most(3, tmp_path / "file")
+
+
+def test_what_cannot_be_read_is_named(cache, tmp_path, monkeypatch, capsys):
+    """And the rest is listed."""
+    folder = cache / "mnist" / "images"
+    folder.mkdir(parents=True)
+    assert datasets.locate("mnist", "images") == folder
+    with pytest.raises(IsADirectoryError, match=r"cannot read .*images: it is a folder"):
+        datasets.read_at_most(4, folder)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(IsADirectoryError, match=r"cannot read .*pipe: it is a folder or a device"):
+        datasets.read_at_most(4, tmp_path / "pipe")
+    speaker = cache / "timit" / "fvmh0"
+    speaker.mkdir(parents=True)
+    (speaker / "si1.phn").touch()
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("fvmh0"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError, match=r"cannot read the folder .*fvmh0: Permission denied"):
+        list(datasets.files_below(cache, ".phn"))
+    assert datasets.state("timit") == {"*.phn": ("unreadable", cache / "timit")}
+    assert main(["data", "list"]) == 0
+    out = capsys.readouterr().out
+    assert f"unreadable images.gz {folder}" in out
+    assert f"unreadable *.phn {cache / 'timit'}" in out
+    assert f"Put it into {cache / 'ptb'}, or name a folder" in out
+
+
+def test_the_error_of_a_damaged_file_says_what_to_do(cache, tmp_path, monkeypatch):
+    path = tmp_path / "images.gz"
+    path.write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="is not the published") as caught:
+        datasets.read_verified(path, "mnist")
+    message = str(caught.value)
+    assert f"Delete or replace {path}. `kru-ref data fetch mnist` downloads it into" in message
+    assert str(cache / "mnist") in message
+    assert "--data-dir, which is then the only one searched" in message
+    assert message.endswith(".")
+
+    def missing():
+        raise ImportError("this needs the package pooch")
+
+    monkeypatch.setattr(datasets, "cache_directory", missing)
+    with pytest.raises(ValueError, match="downloads it into the user's cache"):
+        datasets.read_verified(path, "mnist")
+
+
+def test_a_whole_timit_comes_before_a_sample(cache):
+    for name in ("timit-sample", "TIMIT"):
+        (cache / name).mkdir(parents=True)
+        (cache / name / "si1.phn").touch()
+    assert datasets.locate_folder("timit", ".phn") == cache / "TIMIT"
 
 
 def test_unknown_data_set():
@@ -177,15 +303,20 @@ def test_folders_are_searched_in_order(cache, tmp_path, monkeypatch):
     message = str(caught.value)
     assert "kru-ref data fetch mnist" in message
     assert str(empty) in message
-    assert str(cache) not in message
+    assert f"none of: {empty / 'mnist'}, {empty}\n" in message
     for name, content in FILES.items():
         assert name in message
         assert hashlib.sha256(content).hexdigest() in message
 
 
 @pytest.mark.parametrize("name", [n for n, d in datasets.DATASETS.items() if d.files])
-def test_the_real_files_have_the_published_checksums(name):
-    root = os.environ.get("KRU_REF_DATA")
-    if not root or not (Path(root) / name).is_dir():
-        pytest.skip(f"needs real files: set KRU_REF_DATA to a folder that holds {name}/")
-    assert {state for state, _ in datasets.state(name, Path(root)).values()} == {"verified"}
+def test_the_real_files_have_the_published_checksums(name, real):
+    root = real(name)
+    assert {state for state, _ in datasets.state(name, root).values()} == {"verified"}
+
+
+def test_unzipped_files_have_the_published_checksums(real, tmp_path):
+    for path in (real("mnist") / "mnist").glob("*.gz"):
+        (tmp_path / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
+    assert {state for state, _ in datasets.state("mnist", tmp_path).values()} == {"verified"}
+    assert load_digits("t10k", 10_000, tmp_path).labels[0] == 7

@@ -45,6 +45,10 @@ def test_it_reads(tmp_path, data, zipped):
         (lambda d: gzip.compress(idx(d))[:-4], "damaged gzip file"),
         (lambda d: gzip.compress(idx(d))[:20] + b"\xff" * 30, "damaged gzip file"),
         (lambda d: b"\x1f\x8b", "damaged gzip file"),
+        (lambda d: gzip.compress(idx(d)) + gzip.compress(b""), "something behind its end"),
+        (lambda d: gzip.compress(b"") * 100, "something behind its end"),
+        (lambda d: gzip.compress(b"") * 1000, "expected at most .* bytes, got 20,000"),
+        (lambda d: gzip.compress(idx(d) + b"x"), "got more"),
     ],
 )
 def test_it_names_the_damage(tmp_path, data, damage, message):
@@ -92,16 +96,18 @@ def test_images_and_labels_of_mnist(tmp_path, rng):
     labels = np.array([3, 1, 4, 1, 5], np.uint8)
     write("t10k-images-idx3-ubyte", images)
     write("t10k-labels-idx1-ubyte", labels)
-    digits = load_digits("t10k", 5, tmp_path)
+    digits = load_digits("t10k", 5, tmp_path, own_data=True)
     np.testing.assert_array_equal(digits.pixels, images.reshape(5, 784))
     np.testing.assert_array_equal(digits.labels, labels)
+    with pytest.raises(ValueError, match=r"not the published t10k-images-idx3-ubyte.*--own"):
+        load_digits("t10k", 5, tmp_path)
 
     write("t10k-labels-idx1-ubyte", labels + 8)
     with pytest.raises(ValueError, match="labels must be digits from 0 to 9, got 13"):
-        load_digits("t10k", 5, tmp_path)
+        load_digits("t10k", 5, tmp_path, own_data=True)
     write("t10k-labels-idx1-ubyte", images)
     with pytest.raises(ValueError, match="is it the file its name says"):
-        load_digits("t10k", 5, tmp_path)
+        load_digits("t10k", 5, tmp_path, own_data=True)
     (tmp_path / "t10k-labels-idx1-ubyte").unlink()
     with pytest.raises(FileNotFoundError, match="t10k-labels-idx1-ubyte of mnist is in none of"):
-        load_digits("t10k", 5, tmp_path)
+        load_digits("t10k", 5, tmp_path, own_data=True)

@@ -2,11 +2,10 @@
 
 import dataclasses
 import gzip
+import hashlib
 import json
-import os
 import struct
 import tracemalloc
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,22 +18,6 @@ from kru_ref.tasks.characters import read_symbols
 from kru_ref.tasks.task import epoch_of, pad
 
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-
-
-@pytest.fixture
-def data():
-    root = os.environ.get("KRU_REF_DATA")
-    if not root:
-        pytest.skip("needs the real files: set KRU_REF_DATA to a folder that holds them")
-    return Path(root)
-
-
-def needs(folder):
-    root = os.environ.get("KRU_REF_DATA", "")
-    return pytest.mark.skipif(
-        not root or not (Path(root) / folder).is_dir(),
-        reason=f"needs real files: set KRU_REF_DATA to a folder that holds {folder}/",
-    )
 
 
 @st.composite
@@ -109,6 +92,20 @@ def test_damaged_texts(tmp_path_factory, content):
     reads_or_says_why(read_symbols, path, content, valid)
 
 
+def test_another_text_than_the_published_one(tmp_path):
+    """One that was cut, in the form of the right one, is refused unless it is meant."""
+    write_ptb(tmp_path)
+    path = tmp_path / "ptb.char.train.txt"
+    with pytest.raises(ValueError, match=r"is not the published ptb\.char\.train\.txt") as caught:
+        Characters(data_dir=tmp_path).batch(0)
+    message = str(caught.value)
+    for part in (hashlib.sha256(path.read_bytes()).hexdigest(), "e313d914", "--own-data"):
+        assert part in message
+    assert f"Delete or replace {path}. Penn Treebank is licensed" in message
+    assert not message.endswith(":")
+    Characters(data_dir=tmp_path, own_data=True, length=2, batch_size=2).batch(0)
+
+
 def write_ptb(folder, train=None, valid="b a b a ", test="a a b b "):
     train = train or " ".join("abcd" * 50)
     for name, text in (("train", train), ("valid", valid), ("test", test)):
@@ -118,7 +115,7 @@ def write_ptb(folder, train=None, valid="b a b a ", test="a a b b "):
 def test_batches_go_through_the_text(tmp_path):
     """Every character but the rest is a target once an epoch; sequences are carried on."""
     write_ptb(tmp_path, train=" ".join("abcd\n"[i * i % 5] for i in range(203)))
-    task = Characters(length=7, batch_size=4, data_dir=tmp_path, hidden_size=8)
+    task = Characters(length=7, batch_size=4, data_dir=tmp_path, own_data=True, hidden_size=8)
     text = read_symbols(tmp_path / "ptb.char.train.txt")
     alphabet = np.unique(text)
     size = (len(text) - 1) // 4
@@ -140,7 +137,7 @@ def test_batches_go_through_the_text(tmp_path):
 
 def test_held_out_text_is_whole(tmp_path):
     write_ptb(tmp_path, test=" ".join("abcd"[i * i % 4] for i in range(50)))
-    task = Characters(length=5, batch_size=3, data_dir=tmp_path, hidden_size=8)
+    task = Characters(length=5, batch_size=3, data_dir=tmp_path, own_data=True, hidden_size=8)
     batches = list(task.held_out("test"))
     assert [b.continues for b in batches] == [False, True, True, True]
     assert sum(b.targets.size for b in batches) == 48
@@ -150,24 +147,23 @@ def test_held_out_text_is_whole(tmp_path):
 def test_texts_that_do_not_fit(tmp_path):
     write_ptb(tmp_path, valid="a b z")
     with pytest.raises(ValueError, match=r"valid\.txt: 'z' does not occur in .*train\.txt"):
-        Characters(data_dir=tmp_path).batch(0)
+        Characters(data_dir=tmp_path, own_data=True).batch(0)
     write_ptb(tmp_path)
     with pytest.raises(ValueError, match="200 characters are too few for 50 sequences of 100"):
-        Characters(data_dir=tmp_path).batch(0)
+        Characters(data_dir=tmp_path, own_data=True).batch(0)
     write_ptb(tmp_path, train=" ".join(chr(33 + i) for i in range(60)))
     with pytest.raises(ValueError, match="expected 50 different symbols at most, got 60"):
-        Characters(data_dir=tmp_path).batch(0)
+        Characters(data_dir=tmp_path, own_data=True).batch(0)
     write_ptb(tmp_path)
     with pytest.raises(ValueError, match="4 characters of validation are too few for 7 sequences"):
-        list(Characters(data_dir=tmp_path, batch_size=7).held_out("validation"))
+        list(Characters(data_dir=tmp_path, own_data=True, batch_size=7).held_out("validation"))
     (tmp_path / "ptb.char.test.txt").unlink()
-    with pytest.raises(FileNotFoundError, match=r"LDC99T42.*\n.*--data-dir"):
-        Characters(data_dir=tmp_path).batch(0)
+    with pytest.raises(FileNotFoundError, match=r"LDC99T42.*--data-dir"):
+        Characters(data_dir=tmp_path, own_data=True).batch(0)
 
 
-@needs("ptb")
-def test_penn_treebank(data):
-    task = Characters(data_dir=data)
+def test_penn_treebank(real):
+    task = Characters(data_dir=real("ptb"))
     texts = task._texts
     assert {split: len(text) for split, text in texts.items()} == {
         "train": 5_017_482,
@@ -192,6 +188,29 @@ def test_pieces_of_json(tmp_path):
     assert rolls["test"][0].sum() == 3
 
 
+def test_other_pieces_than_the_published_ones(tmp_path):
+    pieces = dict.fromkeys(("train", "valid", "test"), GOOD)
+    (tmp_path / "jsb-chorales-quarter.json").write_text(json.dumps(pieces))
+    with pytest.raises(ValueError, match=r"is not the published jsb-chorales.*--own-data"):
+        Music(data_dir=tmp_path).batch(0)
+    # a MATLAB file beside it is not looked at
+    (tmp_path / "JSB_Chorales.mat").write_bytes(b"damaged")
+    assert Music(data_dir=tmp_path, own_data=True).batch(0).x.shape == (1, 88, 1)
+    with pytest.raises(
+        ValueError, match=r"not the published JSB_Chorales\.mat.*Delete or"
+    ) as caught:
+        Music(data_dir=tmp_path).batch(0)
+    assert "--own-data" not in str(caught.value)
+
+
+def test_a_mat_file_of_another_name(tmp_path):
+    for name in ("jsb", "piano-midi"):
+        with pytest.raises(ValueError, match=r"one of the files of .* got the name a\.mat"):
+            music.read_mat(tmp_path / "a.mat", name)
+    with pytest.raises(ValueError, match=r"data set must be one of mnist, .*got 'bach'"):
+        music.read_mat(tmp_path / "JSB_Chorales.mat", "bach")
+
+
 GOOD = [[[60], [61]]]
 
 
@@ -200,6 +219,7 @@ GOOD = [[[60], [61]]]
     [
         ("", "is no JSON"),
         ("[" * 100_000, "is no JSON"),
+        ("[" + "1" * 5000 + "]", r"music\.json is no JSON \(Exceeds the limit"),
         ("[1, 2]", 'expected an object with "train", "valid" and "test"'),
         ({"train": GOOD, "valid": GOOD}, 'expected an object with "train", "valid" and "test"'),
         ({"train": [], "valid": GOOD, "test": GOOD}, "list of pieces in 'train', got 0 of them"),
@@ -232,11 +252,10 @@ def test_damaged_json(tmp_path_factory, content):
     reads_or_says_why(music.read_json, path, content, valid)
 
 
-@needs("jsb")
 @settings(FUZZ, max_examples=30)
 @given(choice=st.data())
-def test_damaged_mat_files(tmp_path_factory, choice):
-    content = (Path(os.environ["KRU_REF_DATA"]) / "jsb" / "JSB_Chorales.mat").read_bytes()
+def test_damaged_mat_files(real, tmp_path_factory, choice):
+    content = (real("jsb") / "jsb" / "JSB_Chorales.mat").read_bytes()
     original, content = content, choice.draw(damaged(content))
     assume(content != original)
     path = tmp_path_factory.getbasetemp() / "JSB_Chorales.mat"
@@ -245,9 +264,9 @@ def test_damaged_mat_files(tmp_path_factory, choice):
         music.read_mat(path, "jsb")
 
 
-@needs("jsb")
-def test_jsb_chorales(data, tmp_path):
+def test_jsb_chorales(real, tmp_path):
     """Both forms hold the same; sizes are the published ones."""
+    data = real("jsb")
     task = Music(data_dir=data)
     rolls = task._rolls
     assert {split: len(some) for split, some in rolls.items()} == {
@@ -277,9 +296,8 @@ def test_jsb_chorales(data, tmp_path):
     assert task.baseline[1] == pytest.approx(11.09, abs=0.01)
 
 
-@needs("piano-midi")
-def test_piano_midi(data):
-    task = Music(data="piano-midi", data_dir=data, excerpt=50)
+def test_piano_midi(real):
+    task = Music(data="piano-midi", data_dir=real("piano-midi"), excerpt=50)
     assert {split: len(some) for split, some in task._rolls.items()} == {
         "train": 87,
         "validation": 12,
@@ -335,7 +353,8 @@ def test_an_utterance(tmp_path, container, shorter):
     path, samples = write_utterance(tmp_path, container=container, shorter=shorter)
     np.testing.assert_array_equal(phonemes.read_samples(path.with_suffix(".wav")), samples / 2**15)
     pytest.importorskip("librosa", reason="speech needs the extra 'speech'")
-    features, labels = phonemes.read_utterance(path)
+    features, labels, weights = phonemes.read_utterance(path)
+    assert weights.shape == (98,)
     assert features.shape == (98, 39)
     assert features.dtype == "float32"
     assert labels.shape == (98,)
@@ -356,6 +375,33 @@ def test_features_are_energy_and_cepstrum(tmp_path):
     high = phonemes.mfcc(0.5 * np.sin(2 * np.pi * 4000 * t).astype(np.float32))
     assert np.abs(a[20, 1:13] - high[20, 1:13]).max() > 10
     np.testing.assert_allclose(a[10:-10, 13], 0, atol=0.02)
+
+
+def test_a_frame_does_not_depend_on_another(rng):
+    """A loud bang leaves the quiet rest as it is, but for the four frames that changes reach."""
+    pytest.importorskip("librosa", reason="speech needs the extra 'speech'")
+    quiet = (1e-4 * rng.standard_normal(16_000)).astype(np.float32)
+    loud = quiet.copy()
+    loud[:400] += rng.standard_normal(400).astype(np.float32)
+    np.testing.assert_allclose(phonemes.mfcc(loud)[10:], phonemes.mfcc(quiet)[10:], rtol=1e-4)
+
+
+def test_the_second_change_is_that_of_the_first(rng):
+    pytest.importorskip("librosa", reason="speech needs the extra 'speech'")
+    features = phonemes.mfcc(rng.standard_normal(16_000).astype(np.float32))
+    for start in (0, 13):
+        # slope of the straight line through five frames
+        before = features[:, start : start + 13].astype(np.float64)
+        slope = sum(k * before[2 + k : len(before) - 2 + k] for k in range(-2, 3)) / 10
+        after = features[2:-2, start + 13 : start + 26]
+        np.testing.assert_allclose(after, slope, rtol=1e-3, atol=1e-4)
+
+
+def test_names_in_either_case(tmp_path):
+    pytest.importorskip("librosa", reason="speech needs the extra 'speech'")
+    path, _ = write_utterance(tmp_path)
+    upper = path.rename(tmp_path / "SI1.PHN")
+    assert len(phonemes.read_utterance(upper).labels) == 98
 
 
 @pytest.mark.parametrize(
@@ -415,6 +461,57 @@ def test_damaged_recordings(tmp_path, container):
     check()
 
 
+@pytest.mark.parametrize("container", ["WAV", "NIST"])
+@pytest.mark.parametrize("left", [20_000, -1, -2])
+def test_recordings_that_were_cut(tmp_path, container, left):
+    path, _ = write_utterance(tmp_path, container=container)
+    path = path.with_suffix(".wav")
+    path.write_bytes(path.read_bytes()[:left])
+    with pytest.raises(ValueError, match=r"si1\.wav: .*says 32000 bytes of samples, it has .*cut"):
+        phonemes.read_samples(path)
+
+
+@pytest.mark.parametrize("count", [99_999, 15_999, 2**40, 0, -5, "many"])
+def test_a_forged_number_of_samples(tmp_path, count):
+    path, _ = write_utterance(tmp_path, container="NIST")
+    path = path.with_suffix(".wav")
+    content = path.read_bytes()
+    line = f"sample_count -i {count}\n".encode()
+    forged = content.replace(b"sample_count -i 16000\n", line)
+    assert forged != content
+    path.write_bytes(forged[:1024].ljust(1024) + content[1024:])
+    with pytest.raises(ValueError, match=r"si1\.wav: expected NIST SPHERE or RIFF"):
+        phonemes.read_samples(path)
+
+
+def test_an_odd_number_of_bytes(tmp_path):
+    path, _ = write_utterance(tmp_path, n=2000)
+    path = path.with_suffix(".wav")
+    content = bytearray(path.read_bytes()) + b"xx"
+    content[40:44] = struct.pack("<I", 4001)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="says 4001 bytes of samples"):
+        phonemes.read_samples(path)
+
+
+def test_other_chunks_around_the_samples(tmp_path):
+    path, samples = write_utterance(tmp_path)
+    path = path.with_suffix(".wav")
+    content = path.read_bytes()
+    more = b"LIST" + struct.pack("<I", 5) + b"INFOx\0"
+    content = content[:36] + more + content[36:] + more
+    path.write_bytes(content[:4] + struct.pack("<I", len(content) - 8) + content[8:])
+    np.testing.assert_array_equal(phonemes.read_samples(path), samples / 2**15)
+
+
+def test_recordings_that_cannot_be_read(tmp_path):
+    pytest.importorskip("soundfile", reason="speech needs the extra 'speech'")
+    with pytest.raises(FileNotFoundError, match=r"cannot read .*a\.wav: No such file"):
+        phonemes.read_samples(tmp_path / "a.wav")
+    with pytest.raises(IsADirectoryError, match=r"cannot read .*: it is a folder"):
+        phonemes.read_samples(tmp_path)
+
+
 @pytest.mark.parametrize("n", [2**31 - 8, 2**32 - 1])
 def test_a_forged_size_takes_no_memory(tmp_path, n):
     path, _ = write_utterance(tmp_path, n=2000)
@@ -470,20 +567,100 @@ def test_speakers_are_split(tmp_path):
     assert [p.name for p in paths["test"]] == ["si1.phn"]
     assert [p.name for p in paths["validation"]] == ["sx2.phn"]
     assert [p.name for p in paths["train"]] == ["si3.PHN"]
-    touch(*(f"TRAIN/DR1/F{i:03}/SI{i}.PHN" for i in range(20)), "TEST/DR2/M100/SX5.PHN")
-    paths = phonemes.split_speakers(tmp_path / ".")
-    assert [p.name for p in paths["test"]] == ["SX5.PHN"]
-    speakers = [p.parent.name for p in paths["validation"] if p.parent.name.startswith("F")]
-    assert speakers == ["F009", "F019"]
-    empty = tmp_path / "TRAIN" / "DR1" / "F000"
-    with pytest.raises(ValueError, match=r"no speaker for validation.*the speakers fal"):
-        phonemes.split_speakers(empty)
+    with pytest.raises(ValueError, match=r"no speaker for train.*the speakers fal"):
+        phonemes.split_speakers(tmp_path / "dr1-fvmh0")
+    touch("train/dr1/fcjf0/si1.phn")
+    for root in (tmp_path, tmp_path / "train"):
+        with pytest.raises(ValueError, match=r"expected all of TIMIT, 3,696 sentences of 462 "):
+            phonemes.split_speakers(root)
 
 
-@needs("timit-sample")
-def test_timit_sample(data):
+@pytest.mark.parametrize("upper", [False, True])
+def test_all_of_timit_is_split_as_published(tmp_path, upper):
+    """Training, Halberstadt's development speakers, and the core test set; not sa1 and sa2."""
+    held_out = phonemes.PUBLISHED_SPLIT["validation"] | phonemes.PUBLISHED_SPLIT["test"]
+    speakers = [f"train/dr{1 + i % 8}/m{i:03}0" for i in range(462)]
+    speakers += [f"test/dr1/{speaker}" for speaker in sorted(held_out)]
+    speakers += [f"test/dr1/fx{i:02}0" for i in range(94)]
+    sentences = ["sa1", "sa2", "si1", "si2", "si3", "sx1", "sx2", "sx3", "sx4", "sx5"]
+    for speaker in speakers:
+        folder = tmp_path / "timit" / (speaker.upper() if upper else speaker)
+        folder.mkdir(parents=True)
+        for name in sentences:
+            (folder / (f"{name}.PHN" if upper else f"{name}.phn")).touch()
+    paths = phonemes.split_speakers(tmp_path / "timit")
+    assert {split: len(some) for split, some in paths.items()} == {
+        "train": 3696,
+        "validation": 400,
+        "test": 192,
+    }
+    found = {split: {p.parent.name.lower() for p in some} for split, some in paths.items()}
+    assert found["train"] == {f"m{i:03}0" for i in range(462)}
+    assert {split: found[split] for split in ("validation", "test")} == phonemes.PUBLISHED_SPLIT
+    assert found["test"] >= {"mdab0", "fmld0"}
+    next(p for p in paths["test"]).unlink()
+    with pytest.raises(ValueError, match=r"192 sentences of 24 speakers for test; got 191 of 24"):
+        phonemes.split_speakers(tmp_path / "timit")
+    for path in paths["validation"] + paths["test"]:
+        path.unlink(missing_ok=True)
+    with pytest.raises(ValueError, match=r"400 sentences of 50 speakers for validation; got 0"):
+        phonemes.split_speakers(tmp_path / "timit")
+
+
+def write_speakers(folder, labels):
+    """Write three utterances of each speaker of the sample's split, and of another."""
     pytest.importorskip("librosa", reason="speech needs the extra 'speech'")
-    task = Phonemes(data_dir=data, batch_size=7)
+    for speaker in ("fapb0", "madd0", "fvmh0", "marc0", "falr0", "mbgt0", "fabc0"):
+        for i in range(3):
+            n = 3000 + 2000 * i
+            write_utterance(folder / speaker, f"si{i}", n=n, labels=labels(n))
+
+
+def test_the_glottal_stop_does_not_count(tmp_path, rng):
+    """The mean over batches is the share of all frames that are not q and are named wrong."""
+    write_speakers(tmp_path, lambda n: f"0 1000 h#\n1000 2500 q\n2500 {n} iy\n")
+    task = Phonemes(data_dir=tmp_path, batch_size=5)
+    q = phonemes.LABELS.index("q")
+    means = {"frame_error": 0.0, "frame_error_61": 0.0}
+    wrong, counted, steps = 0, 0, 0.0
+    shares = set()
+    for batch in task.held_out("test"):
+        # half right, half drawn from all labels, q among them
+        named = np.where(
+            rng.random(batch.targets.shape) < 0.5, batch.targets, rng.integers(61, size=(1, 1))
+        )
+        logits = np.eye(61)[named].transpose(0, 2, 1)
+        for name, value in task.metrics(0.0, logits, batch).items():
+            means[name] += batch.n_steps * value
+        steps += batch.n_steps
+        here = (batch.mask > 0) & (batch.targets != q)
+        shares.add(here.sum() / batch.n_steps)
+        counted += here.sum()
+        wrong += (here & (phonemes.CLASS_OF[named] != phonemes.CLASS_OF[batch.targets])).sum()
+    assert len(shares) > 1
+    assert means["frame_error"] / steps == pytest.approx(wrong / counted, rel=1e-12)
+    batch = next(task.held_out("test"))
+    only_q = np.eye(61)[np.full_like(batch.targets, q)].transpose(0, 2, 1)
+    found = task.metrics(0.0, only_q, batch)
+    right = ((batch.mask > 0) & (batch.targets == q)).sum() / batch.n_steps
+    assert found["frame_error_61"] == pytest.approx(1 - right)
+    assert found["frame_error"] == pytest.approx(batch.weights.sum() / batch.n_steps)
+
+
+def test_silence_is_refused(tmp_path):
+    soundfile = pytest.importorskip("soundfile", reason="speech needs the extra 'speech'")
+    write_speakers(tmp_path, lambda n: f"0 {n} h#\n")
+    for path in tmp_path.glob("fabc0/*.wav"):
+        n = len(soundfile.read(path)[0])
+        soundfile.write(path, np.zeros(n, np.int16), 16_000, subtype="PCM_16")
+    with pytest.raises(ValueError, match=r"expected speech.*are they silent") as caught:
+        Phonemes(data_dir=tmp_path).batch(0)
+    assert str(caught.value).startswith(f"{tmp_path}: ")
+
+
+def test_timit_sample(real):
+    pytest.importorskip("librosa", reason="speech needs the extra 'speech'")
+    task = Phonemes(data_dir=real("timit-sample"), batch_size=7)
     utterances = task._utterances
     assert {split: len(some) for split, some in utterances.items()} == {
         "train": 80,

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from kru_ref.tasks import TASKS, Adding, Copying, Pixels
+from kru_ref.tasks import TASKS, Adding, Characters, Copying, Music, Pixels
 from kru_ref.tasks.pixels import load_digits
 
 
@@ -132,6 +132,10 @@ def test_the_readout_may_have_a_rate_of_its_own():
         (lambda: Copying(factors=((2, 2),)), "hidden_size is 128"),
         (lambda: Copying(schedule="Cosine"), "schedule must be one of constant, cosine"),
         (lambda: Copying(optimizer="adagrad"), "optimizer must be one of sgd, rmsprop, adam"),
+        (lambda: Copying(held_out_sequences=0), "held_out_sequences must be at least 1, got 0"),
+        (lambda: Characters(length=0), "length must be at least 1, got 0"),
+        (lambda: Music(excerpt=0), "excerpt must be at least 1, got 0"),
+        (lambda: Music(data="piano-midi", own_data=True), "own_data needs data 'jsb'"),
         (lambda: Pixels(permutation_seed=-1), "permutation_seed must be at least 0"),
         (lambda: Pixels(validation_size=60_000), "must leave a batch of training pictures"),
     ],
@@ -141,7 +145,31 @@ def test_bad_settings(make, message):
         make()
 
 
-def test_pixels_of_the_real_files(mnist_dir):
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: Music(excerpt=1.5), "excerpt"),
+        (lambda: Characters(length=2.5), "length"),
+        (lambda: Copying(hidden_size="8"), "hidden_size"),
+        (lambda: Copying(delay=np.float64(3)), "delay"),
+    ],
+)
+def test_numbers_that_are_not_whole(make, name):
+    with pytest.raises(TypeError, match=f"{name} must be a whole number, got"):
+        make()
+    assert type(Copying(delay=np.int64(3)).delay) is int
+
+
+@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("split", ["train", "training", "valid", None])
+def test_splits_that_there_are_not(name, split):
+    """Before any data is looked for."""
+    with pytest.raises(ValueError, match=f"split must be one of validation, test, got {split!r}"):
+        next(TASKS[name]().held_out(split))
+
+
+def test_pixels_of_the_real_files(real):
+    mnist_dir = real("mnist")
     task = Pixels(data_dir=mnist_dir)
     batch = task.batch(0)
     x, labels = batch.x, batch.targets
@@ -169,7 +197,8 @@ def test_pixels_of_the_real_files(mnist_dir):
     assert sum(len(b.targets) for b in task.held_out("test")) == 10_000
 
 
-def test_permuted_pixels(mnist_dir):
+def test_permuted_pixels(real):
+    mnist_dir = real("mnist")
     plain = Pixels(data_dir=mnist_dir)
     permuted = dataclasses.replace(plain, permute=True)
     other = dataclasses.replace(permuted, permutation_seed=1)

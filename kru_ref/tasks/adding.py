@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..losses import Loss, mean_squared_error
-from .task import Batch, Split, Task
+from .task import Batch, Split, Task, check_split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +75,7 @@ class Adding(Task):
 
     def held_out(self, split: Split) -> Iterator[Batch]:
         """Draw sequences that no update sees, the same at each call."""
+        check_split(split)
         for start in range(0, self.held_out_sequences, self.batch_size):
             B = min(self.batch_size, self.held_out_sequences - start)
             yield draw(self.rng(split, start), self.length, B)

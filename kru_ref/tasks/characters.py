@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .. import datasets
 from ..losses import Loss, softmax_cross_entropy
-from .task import Batch, Split, Task
+from .task import Batch, Split, Task, check_split
 
 # Types of Penn Treebank: letters, digits, signs, "_" for a space, and the end of a line.
 N_SYMBOLS = 50
@@ -37,6 +37,8 @@ class Characters(Task):
     length: int = 100
     # Folder with the three text files, or with a folder `ptb` that has them.
     data_dir: Path | None = None
+    # The files are not the published ones, but your own of the same names and form.
+    own_data: bool = False
     cell: Literal["rnn", "lstm", "gru"] = "lstm"
     hidden_size: int = 512
     batch_size: int = 50
@@ -75,6 +77,7 @@ class Characters(Task):
 
     def held_out(self, split: Split) -> Iterator[Batch]:
         """Yield the whole text, but for less characters than a batch has sequences."""
+        check_split(split)
         text = self._texts[split]
         size = (len(text) - 1) // self.batch_size
         if size < 1:
@@ -96,6 +99,9 @@ class Characters(Task):
             split: datasets.locate("ptb", f"ptb.char.{file}.txt", self.data_dir)
             for split, file in files.items()
         }
+        if not self.own_data:
+            for path in paths.values():
+                datasets.read_verified(path, "ptb", may_be_own=True)
         symbols = {split: read_symbols(path) for split, path in paths.items()}
         alphabet = np.unique(symbols["train"])
         if len(alphabet) > N_SYMBOLS:
@@ -147,7 +153,7 @@ def read_symbols(path: Path) -> NDArray[np.uint8]:
     if not content:
         raise ValueError(f"{path} is empty; get it again")
     codes = np.frombuffer(content, np.uint8)
-    # a space is a symbol's end, and wrong behind another space or at the beginning of a line
+    # two symbols must have a space between; more of them, or some at a line's ends, are no matter
     is_symbol = (codes != ord(" ")) & (codes != ord("\n"))
     strange = (codes >= 128) | ((codes < 32) & (codes != ord("\n")))
     strange[1:] |= is_symbol[1:] & is_symbol[:-1]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..losses import Loss, softmax_cross_entropy
-from .task import Batch, Split, Task
+from .task import Batch, Split, Task, check_split
 
 N_SYMBOLS, LENGTH = 8, 10
 BLANK, DELIMITER = N_SYMBOLS, N_SYMBOLS + 1
@@ -53,6 +53,7 @@ class Copying(Task):
 
     def held_out(self, split: Split) -> Iterator[Batch]:
         """Draw sequences that no update sees, the same at each call."""
+        check_split(split)
         for start in range(0, self.held_out_sequences, self.batch_size):
             B = min(self.batch_size, self.held_out_sequences - start)
             yield draw(self.rng(split, start), self.delay, B)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .. import datasets
 from ..losses import Loss, bernoulli_cross_entropy
-from .task import Batch, Split, Task, epoch_of, pad
+from .task import Batch, Split, Task, check_split, epoch_of, pad
 
 N_KEYS, LOWEST = 88, 21  # of a piano; MIDI number of the lowest
 LARGEST_FILE = 2**24
@@ -23,6 +23,7 @@ LONGEST_PIECE = 100_000
 Roll = NDArray[np.uint8]
 MAT_FILES = {"jsb": "JSB_Chorales.mat", "piano-midi": "Piano_midi.mat"}
 MAT_NAMES = {"train": "traindata", "validation": "validdata", "test": "testdata"}
+JSON_FILE = "jsb-chorales-quarter.json"
 JSON_NAMES = {"train": "train", "validation": "valid", "test": "test"}
 
 
@@ -45,6 +46,9 @@ class Music(Task):
     excerpt: int | None = None
     # Folder with the collection's file, or with a folder of its name that has it.
     data_dir: Path | None = None
+    # The file is not the published one, but your own jsb-chorales-quarter.json of the same form;
+    # MATLAB files must always be the published ones.
+    own_data: bool = False
     cell: Literal["rnn", "lstm", "gru"] = "lstm"
     hidden_size: int = 512
     batch_size: int = 20
@@ -63,6 +67,11 @@ class Music(Task):
         super().__post_init__()
         if self.excerpt is not None and self.excerpt < 1:
             raise ValueError(f"excerpt must be at least 1, got {self.excerpt}")
+        if self.own_data and self.data != "jsb":
+            raise ValueError(
+                "own_data needs data 'jsb', whose JSON file may hold pieces of your own; "
+                f"{MAT_FILES[self.data]} must be the published one"
+            )
 
     @property
     def baseline(self) -> tuple[str, float]:
@@ -86,6 +95,7 @@ class Music(Task):
 
     def held_out(self, split: Split) -> Iterator[Batch]:
         """Yield all pieces, whole."""
+        check_split(split)
         rolls = sorted(self._rolls[split], key=len)
         for start in range(0, len(rolls), self.batch_size):
             yield _shifted(rolls[start : start + self.batch_size])
@@ -104,13 +114,17 @@ class Music(Task):
 
     @cached_property
     def _rolls(self) -> dict[str, list[Roll]]:
-        try:
-            path = datasets.locate(self.data, MAT_FILES[self.data], self.data_dir)
-        except FileNotFoundError:
-            if self.data != "jsb":
-                raise
-            return read_json(datasets.locate("jsb", "jsb-chorales-quarter.json", self.data_dir))
-        return read_mat(path, self.data)
+        if not self.own_data:
+            try:
+                path = datasets.locate(self.data, MAT_FILES[self.data], self.data_dir)
+                return read_mat(path, self.data)
+            except FileNotFoundError:
+                if self.data != "jsb":
+                    raise
+        path = datasets.locate("jsb", JSON_FILE, self.data_dir)
+        if not self.own_data:
+            datasets.read_verified(path, "jsb", may_be_own=True)
+        return read_json(path)
 
 
 def _shifted(rolls: list[Roll]) -> Batch:
@@ -139,7 +153,7 @@ def read_mat(path: Path, name: str) -> dict[str, list[Roll]]:
     Raises
     ------
     ValueError
-        Another file.
+        Another file, or another name.
     OSError
         It cannot be read.
     """
@@ -168,10 +182,11 @@ def read_json(path: Path) -> dict[str, list[Roll]]:
     OSError
         It cannot be read.
     """
+    text = datasets.read_at_most(LARGEST_FILE, path)
     try:
-        content = json.loads(datasets.read_at_most(LARGEST_FILE, path))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON ({error}); fetch it again") from error
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:  # a whole number may be too long to be read
+        raise ValueError(f"{path} is no JSON ({error}); delete or replace it") from error
     if not isinstance(content, dict) or not set(JSON_NAMES.values()) <= content.keys():
         raise ValueError(f'{path}: expected an object with "train", "valid" and "test"')
     rolls = {}

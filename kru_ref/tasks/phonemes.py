@@ -1,6 +1,7 @@
 """TIMIT: name the phoneme of each hundredth of a second of speech."""
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,20 +14,23 @@ from numpy.typing import NDArray
 from .. import datasets
 from ..extras import require
 from ..losses import Loss, softmax_cross_entropy
-from .task import Batch, Split, Task, epoch_of, pad
+from .task import Batch, Split, Task, check_split, epoch_of, pad
 
 RATE = 16_000  # samples a second
+NIST_HEADER = 1024  # bytes
 WINDOW, HOP = 400, 160  # 25 ms every 10 ms
 N_FEATURES = 39  # energy and 12 cepstral coefficients, and how they change
 SHORTEST, LONGEST = 5, 60_000  # frames of a recording
 LARGEST_LIST = 2**20  # bytes of a .phn file
+LARGEST_RECORDING = 2 * LONGEST * HOP + 2**16  # bytes, with the header
 
-# The 61 labels, and what scoring makes of each (Lee and Hon 1989): itself if nothing is said.
+# The 61 labels, and what scoring makes of each (Lee and Hon 1989): itself if nothing is said. The
+# glottal stop q is no class: its frames do not count, and to name another frame so is wrong.
 FOLDED = {
     "ao": "aa", "ax": "ah", "ax-h": "ah", "axr": "er", "hv": "hh", "ix": "ih", "el": "l",
     "em": "m", "en": "n", "nx": "n", "eng": "ng", "zh": "sh", "ux": "uw",
     "pcl": "sil", "tcl": "sil", "kcl": "sil", "bcl": "sil", "dcl": "sil", "gcl": "sil",
-    "h#": "sil", "pau": "sil", "epi": "sil", "q": "sil",
+    "h#": "sil", "pau": "sil", "epi": "sil",
 }  # fmt: skip
 LABELS = (
     "aa", "ae", "ah", "ao", "aw", "ax", "ax-h", "axr", "ay", "b", "bcl", "ch", "d", "dcl", "dh",
@@ -34,10 +38,32 @@ LABELS = (
     "ih", "ix", "iy", "jh", "k", "kcl", "l", "m", "n", "ng", "nx", "ow", "oy", "p", "pau",
     "pcl", "q", "r", "s", "sh", "t", "tcl", "th", "uh", "uw", "ux", "v", "w", "y", "z", "zh",
 )  # fmt: skip
-CLASSES = sorted({FOLDED.get(label, label) for label in LABELS})
-CLASS_OF = np.array([CLASSES.index(FOLDED.get(label, label)) for label in LABELS])
+CLASSES = sorted({FOLDED.get(label, label) for label in LABELS} - {"q"})
+CLASS_OF = np.array(
+    [-1 if label == "q" else CLASSES.index(FOLDED.get(label, label)) for label in LABELS]
+)
 
-# Of a sample of TIMIT without its published split: one speaker of each sex to validate on, two
+# Of the published test speakers, the core test set (testset.doc), and those that Halberstadt (1998)
+# validates on.
+PUBLISHED_SPLIT = {
+    "validation": {
+        "faks0", "fdac1", "fjem0", "mgwt0", "mjar0", "mmdb1", "mmdm2", "mpdf0", "fcmh0",
+        "fkms0", "mbdg0", "mbwm0", "mcsh0", "fadg0", "fdms0", "fedw0", "mgjf0", "mglb0",
+        "mrtk0", "mtaa0", "mtdt0", "mthc0", "mwjg0", "fnmr0", "frew0", "fsem0", "mbns0",
+        "mmjr0", "mdls0", "mdlf0", "mdvc0", "mers0", "fmah0", "fdrw0", "mrcs0", "mrjm4",
+        "fcal1", "mmwh0", "fjsj0", "majc0", "mjsw0", "mreb0", "fgjd0", "fjmg0", "mroa0",
+        "mteb0", "mjfc0", "mrjr0", "fmml0", "mrws1",
+    },
+    "test": {
+        "mdab0", "mwbt0", "felc0", "mtas1", "mwew0", "fpas0", "mjmp0", "mlnt0", "fpkt0",
+        "mlll0", "mtls0", "fjlm0", "mbpm0", "mklt0", "fnlp0", "mcmj0", "mjdh0", "fmgd0",
+        "mgrt0", "mnjm0", "fdhc0", "mjln0", "mpam0", "fmld0",
+    },
+}  # fmt: skip
+# How many speakers each has; with eight sentences of each, without sa1 and sa2.
+PUBLISHED_SPEAKERS = {"train": 462, "validation": 50, "test": 24}
+
+# Of a sample of TIMIT without folders train and test: one speaker of each sex to validate on, two
 # of each to test on.
 SAMPLE_SPLIT = {
     "validation": {"fapb0", "madd0"},
@@ -46,10 +72,14 @@ SAMPLE_SPLIT = {
 
 
 class Utterance(NamedTuple):
-    """A recording's frames (T, 39) and their labels (T,)."""
+    """A recording's frames (T, 39), their labels (T,), and what each counts among 39 classes (T,).
+
+    The weight of frames of q is 0, and the mean weight of a split is 1.
+    """
 
     features: NDArray[np.float32]
     labels: NDArray[np.intp]
+    weights: NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +87,9 @@ class Phonemes(Task):
     """Framewise phonemes of TIMIT, with the features of Greff et al. (2017).
 
     The 61 labels are learned and, folded to 39, scored. The two sentences that all speakers say
-    are left out, as is customary. With folders `train` and `test` the published split is used,
-    and every tenth training speaker validates; a sample without them has a split by speaker.
+    are left out, as is customary. With folders `train` and `test` all of TIMIT is expected and
+    split as there, after Halberstadt (1998): 462 speakers train, 50 of the test speakers validate,
+    and the core test set, 24 others, tests. A sample without these folders is split by speaker.
     """
 
     name: ClassVar[str] = "phonemes"
@@ -96,17 +127,24 @@ class Phonemes(Task):
 
     def held_out(self, split: Split) -> Iterator[Batch]:
         """Yield all utterances of other speakers."""
+        check_split(split)
         utterances = sorted(self._utterances[split], key=lambda u: len(u.labels))
         for start in range(0, len(utterances), self.batch_size):
             yield _batch_of(utterances[start : start + self.batch_size])
 
     def metrics(self, loss: float, logits: NDArray[np.floating], batch: Batch) -> dict[str, float]:
-        """Return the share of frames that are named wrong, of 39 classes and of all 61."""
-        named, mask = logits.argmax(axis=1), batch.mask
-        n = batch.n_steps
+        """Return the share of frames that are named wrong, of 39 classes and of all 61.
+
+        Of 39 without the frames of the glottal stop q, which Lee and Hon (1989) leave out; of 61
+        with them. The mean over a split's batches is that share to the frame: a batch's frames
+        are counted in units of the split's share that is not q, so a single batch may lie a
+        little off its own.
+        """
+        named, n = logits.argmax(axis=1), batch.n_steps
+        wrong = CLASS_OF[named] != CLASS_OF[batch.targets]
         return {
-            "frame_error": float(np.sum(mask * (CLASS_OF[named] != CLASS_OF[batch.targets])) / n),
-            "frame_error_61": float(np.sum(mask * (named != batch.targets)) / n),
+            "frame_error": float(np.sum(batch.weights * wrong) / n),
+            "frame_error_61": float(np.sum(batch.mask * (named != batch.targets)) / n),
         }
 
     @cached_property
@@ -117,17 +155,30 @@ class Phonemes(Task):
             split: [read_utterance(path) for path in some] for split, some in paths.items()
         }
         frames = np.concatenate([u.features for u in utterances["train"]])
-        mean, deviation = frames.mean(axis=0), frames.std(axis=0)
-        return {
-            split: [u._replace(features=(u.features - mean) / deviation) for u in some]
-            for split, some in utterances.items()
-        }
+        mean, deviation = frames.mean(axis=0, dtype="float64"), frames.std(axis=0, dtype="float64")
+        if not (deviation > 1e-6).all():
+            raise ValueError(
+                f"{root}: expected speech in the recordings to train on, got one value of feature "
+                f"{int(np.argmin(deviation))} in all frames; are they silent? Replace them"
+            )
+        scaled = {}
+        for split, some in utterances.items():
+            counted = np.concatenate([u.weights for u in some]).mean()
+            scaled[split] = [
+                u._replace(
+                    features=((u.features - mean) / deviation).astype(np.float32),
+                    weights=u.weights / counted,
+                )
+                for u in some
+            ]
+        return scaled
 
 
 def _batch_of(utterances: list[Utterance]) -> Batch:
     x, mask = pad([u.features for u in utterances])
     targets, _ = pad([u.labels for u in utterances])
-    return Batch(x, targets, mask)
+    weights, _ = pad([u.weights for u in utterances])
+    return Batch(x, targets, mask, weights=weights)
 
 
 def split_speakers(root: Path) -> dict[str, list[Path]]:
@@ -142,27 +193,28 @@ def split_speakers(root: Path) -> dict[str, list[Path]]:
     Raises
     ------
     ValueError
-        A split would be empty.
+        A split would be empty; or there is a folder train or test, but not all of TIMIT's split.
+    OSError
+        A folder cannot be read.
     """
-    paths: dict[str, list[Path]] = {"train": [], "validation": [], "test": []}
-    found = sorted(p for p in root.rglob("*") if p.suffix.lower() == ".phn")
+    found = sorted(datasets.files_below(root, ".phn"))
     found = [p for p in found if not p.stem.lower().startswith("sa")]
-    parts = [{part.lower() for part in p.relative_to(root).parts[:-1]} for p in found]
-    published = any("train" in part for part in parts) and any("test" in part for part in parts)
-    training = sorted(
-        {_speaker(p) for p, part in zip(found, parts, strict=True) if "train" in part}
-    )
-    for path, part in zip(found, parts, strict=True):
-        if published and "test" in part:
-            split = "test"
-        elif published and "train" not in part:
-            continue
-        elif published:
-            split = "validation" if training.index(_speaker(path)) % 10 == 9 else "train"
-        else:
-            chosen = [s for s, speakers in SAMPLE_SPLIT.items() if _speaker(path) in speakers]
-            split = chosen[0] if chosen else "train"
-        paths[split].append(path)
+    parts = {path: {part.lower() for part in path.relative_to(root).parts[:-1]} for path in found}
+    paths: dict[str, list[Path]] = {"train": [], "validation": [], "test": []}
+    # one of the two by itself is no sample, and is refused
+    if any({root.name.lower(), *part} & {"train", "test"} for part in parts.values()):
+        for path in found:
+            if "test" in parts[path]:
+                for split, speakers in PUBLISHED_SPLIT.items():
+                    if _speaker(path) in speakers:
+                        paths[split].append(path)
+            elif "train" in parts[path]:
+                paths["train"].append(path)
+        _check_published(root, paths)
+        return paths
+    for path in found:
+        chosen = [s for s, speakers in SAMPLE_SPLIT.items() if _speaker(path) in speakers]
+        paths[chosen[0] if chosen else "train"].append(path)
     for split, some in paths.items():
         if not some:
             raise ValueError(
@@ -171,6 +223,17 @@ def split_speakers(root: Path) -> dict[str, list[Path]]:
                 f"{', '.join(sorted(set.union(*SAMPLE_SPLIT.values())))} and others"
             )
     return paths
+
+
+def _check_published(root: Path, paths: dict[str, list[Path]]) -> None:
+    for split, some in paths.items():
+        n, expected = len({_speaker(path) for path in some}), PUBLISHED_SPEAKERS[split]
+        if n != expected or len(some) != 8 * expected:
+            raise ValueError(
+                f"{root}: with folders train and test, expected all of TIMIT, {8 * expected:,} "
+                f"sentences of {expected} speakers for {split}; got {len(some):,} of {n}. Put the "
+                "whole tree there, or a part of it without folders train and test"
+            )
 
 
 def _speaker(path: Path) -> str:
@@ -186,7 +249,7 @@ def read_utterance(path: Path) -> Utterance:
     Parameters
     ----------
     path : Path
-        The .phn file; the recording has the same name and ends with .wav.
+        The .phn file; the recording has the same name, in whichever case, and ends with .wav.
 
     Raises
     ------
@@ -198,8 +261,8 @@ def read_utterance(path: Path) -> Utterance:
         librosa or soundfile is not installed.
     """
     ends, labels = read_phonemes(path)
-    recordings = [p for p in path.parent.iterdir() if p.stem == path.stem]
-    recordings = [p for p in recordings if p.suffix.lower() == ".wav"]
+    wanted = f"{path.stem}.wav".lower()
+    recordings = [p for p in path.parent.iterdir() if p.name.lower() == wanted]
     if not recordings:
         raise FileNotFoundError(f"{path} has no recording {path.stem}.wav beside it")
     samples = read_samples(recordings[0])
@@ -212,7 +275,8 @@ def read_utterance(path: Path) -> Utterance:
             f"{recordings[0].name}"
         )
     index = np.minimum(np.searchsorted(ends, middles, side="right"), len(ends) - 1)
-    return Utterance(features, labels[index])
+    labels = labels[index]
+    return Utterance(features, labels, (CLASS_OF[labels] >= 0).astype(np.float64))
 
 
 def read_phonemes(path: Path) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -265,11 +329,14 @@ def read_samples(path: Path) -> NDArray[np.float32]:
     Raises
     ------
     ValueError
-        Another format, or damaged; the error names the file, what was expected and what came.
+        Another format, damaged or cut; the error names the file, what was expected and what came.
+    OSError
+        It cannot be read.
     ImportError
         soundfile is not installed.
     """
     soundfile = require("soundfile", "speech")
+    content = datasets.read_at_most(LARGEST_RECORDING, path)
     expected = f"{path}: expected NIST SPHERE or RIFF audio, 16-bit PCM, 1 channel, {RATE} Hz"
     try:
         info = soundfile.info(str(path))
@@ -279,16 +346,35 @@ def read_samples(path: Path) -> NDArray[np.float32]:
         }
         if not right:
             raise ValueError(f"{expected}; got {form}")
-        n = info.frames
-        # memory is never allocated on the header's word
-        if not 0 <= 2 * n <= path.stat().st_size or n > LONGEST * HOP:
-            raise ValueError(f"{expected}; its header says {n} samples, more than it has")
+        # libsndfile reads what there is, and memory is never allocated on the header's word
+        says, has = _sizes(content)
+        if not says == has == 2 * info.frames:
+            raise ValueError(
+                f"{expected}; its header says {says} bytes of samples, it has {has}: the file is "
+                "cut or damaged, delete or replace it"
+            )
+        if info.frames > LONGEST * HOP:
+            raise ValueError(f"{expected}, at most {LONGEST * HOP} samples; got {info.frames}")
         samples, _ = soundfile.read(str(path), dtype="float32")
     except (soundfile.SoundFileError, RuntimeError) as error:
         raise ValueError(f"{expected}; got {error}") from error
     if len(samples) < WINDOW + (SHORTEST - 1) * HOP:
         raise ValueError(f"{path}: {len(samples)} samples are too short for {SHORTEST} frames")
     return samples
+
+
+def _sizes(content: bytes) -> tuple[int | None, int]:
+    """Return the bytes of samples that a NIST or RIFF header says, and those that are there."""
+    if content[:4] == b"NIST":
+        says = re.search(rb"\nsample_count -i (-?\d{1,9})\n", content[:NIST_HEADER])
+        return (2 * int(says[1]) if says else None), len(content) - NIST_HEADER
+    at = 12  # behind RIFF, the size and WAVE
+    while at + 8 <= len(content):
+        size = int.from_bytes(content[at + 4 : at + 8], "little")
+        if content[at : at + 4] == b"data":
+            return size, min(size, len(content) - at - 8)
+        at += 8 + size + size % 2
+    return None, 0
 
 
 def mfcc(samples: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -312,12 +398,14 @@ def mfcc(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     """
     librosa = require("librosa", "speech")
     emphasised = librosa.effects.preemphasis(samples, coef=0.97)
-    static = librosa.feature.mfcc(
-        y=emphasised, sr=RATE, n_mfcc=13, n_mels=40, n_fft=WINDOW, hop_length=HOP,
-        window="hamming", center=False,
+    bands = librosa.feature.melspectrogram(
+        y=emphasised, sr=RATE, n_mels=40, n_fft=WINDOW, hop_length=HOP, window="hamming",
+        center=False,
     )  # fmt: skip
+    # without a floor below the loudest: a frame's features are its own
+    static = librosa.feature.mfcc(S=librosa.power_to_db(bands, top_db=None), n_mfcc=13)
     frames = np.lib.stride_tricks.sliding_window_view(samples, WINDOW)[::HOP]
     static[0] = np.log(np.sum(frames**2, axis=1) + 1e-10)
     first = librosa.feature.delta(static, width=5)
-    second = librosa.feature.delta(static, width=5, order=2)
+    second = librosa.feature.delta(first, width=5)
     return np.concatenate([static, first, second]).T.astype(np.float32)

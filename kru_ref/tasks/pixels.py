@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .. import datasets
 from ..idx import read_idx
 from ..losses import Loss, softmax_cross_entropy
-from .task import Batch, Split, Task
+from .task import Batch, Split, Task, check_split
 
 SIDE, N_CLASSES, N_TRAIN, N_TEST = 28, 10, 60_000, 10_000
 
@@ -44,6 +44,8 @@ class Pixels(Task):
     permutation_seed: int = 0
     # Folder with the four IDX files, gzipped or not, or with a folder `mnist` that has them.
     data_dir: Path | None = None
+    # The files are not the published ones, but your own of the same names and form.
+    own_data: bool = False
     hidden_size: int = 512
     batch_size: int = 100
     # One epoch is 550 updates of 100 pictures.
@@ -81,6 +83,7 @@ class Pixels(Task):
 
     def held_out(self, split: Split) -> Iterator[Batch]:
         """Yield the validation part of the training set, or the test set."""
+        check_split(split)
         digits = self._train if split == "validation" else self._test
         first = N_TRAIN - self.validation_size if split == "validation" else 0
         n = len(digits.labels)
@@ -104,14 +107,16 @@ class Pixels(Task):
 
     @cached_property
     def _train(self) -> Digits:
-        return load_digits("train", N_TRAIN, self.data_dir)
+        return load_digits("train", N_TRAIN, self.data_dir, self.own_data)
 
     @cached_property
     def _test(self) -> Digits:
-        return load_digits("t10k", N_TEST, self.data_dir)
+        return load_digits("t10k", N_TEST, self.data_dir, self.own_data)
 
 
-def load_digits(part: Literal["train", "t10k"], n: int, data_dir: Path | None) -> Digits:
+def load_digits(
+    part: Literal["train", "t10k"], n: int, data_dir: Path | None, own_data: bool = False
+) -> Digits:
     """Read one part of MNIST from its two IDX files.
 
     Parameters
@@ -120,22 +125,30 @@ def load_digits(part: Literal["train", "t10k"], n: int, data_dir: Path | None) -
     n : int
         Number of pictures it must hold.
     data_dir : Path, optional
-        Where to look first; see :func:`kru_ref.datasets.locate`.
+        Where to look; see :func:`kru_ref.datasets.locate`.
+    own_data : bool
+        Read files that are not the published ones.
 
     Raises
     ------
     FileNotFoundError
         The files are nowhere; the error says which, and how to get them.
     ValueError
-        A file that is damaged, or is not what its name says.
+        A file that is not the published one; or one of your own that is damaged, or is not what
+        its name says.
+    OSError
+        A file cannot be read.
     """
     image_path = datasets.locate("mnist", f"{part}-images-idx3-ubyte", data_dir)
     label_path = datasets.locate("mnist", f"{part}-labels-idx1-ubyte", data_dir)
+    if not own_data:
+        for path in (image_path, label_path):
+            datasets.read_verified(path, "mnist", may_be_own=True)
     images = read_idx(image_path, (n, SIDE, SIDE))
     labels = read_idx(label_path, (n,))
     if labels.max() >= N_CLASSES:
         raise ValueError(
             f"{label_path}: labels must be digits from 0 to 9, got {labels.max()}; "
-            "the file is damaged, fetch it again"
+            "the file is damaged, delete or replace it"
         )
     return Digits(images.reshape(n, -1), labels)

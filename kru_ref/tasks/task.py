@@ -35,12 +35,15 @@ class Batch(NamedTuple):
         0 for steps that only fill up a sequence shorter than the batch's longest.
     continues : bool
         Whether the sequences go on where those of the batch before end.
+    weights : ndarray, shape (T, B), optional
+        What each step counts in the task's own metric; 1 in the mean over a split's steps.
     """
 
     x: NDArray[Any]
     targets: NDArray[Any]
     mask: NDArray[Any] | None = None
     continues: bool = False
+    weights: NDArray[Any] | None = None
 
     @property
     def n_steps(self) -> float:
@@ -116,6 +119,11 @@ class Task(ABC):
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self)).items():
             value = getattr(self, name)
+            if value is not None and int in (hint, *get_args(hint)):
+                try:
+                    operator.index(value)
+                except TypeError:
+                    raise TypeError(f"{name} must be a whole number, got {value!r}") from None
             if isinstance(value, np.generic):  # config.json holds Python's numbers
                 object.__setattr__(self, name, value.item())
             choices = _choices(hint)
@@ -198,7 +206,7 @@ class Task(ABC):
 
     @abstractmethod
     def held_out(self, split: Split) -> Iterator[Batch]:
-        """Yield batches that no update sees."""
+        """Yield batches that no update sees; of another split than the two raise ValueError."""
 
     @abstractmethod
     def metrics(self, loss: float, logits: NDArray[np.floating], batch: Batch) -> dict[str, float]:
@@ -208,6 +216,12 @@ class Task(ABC):
     @abstractmethod
     def baseline(self) -> tuple[str, float]:
         """A loss to compare with, and what reaches it."""
+
+
+def check_split(split: str) -> None:
+    """Raise ValueError unless a split is one that no update sees."""
+    if split not in get_args(Split):
+        raise ValueError(f"split must be one of {', '.join(get_args(Split))}, got {split!r}")
 
 
 def pad(sequences: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], NDArray[np.float32]]:
