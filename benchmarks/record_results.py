@@ -56,8 +56,8 @@ SECTIONS = [
         "ends at 2.4e-6, 1.7e-6 and 0.0147 for S = 0, 1, 2. The third draw has three factors whose "
         "two eigenvalues are nearly opposite, and two whose phases differ by the same angle: their "
         "product has about 18 clusters of eigenvalues, and powers of W nineteen steps apart must "
-        "be told apart. Given well separated eigenvalues, frozen factors solve the task too: it asks "
-        "for a reservoir. The learned ones end lower, for each seed here and below.",
+        "be told apart. Given well separated eigenvalues, frozen factors solve the task too: it "
+        "asks for a reservoir. The learned ones end lower, for each seed here and below.",
     ),
     Section(
         "Copying memory, T = 2000",
