@@ -174,6 +174,23 @@ def test_help(line):
     assert "usage: kru-ref" in shown.stdout
 
 
+@pytest.mark.parametrize("task", ["copying", "adding", "pixels", "characters", "music", "phonemes"])
+def test_each_option_has_its_own_help(task):
+    command = [sys.executable, "-m", "kru_ref", "train", task, "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    words = " ".join(shown.replace("│", " ").split())
+    for option, text in {
+        "cell {rnn,lstm,gru}": "Recurrent cell; rnn over kronecker is the KRU.",
+        "hidden-size INT": "Size N of the hidden state.",
+        "batch-size INT": "Sequences in a batch.",
+        "optimizer {sgd,rmsprop,adam}": "Rule of the updates.",
+        "schedule {constant,cosine}": "How rates change over the run",
+        "factor-rate FLOAT": "Learning rate of the recurrent matrices.",
+        "checkpoint-every INT": "Updates between two checkpoints.",
+    }.items():
+        assert f"--{option} {text}" in words, option
+
+
 def test_recipes_are_listed(capsys):
     assert run("reproduce --list") == 0
     lines = capsys.readouterr().out.splitlines()

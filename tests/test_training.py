@@ -295,7 +295,7 @@ def test_a_resumed_run_carries_the_state(tmp_path, settings):
         (tmp_path / f"ptb.char.{name}.txt").write_text(text)
     task = Characters(
         length=5, batch_size=4, hidden_size=8, updates=8, evaluate_every=8, data_dir=tmp_path,
-        schedule="constant", checkpoint_every=3, log_every=1, **settings,
+        own_data=True, schedule="constant", checkpoint_every=3, log_every=1, **settings,
     )  # fmt: skip
     assert [task.batch(u).continues for u in range(10)] == [False, *[True] * 8, False]
     train(task, tmp_path / "whole")
@@ -338,7 +338,7 @@ def test_updates_by_hand(tmp_path):
     task = Chunks(
         cell="gru", layers=2, dropout=0.3, hidden_size=8, batch_size=2, updates=3, rate=0.5,
         factor_rate=0.2, penalty=0.1, optimizer="sgd", schedule="constant", max_norm=None,
-        data_dir=tmp_path, log_every=1, evaluate_every=3,
+        data_dir=tmp_path, own_data=True, log_every=1, evaluate_every=3,
     )  # fmt: skip
     last = train(task, tmp_path / "run")
     model = task.model()

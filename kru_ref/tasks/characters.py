@@ -25,6 +25,19 @@ class Characters(Task):
 
     The text is cut into as many equal pieces as a batch has sequences; a batch continues
     the one before, so the state is carried while the gradient is cut (truncated BPTT).
+
+    Attributes
+    ----------
+    length
+        Characters of one batch in each sequence: the gradient reaches no further back.
+    data_dir
+        Folder with the three text files, or with a folder `ptb` that has them.
+    own_data
+        The files are not the published ones, but your own of the same names and form.
+    updates
+        One epoch is about 1000 updates of 50 sequences of 100 characters.
+    factor_rate
+        Learning rate of the recurrent matrices.
     """
 
     name: ClassVar[str] = "characters"
@@ -33,20 +46,15 @@ class Characters(Task):
     output_size: ClassVar[int] = N_SYMBOLS
     carries: ClassVar[bool] = True
 
-    # Characters of one batch in each sequence: the gradient reaches no further back.
     length: int = 100
-    # Folder with the three text files, or with a folder `ptb` that has them.
     data_dir: Path | None = None
-    # The files are not the published ones, but your own of the same names and form.
     own_data: bool = False
     cell: Literal["rnn", "lstm", "gru"] = "lstm"
     hidden_size: int = 512
     batch_size: int = 50
-    # One epoch is about 1000 updates of 50 sequences of 100 characters.
     updates: int = 3000
     optimizer: Literal["sgd", "rmsprop", "adam"] = "adam"
     rate: float = 2e-3
-    # Learning rate of the recurrent matrices.
     factor_rate: float = 2e-3
     schedule: Literal["constant", "cosine"] = "cosine"
     max_norm: float | None = 1.0

@@ -21,6 +21,16 @@ class Copying(Task):
 
     The input is 10 symbols out of 8, T-1 blanks, a delimiter and 10 blanks; the target
     T+10 blanks, then the 10 symbols. T is the delay.
+
+    Attributes
+    ----------
+    delay
+        Delay T between the symbols and their recall.
+    factor_rate
+        Learning rate of the recurrent matrices. Solved within 500 updates at 1e-5 and a delay of
+        100; 1e-6 is steadier at a delay of 1000, and 1e-3 never settles.
+    held_out_sequences
+        Held-out sequences of one evaluation.
     """
 
     name: ClassVar[str] = "copying"
@@ -28,12 +38,8 @@ class Copying(Task):
     input_size: ClassVar[int] = N_SYMBOLS + 2
     output_size: ClassVar[int] = N_SYMBOLS + 1
 
-    # Delay T between the symbols and their recall.
     delay: int = 100
-    # Learning rate of the recurrent matrices. Solved within 500 updates at 1e-5 and a delay of 100;
-    # 1e-6 is steadier at a delay of 1000, and 1e-3 never settles.
     factor_rate: float = 1e-5
-    # Held-out sequences of one evaluation.
     held_out_sequences: int = 200
 
     def __post_init__(self) -> None:

@@ -33,6 +33,20 @@ class Music(Task):
 
     A chord is 88 keys that sound or not, its negative log-likelihood the sum over keys; the loss
     is its mean over all chords but each piece's first.
+
+    Attributes
+    ----------
+    data
+        Which collection.
+    excerpt
+        Longest excerpt of a piece in training, from a random place; whole pieces if not given.
+    data_dir
+        Folder with the collection's file, or with a folder of its name that has it.
+    own_data
+        The file is not the published one, but your own jsb-chorales-quarter.json of the same form;
+        MATLAB files must always be the published ones.
+    factor_rate
+        Learning rate of the recurrent matrices.
     """
 
     name: ClassVar[str] = "music"
@@ -40,14 +54,9 @@ class Music(Task):
     input_size: ClassVar[int] = N_KEYS
     output_size: ClassVar[int] = N_KEYS
 
-    # Which collection.
     data: Literal["jsb", "piano-midi"] = "jsb"
-    # Longest excerpt of a piece in training, from a random place; whole pieces if not given.
     excerpt: int | None = None
-    # Folder with the collection's file, or with a folder of its name that has it.
     data_dir: Path | None = None
-    # The file is not the published one, but your own jsb-chorales-quarter.json of the same form;
-    # MATLAB files must always be the published ones.
     own_data: bool = False
     cell: Literal["rnn", "lstm", "gru"] = "lstm"
     hidden_size: int = 512
@@ -55,7 +64,6 @@ class Music(Task):
     updates: int = 1000
     optimizer: Literal["sgd", "rmsprop", "adam"] = "adam"
     rate: float = 1e-3
-    # Learning rate of the recurrent matrices.
     factor_rate: float = 1e-3
     schedule: Literal["constant", "cosine"] = "cosine"
     max_norm: float | None = 1.0

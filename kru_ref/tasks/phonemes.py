@@ -90,6 +90,13 @@ class Phonemes(Task):
     are left out, as is customary. With folders `train` and `test` all of TIMIT is expected and
     split as there, after Halberstadt (1998): 462 speakers train, 50 of the test speakers validate,
     and the core test set, 24 others, tests. A sample without these folders is split by speaker.
+
+    Attributes
+    ----------
+    data_dir
+        Folder with TIMIT's tree or a part of it, or with a folder `timit` that has it.
+    factor_rate
+        Learning rate of the recurrent matrices.
     """
 
     name: ClassVar[str] = "phonemes"
@@ -97,7 +104,6 @@ class Phonemes(Task):
     input_size: ClassVar[int] = N_FEATURES
     output_size: ClassVar[int] = len(LABELS)
 
-    # Folder with TIMIT's tree or a part of it, or with a folder `timit` that has it.
     data_dir: Path | None = None
     cell: Literal["rnn", "lstm", "gru"] = "lstm"
     hidden_size: int = 512
@@ -105,7 +111,6 @@ class Phonemes(Task):
     updates: int = 500
     optimizer: Literal["sgd", "rmsprop", "adam"] = "adam"
     rate: float = 1e-3
-    # Learning rate of the recurrent matrices.
     factor_rate: float = 1e-3
     schedule: Literal["constant", "cosine"] = "cosine"
     max_norm: float | None = 1.0

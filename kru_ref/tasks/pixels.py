@@ -30,6 +30,23 @@ class Pixels(Task):
 
     The published 60,000/10,000 split; the last pictures of the 60,000 are held out of
     training for validation.
+
+    Attributes
+    ----------
+    permute
+        Read the pixels in one fixed random order instead of row by row.
+    permutation_seed
+        Seed of that order: the same for all runs that are to be compared.
+    data_dir
+        Folder with the four IDX files, gzipped or not, or with a folder `mnist` that has them.
+    own_data
+        The files are not the published ones, but your own of the same names and form.
+    updates
+        One epoch is 550 updates of 100 pictures.
+    factor_rate
+        Learning rate of the recurrent matrices. At 1e-3 training diverges; at 1e-4 it is steady.
+    validation_size
+        Pictures held out of the 60,000 for validation.
     """
 
     name: ClassVar[str] = "pixels"
@@ -38,24 +55,17 @@ class Pixels(Task):
     output_size: ClassVar[int] = N_CLASSES
     last_only: ClassVar[bool] = True
 
-    # Read the pixels in one fixed random order instead of row by row.
     permute: bool = False
-    # Seed of that order: the same for all runs that are to be compared.
     permutation_seed: int = 0
-    # Folder with the four IDX files, gzipped or not, or with a folder `mnist` that has them.
     data_dir: Path | None = None
-    # The files are not the published ones, but your own of the same names and form.
     own_data: bool = False
     hidden_size: int = 512
     batch_size: int = 100
-    # One epoch is 550 updates of 100 pictures.
     updates: int = 1100
     optimizer: Literal["sgd", "rmsprop", "adam"] = "adam"
-    # Learning rate of the recurrent matrices. At 1e-3 training diverges; at 1e-4 it is steady.
     factor_rate: float = 1e-4
     evaluate_every: int = 275
     checkpoint_every: int = 25
-    # Pictures held out of the 60,000 for validation.
     validation_size: int = 5000
 
     def __post_init__(self) -> None:

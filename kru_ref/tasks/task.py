@@ -55,7 +55,62 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Task(ABC):
-    """Settings that all tasks share. Help texts of the command line are the comments here."""
+    """Settings that all tasks share. Help texts of the command line are the comments here.
+
+    Attributes
+    ----------
+    cell
+        Recurrent cell; rnn over kronecker is the KRU.
+    matrix
+        Recurrent matrix: a Kronecker product, a free matrix, the product of RC-uRNN, or a unitary
+        matrix moved along its manifold as in FC-uRNN.
+    hidden_size
+        Size N of the hidden state.
+    layers
+        Cells, each above the one before.
+    dropout
+        Share of each layer's states that training sets to 0 on their way up.
+    factors
+        Shapes of the Kronecker factors, P Q P Q …; the prime factors of N if not given, 2×2
+        throughout for a power of two.
+    init
+        How Kronecker factors are drawn: Haar-random, or with the eigenvalues of their product
+        equally spaced, which needs square factors and a complex dtype.
+    activation
+        Nonlinearity of the simple cell; tanh and relu need a real dtype.
+    dtype
+        Numbers of the hidden state and of W: real or complex, single or double precision. If not
+        given, complex64 for the simple cell and float32 for the others, which are real.
+    backend
+        Engine of the Kronecker product.
+    batch_size
+        Sequences in a batch.
+    updates
+        Updates of the parameters in the whole run.
+    optimizer
+        Rule of the updates.
+    rate
+        Learning rate of all parameters that have no rate of their own below.
+    factor_rate
+        Learning rate of the recurrent matrices. Every entry of a factor acts N/2 times a step, over
+        all T steps: its gradient is that many times larger and a rate fit for the rest breaks it.
+    readout_rate
+        Learning rate of the readout V h_t + c, which acts once; if not given, that of the others.
+    schedule
+        How rates change over the run: not at all, or along half a cosine down to 0.
+    penalty
+        Strength λ of the soft unitary penalty. If not given, 0.01 for the simple cell, else 0.
+    max_norm
+        Longest gradient, all parameters together; longer ones are scaled down to it.
+    seed
+        Seed of everything random.
+    log_every
+        Updates between two lines of metrics.jsonl.
+    evaluate_every
+        Updates between two evaluations on held-out data.
+    checkpoint_every
+        Updates between two checkpoints.
+    """
 
     name: ClassVar[str]
     loss: ClassVar[Loss]
@@ -65,55 +120,28 @@ class Task(ABC):
     # Whether batches may continue the one before.
     carries: ClassVar[bool] = False
 
-    # Recurrent cell; rnn over kronecker is the KRU.
     cell: Literal["rnn", "lstm", "gru"] = "rnn"
-    # Recurrent matrix: a Kronecker product, a free matrix, the product of RC-uRNN, or a unitary
-    # matrix moved along its manifold as in FC-uRNN.
     matrix: Literal["kronecker", "dense", "restricted", "full"] = "kronecker"
-    # Size N of the hidden state.
     hidden_size: int = 128
-    # Cells, each above the one before.
     layers: int = 1
-    # Share of each layer's states that training sets to 0 on their way up.
     dropout: float = 0.0
-    # Shapes of the Kronecker factors, P Q P Q …; 2×2 throughout if not given.
     factors: tuple[tuple[int, int], ...] | None = None
-    # How Kronecker factors are drawn: Haar-random, or with the eigenvalues of their product equally
-    # spaced, which needs square factors and a complex dtype.
     init: Literal["haar", "spread"] = "haar"
-    # Nonlinearity of the simple cell; tanh and relu need a real dtype.
     activation: Literal["modrelu", "tanh", "relu", "identity"] = "modrelu"
-    # Numbers of the hidden state and of W: real or complex, single or double precision. If not
-    # given, complex64 for the simple cell and float32 for the others, which are real.
     dtype: Literal["float32", "float64", "complex64", "complex128"] | None = None
-    # Engine of the Kronecker product.
     backend: Backend = "auto"
-    # Sequences in a batch.
     batch_size: int = 20
-    # Updates of the parameters in the whole run.
     updates: int = 1000
-    # Rule of the updates.
     optimizer: Literal["sgd", "rmsprop", "adam"] = "rmsprop"
-    # Learning rate of all parameters that have no rate of their own below.
     rate: float = 1e-3
-    # Learning rate of the recurrent matrices. Every entry of a factor acts N/2 times a step, over
-    # all T steps: its gradient is that many times larger and a rate fit for the rest breaks it.
     factor_rate: float = 1e-4
-    # Learning rate of the readout V h_t + c, which acts once; if not given, that of the others.
     readout_rate: float | None = None
-    # How rates change over the run: not at all, or along half a cosine down to 0.
     schedule: Literal["constant", "cosine"] = "constant"
-    # Strength λ of the soft unitary penalty. If not given, 0.01 for the simple cell, else 0.
     penalty: float | None = None
-    # Longest gradient, all parameters together; longer ones are scaled down to it.
     max_norm: float | None = None
-    # Seed of everything random.
     seed: int = 0
-    # Updates between two lines of metrics.jsonl.
     log_every: int = 10
-    # Updates between two evaluations on held-out data.
     evaluate_every: int = 100
-    # Updates between two checkpoints.
     checkpoint_every: int = 100
 
     def __post_init__(self) -> None:
