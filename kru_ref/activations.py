@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .sweeps import Array
+from .arrays import Array
 
 
 def logistic(z: Array) -> Array:

@@ -23,18 +23,17 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.sparse.linalg import LinearOperator
 
 from . import backend as _backend
 from . import compiled
+from .arrays import DTYPES, Array
 from .backend import Backend
-from .sweeps import Array, sweeps
+from .sweeps import sweeps
 
 # More than fits any memory; factorising by trial division stays quick.
 LARGEST_SIZE = 2**40
-
-DTYPES = ("float32", "float64", "complex64", "complex128")
 
 
 def kron_matvec(factors: Sequence[ArrayLike], x: ArrayLike, backend: Backend = "auto") -> Array:
@@ -381,14 +380,6 @@ def as_factors(factors: Sequence[ArrayLike]) -> list[Array]:
     """Return the factors as non-empty matrices, each of a dtype we compute in."""
     arrays = _as_matrices(factors)
     return [W.astype(_promote(W), copy=False) for W in arrays]
-
-
-def check_dtype(dtype: DTypeLike) -> np.dtype:
-    """Return the NumPy dtype, if it is one of the four we compute in."""
-    checked = np.dtype(dtype)
-    if checked.name not in DTYPES:
-        raise TypeError(f"dtype must be one of {', '.join(DTYPES)}, got {checked.name}")
-    return checked
 
 
 def _prepared(factors: Sequence[ArrayLike], x: ArrayLike) -> tuple[Sequence[Array], Array]:

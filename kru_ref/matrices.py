@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 
 from . import backend as _backend
 from . import plans
+from .arrays import Array
 from .backend import Backend
 from .kronecker import factor_sizes, kron_matvec, kron_matvec_backward, kron_matvec_jvp
-from .sweeps import Array
 from .unitary import random_unitary, soft_unitary, spread_unitary, unitarity_defect
 
 

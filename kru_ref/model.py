@@ -19,11 +19,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import compiled
-from .cells import Cell, Params, Saved, State, check_params, checked_array, checked_size
+from .arrays import Array, check_rng, checked_array, checked_size
+from .cells import Cell, Params, Saved, State, check_params
 from .compiled import ReadoutGradient
 from .matrices import glorot_uniform
-from .sweeps import Array
-from .unitary import check_rng
 
 
 class ModelSaved(NamedTuple):

@@ -16,8 +16,8 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
+from .arrays import Array, as_array
 from .cells import Params
-from .sweeps import Array
 
 State = dict[str, Any]
 Real = NDArray[np.floating]
@@ -281,7 +281,7 @@ def clip_by_global_norm(grads: Mapping[str, Array], max_norm: float) -> tuple[Pa
     Returns
     -------
     grads : dict of str to ndarray
-        Times min(1, max_norm / norm).
+        Times min(1, max_norm / norm); as they are where the norm is not finite.
     norm : float
         √Σ|g|² over all entries, before clipping.
 
@@ -290,6 +290,7 @@ def clip_by_global_norm(grads: Mapping[str, Array], max_norm: float) -> tuple[Pa
     ValueError
         max_norm not above 0.
     """
+    grads = {name: as_array(name, g) for name, g in grads.items()}
     if not max_norm > 0:
         raise ValueError(f"max_norm must be above 0, got {max_norm}")
     # relative to the largest: squares of large entries overflow
@@ -297,14 +298,14 @@ def clip_by_global_norm(grads: Mapping[str, Array], max_norm: float) -> tuple[Pa
     scale = largest if 0 < largest < math.inf else 1.0
     squares = (float(np.sum((as_real(g).astype(float) / scale) ** 2)) for g in grads.values())
     norm = scale * math.sqrt(sum(squares))
-    if norm <= max_norm:
-        return dict(grads), norm
+    if norm <= max_norm or not math.isfinite(norm):
+        return grads, norm
     return {name: g * (float(max_norm) / norm) for name, g in grads.items()}, norm
 
 
 def as_real(p: Array) -> Real:
     """View a complex array as real numbers, (…, n) as (…, 2n); a real one as it is."""
-    p = np.ascontiguousarray(p)
+    p = np.ascontiguousarray(p, p.dtype.newbyteorder("="))
     return p.view(np.finfo(p.dtype).dtype)
 
 

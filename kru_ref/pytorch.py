@@ -6,9 +6,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .cells import GRU, LSTM, RNN, Cell, Params, check_params, checked_array
+from .arrays import Array, checked_array
+from .cells import GRU, LSTM, RNN, Cell, Params, check_params
 from .matrices import Dense
-from .sweeps import Array
 
 _NAME = re.compile(r"(weight|bias)_(ih|hh)_l\d+")
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .cells import Params, check_params, checked_array, checked_size
+from .arrays import Array, checked_array, checked_size
+from .cells import Params, check_params
 from .model import SequenceModel, features
-from .sweeps import Array
 
 # Of each cell, the parts of its state.
 States = list[tuple[Array, ...]]

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from .kronecker import as_factors, check_dtype, factor_singular_values
-from .sweeps import Array
+from .arrays import Array, check_dtype, check_rng
+from .kronecker import as_factors, factor_singular_values
 
 
 def soft_unitary(factors: Sequence[ArrayLike]) -> tuple[float, list[Array]]:
@@ -186,11 +186,3 @@ def spread_unitary(
         eigenvalues = np.exp(2j * np.pi * (np.arange(P) / strides[f] + rng.uniform()))
         factors.append(((V * eigenvalues) @ V.conj().T).astype(dtype))
     return factors
-
-
-def check_rng(rng: np.random.Generator) -> None:
-    """Raise unless rng is a generator, not a seed."""
-    if not isinstance(rng, np.random.Generator):
-        raise TypeError(
-            f"rng must be a numpy.random.Generator, such as np.random.default_rng(0), got {rng!r}"
-        )

@@ -1,7 +1,6 @@
 """What all recurrent cells share: sizes, parameters, input, the state before the first step."""
 
 import math
-import operator
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
@@ -11,11 +10,9 @@ import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 
 from .. import compiled
+from ..arrays import Array, check_dtype, check_rng, checked_array, checked_size
 from ..compiled import ReadoutGradient
-from ..kronecker import check_dtype
 from ..matrices import Matrix, RestrictedUnitary, glorot_uniform
-from ..sweeps import Array
-from ..unitary import check_rng
 
 Params = dict[str, Array]
 # What passes from one chunk of a sequence to the next: h, or h and c.
@@ -486,17 +483,6 @@ def _side_by_side(a: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(np.moveaxis(a, 0, 1)).reshape(a.shape[1], -1)
 
 
-def checked_size(name: str, value: Any) -> int:
-    """Return a size as an integer of at least 1."""
-    try:
-        size = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be a whole number, got {value!r}") from None
-    if size < 1:
-        raise ValueError(f"{name} must be at least 1, got {size}")
-    return size
-
-
 def check_real(cell: str, dtype: str) -> None:
     """Raise for a complex dtype, on which gates are not defined."""
     if dtype.startswith("complex"):
@@ -512,16 +498,6 @@ def random_state(N: int, rng: np.random.Generator, dtype: np.dtype) -> Array:
     limit = math.sqrt(3 / (parts * N))
     entries = rng.uniform(-limit, limit, (parts, N))
     return (entries[0] + 1j * entries[1] if parts == 2 else entries[0]).astype(dtype)
-
-
-def checked_array(name: str, value: ArrayLike, shape: tuple[int, ...], dtype: np.dtype) -> Array:
-    """Return value as a contiguous array of that shape and dtype; refuse complex for real."""
-    array = np.asarray(value)
-    if array.shape != shape:
-        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
-    if array.dtype.kind not in "fciub" or (np.iscomplexobj(array) and dtype.kind != "c"):
-        raise TypeError(f"{name} must fit dtype {dtype}, got {array.dtype}")
-    return np.ascontiguousarray(array, dtype)
 
 
 def check_params(

@@ -9,9 +9,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from .. import compiled
 from ..activations import logistic, logistic_jvp
+from ..arrays import Array
 from ..compiled import ReadoutGradient
 from ..matrices import Dense, Matrix
-from ..sweeps import Array
 from .cell import (
     Cell,
     Params,

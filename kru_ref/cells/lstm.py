@@ -9,15 +9,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from .. import compiled
 from ..activations import logistic, logistic_jvp
+from ..arrays import Array, checked_array
 from ..compiled import ReadoutGradient
 from ..matrices import Dense, Matrix
-from ..sweeps import Array
 from .cell import (
     Cell,
     Params,
     check_params,
     check_real,
-    checked_array,
     input_gradients,
     input_product,
     input_product_jvp,

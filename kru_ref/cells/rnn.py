@@ -9,10 +9,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from .. import compiled
 from ..activations import ACTIVATIONS
+from ..arrays import Array
 from ..backend import Backend
 from ..compiled import ReadoutGradient
 from ..matrices import Dense, Kronecker, Matrix
-from ..sweeps import Array
 from .cell import (
     Cell,
     Params,
