@@ -22,6 +22,8 @@ TOLERANCES: dict[str, tuple[float, float]] = {
 }
 # Imaginary, so nothing is subtracted and it may be as small as it likes.
 COMPLEX_STEP = 1e-20
+# What rounding may be of a gradient that counts as checked: a sign, a conjugate, a factor show.
+LEAST = 1e-2
 
 
 @dataclass(frozen=True)
@@ -165,8 +167,9 @@ def check_gradient(
     An error is relative to the largest entry of the parameter's gradient. A difference of two
     losses is known to about their rounding over the step, where f rounds as if its value and each
     of its arguments did: ε (|f| + Σ |p| |dp|). Where an error of this size would not pass, wider
-    steps are tried; a gradient too small for these as well is reported as "too small to check",
-    and the report is false: nothing is known of it.
+    steps are tried, and else an error counts as far as it stands out from rounding. Of a gradient
+    of which rounding does not leave two digits nothing is known: it is reported as "too small to
+    check", and the report is false.
 
     Where an entry disagrees, smaller steps are tried too: a kink, as relu has one, may lie within
     the first. So are steps of the size of p itself, for f may know no other.
@@ -231,30 +234,30 @@ def _closest(
     scale: float,
     tolerance: float,
 ) -> tuple[float, float, bool]:
-    """Return a probe's slope by the step that agrees best, its error, and whether it resolves it.
+    """Return a probe's slope by the step that agrees best, its error, and whether it was checked.
 
-    A step that agrees ends the search. Wider steps can confirm what the others leave open, but
-    not refute it: there f may bend.
+    Wider steps can confirm what the others leave open, but not refute it: there f may bend.
     """
     scale = scale * probe.length()
-    best: tuple[float, float] | None = None
-    for size in (None, *slope.closer(name, probe), *slope.wider(name, probe)):
+    sharp: list[tuple[float, float]] = []
+    for size in (None, *slope.closer(name, probe)):
         n = usual if size is None else slope(name, probe, size)
-        if not n.noise <= tolerance * scale:
-            continue
+        if n.noise <= tolerance * scale:
+            sharp.append((_relative(a, n.value, scale), n.value))
+            if sharp[-1][0] <= tolerance:
+                break
+    if sharp:
+        error, value = min(sharp)
+        return value, error, True
+    for size in slope.wider(name, probe):
+        n = slope(name, probe, size)
         error = _relative(a, n.value, scale)
-        is_wider = size is not None and size > slope.usual(name, probe)
-        if error <= tolerance:
+        if n.noise <= tolerance * scale and error <= tolerance:
             return n.value, error, True
-        if not is_wider and (best is None or error < best[0]):
-            best = error, n.value
-        if is_wider or (best is not None and slope.method == "complex-step"):
-            continue
-    if best is not None:
-        return best[1], best[0], True
-    flat = a == usual.value == 0 and slope.is_flat(name, probe)
-    floor = max(scale, usual.noise / tolerance)
-    return usual.value, _relative(a, usual.value, floor), flat
+    error = _relative(a, usual.value, max(scale, usual.noise / tolerance))
+    if usual.noise <= max(tolerance, LEAST) * scale:
+        return usual.value, error, True
+    return usual.value, error, a == usual.value == 0 and slope.is_flat(name, probe)
 
 
 def assert_gradient(
