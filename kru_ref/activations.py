@@ -61,6 +61,8 @@ def modrelu(z: Array, b: Array) -> Array:
 def modrelu_backward(dh: Array, h: Array, b: Array) -> tuple[Array, Array]:
     r"""Return dz (N, B) and db (N,) of :func:`modrelu`.
 
+    Here and below db is a sum in double precision: a recurrence adds up as many as it has steps.
+
     Notes
     -----
     Write z = r u with r = |z| and |u| = 1. A change δz moves r by Re(conj(u) δz) and
@@ -83,7 +85,7 @@ def modrelu_backward(dh: Array, h: Array, b: Array) -> tuple[Array, Array]:
     r = np.maximum(modulus - b[:, None], np.finfo(modulus.dtype).eps * modulus)
     stretch = np.divide(b[:, None], r, out=np.zeros_like(modulus), where=active)
     dz = np.where(active, dh + stretch * (dh - u * along), 0)
-    return dz, along.sum(axis=1)
+    return dz, along.sum(axis=1, dtype=np.float64)
 
 
 def modrelu_jvp(z: Array, b: Array, z_dot: Array, b_dot: Array) -> tuple[Array, Array]:
@@ -101,11 +103,18 @@ def modrelu_jvp(z: Array, b: Array, z_dot: Array, b_dot: Array) -> tuple[Array, 
 
 
 def _polar(z: Array) -> tuple[Array, Array]:
-    """Return |z| and z/|z|, 0 at 0; part by part, for a complex quotient overflows at tiny |z|."""
+    """Return |z| and z/|z|, 0 at 0; part by part, for a complex quotient overflows at tiny |z|.
+
+    Tiny numbers are scaled first: below the smallest normal one |z| has few digits.
+    """
     modulus, u = np.abs(z), np.zeros_like(z)
-    np.divide(z.real, modulus, out=u.real, where=modulus != 0)
+    limits = np.finfo(modulus.dtype)
+    scale = np.where(modulus < limits.tiny / limits.eps, 1 / limits.eps**2, 1)
+    scaled = z * scale.astype(modulus.dtype)
+    length = np.abs(scaled)
+    np.divide(scaled.real, length, out=u.real, where=length != 0)
     if np.iscomplexobj(z):
-        np.divide(z.imag, modulus, out=u.imag, where=modulus != 0)
+        np.divide(scaled.imag, length, out=u.imag, where=length != 0)
     return modulus, u
 
 
@@ -117,7 +126,7 @@ def tanh(z: Array, b: Array) -> Array:
 def tanh_backward(dh: Array, h: Array, b: Array) -> tuple[Array, Array]:
     """Return dz = (1 - h²) dh, since tanh' = 1 - tanh², and db = Σ_B dz."""
     dz = (1 - h * h) * dh
-    return dz, dz.sum(axis=1)
+    return dz, dz.sum(axis=1, dtype=np.float64)
 
 
 def tanh_jvp(z: Array, b: Array, z_dot: Array, b_dot: Array) -> tuple[Array, Array]:
@@ -134,7 +143,7 @@ def relu(z: Array, b: Array) -> Array:
 def relu_backward(dh: Array, h: Array, b: Array) -> tuple[Array, Array]:
     """Return dz = dh where h > 0, else 0, and db = Σ_B dz."""
     dz = np.where(h > 0, dh, 0)
-    return dz, dz.sum(axis=1)
+    return dz, dz.sum(axis=1, dtype=np.float64)
 
 
 def relu_jvp(z: Array, b: Array, z_dot: Array, b_dot: Array) -> tuple[Array, Array]:
@@ -150,7 +159,7 @@ def identity(z: Array, b: Array) -> Array:
 
 def identity_backward(dh: Array, h: Array, b: Array) -> tuple[Array, Array]:
     """Return dz = dh and db = Σ_B Re dh, for b is real."""
-    return dh, dh.real.sum(axis=1)
+    return dh, dh.real.sum(axis=1, dtype=np.float64)
 
 
 def identity_jvp(z: Array, b: Array, z_dot: Array, b_dot: Array) -> tuple[Array, Array]:

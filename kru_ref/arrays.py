@@ -47,8 +47,8 @@ def as_array(name: str, value: ArrayLike) -> Array:
         raise TypeError(f"{name} must be an array, got {what}: {error}") from error
     if array.dtype.kind == "O":
         raise TypeError(
-            f"{name} must be an array of numbers, got {what}; convert it first, as a sparse matrix "
-            "with .toarray()"
+            f"expected numbers for {name}, got {what} of Python objects; convert it first, as a "
+            "sparse matrix with .toarray()"
         )
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
@@ -76,7 +76,23 @@ def checked_array(name: str, value: ArrayLike, shape: tuple[int, ...], dtype: np
         raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
     if array.dtype.kind not in "fciub" or (np.iscomplexobj(array) and dtype.kind != "c"):
         raise TypeError(f"{name} must fit dtype {dtype}, got {array.dtype}")
-    return np.ascontiguousarray(array, dtype)
+    return converted(name, array, dtype)
+
+
+def converted(name: str, array: Array, dtype: np.dtype) -> Array:
+    """Return an array in another dtype, contiguous; refuse finite numbers too large for it."""
+    if array.dtype == dtype:
+        return np.ascontiguousarray(array)
+    with np.errstate(over="ignore", under="ignore"):
+        result = np.ascontiguousarray(array, dtype)
+    if not np.can_cast(array.dtype, dtype):
+        lost = np.isfinite(array) & ~np.isfinite(result)
+        if lost.any():
+            raise ValueError(
+                f"{name} must fit {dtype}, but holds {array[lost][0]}: scale it, or use double "
+                "precision"
+            )
+    return result
 
 
 def checked_size(name: str, value: Any) -> int:
