@@ -61,8 +61,6 @@ def modrelu(z: Array, b: Array) -> Array:
 def modrelu_backward(dh: Array, h: Array, b: Array) -> tuple[Array, Array]:
     r"""Return dz (N, B) and db (N,) of :func:`modrelu`.
 
-    Here and below db is a sum in double precision: a recurrence adds up as many as it has steps.
-
     Notes
     -----
     Write z = r u with r = |z| and |u| = 1. A change δz moves r by Re(conj(u) δz) and
@@ -85,7 +83,7 @@ def modrelu_backward(dh: Array, h: Array, b: Array) -> tuple[Array, Array]:
     r = np.maximum(modulus - b[:, None], np.finfo(modulus.dtype).eps * modulus)
     stretch = np.divide(b[:, None], r, out=np.zeros_like(modulus), where=active)
     dz = np.where(active, dh + stretch * (dh - u * along), 0)
-    return dz, along.sum(axis=1, dtype=np.float64)
+    return dz, along.sum(axis=1)
 
 
 def modrelu_jvp(z: Array, b: Array, z_dot: Array, b_dot: Array) -> tuple[Array, Array]:
@@ -126,7 +124,7 @@ def tanh(z: Array, b: Array) -> Array:
 def tanh_backward(dh: Array, h: Array, b: Array) -> tuple[Array, Array]:
     """Return dz = (1 - h²) dh, since tanh' = 1 - tanh², and db = Σ_B dz."""
     dz = (1 - h * h) * dh
-    return dz, dz.sum(axis=1, dtype=np.float64)
+    return dz, dz.sum(axis=1)
 
 
 def tanh_jvp(z: Array, b: Array, z_dot: Array, b_dot: Array) -> tuple[Array, Array]:
@@ -143,7 +141,7 @@ def relu(z: Array, b: Array) -> Array:
 def relu_backward(dh: Array, h: Array, b: Array) -> tuple[Array, Array]:
     """Return dz = dh where h > 0, else 0, and db = Σ_B dz."""
     dz = np.where(h > 0, dh, 0)
-    return dz, dz.sum(axis=1, dtype=np.float64)
+    return dz, dz.sum(axis=1)
 
 
 def relu_jvp(z: Array, b: Array, z_dot: Array, b_dot: Array) -> tuple[Array, Array]:
@@ -159,7 +157,7 @@ def identity(z: Array, b: Array) -> Array:
 
 def identity_backward(dh: Array, h: Array, b: Array) -> tuple[Array, Array]:
     """Return dz = dh and db = Σ_B Re dh, for b is real."""
-    return dh, dh.real.sum(axis=1, dtype=np.float64)
+    return dh, dh.real.sum(axis=1)
 
 
 def identity_jvp(z: Array, b: Array, z_dot: Array, b_dot: Array) -> tuple[Array, Array]:

@@ -102,10 +102,10 @@ def softmax_cross_entropy_jvp(
 def _shifted(steps: Real) -> tuple[Real, NDArray[np.intp]]:
     """Return y_m - y_max (T, M, B), 0 where y_max is infinite too, and which m is the largest."""
     largest = np.expand_dims(steps.real.argmax(axis=1), 1)  # (T, 1, B)
-    top = np.take_along_axis(steps.real, largest, axis=1)
+    top = np.take_along_axis(steps, largest, axis=1)
     with np.errstate(invalid="ignore"):
         shifted = steps - top
-    return np.where((steps == top) & (top == np.inf), 0, shifted), largest
+    return np.where((steps == top) & (top.real == np.inf), 0, shifted), largest
 
 
 @np.errstate(under="ignore")
