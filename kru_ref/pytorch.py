@@ -99,7 +99,7 @@ def to_pytorch(cell: Cell, params: Mapping[str, Array], layer: int = 0) -> dict[
         A cell that no PyTorch module computes, or parameters of another cell.
     """
     _check_cell(cell)
-    check_params(params, cell.shapes(), cell.dtypes())
+    params = check_params(params, cell.shapes(), cell.dtypes())
     identity = np.eye(cell.hidden_size, dtype=cell.dtype)
     weight_hh = [cell.matrix.matvec(W, identity) for W in cell.matrices(params)]
     bias_hh = np.zeros_like(params["b"])
