@@ -32,7 +32,7 @@ def as_array(name: str, value: ArrayLike) -> Array:
     TypeError
         No array: a sparse matrix, a dict, None, a PyTorch tensor that requires its gradient.
     """
-    if type(value) is np.ndarray and value.dtype.isnative and value.dtype.kind != "O":
+    if type(value) is np.ndarray and value.dtype.isnative and value.dtype.kind in "fciub":
         return value
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise ValueError(
@@ -45,10 +45,10 @@ def as_array(name: str, value: ArrayLike) -> Array:
         raise ValueError(f"{name} must be an array, got a {what} that is none: {error}") from error
     except Exception as error:  # whatever another library's __array__ raises
         raise TypeError(f"{name} must be an array, got {what}: {error}") from error
-    if array.dtype.kind == "O":
+    if array.dtype.kind not in "fciub":
         raise TypeError(
-            f"expected numbers for {name}, got {what} of Python objects; convert it first, as a "
-            "sparse matrix with .toarray()"
+            f"expected numbers for {name}, got {what} of dtype {array.dtype}; convert it first, "
+            "as a sparse matrix with .toarray()"
         )
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
