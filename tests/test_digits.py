@@ -151,9 +151,8 @@ def test_modrelu_at_any_modulus(dtype, b, backend):
     real = np.finfo(dtype).dtype
     exponents = [-323, -310, -300, -150, -45, -40, -38, -30, -10, 0, 10, 30, 37, 150, 300]
     limits = np.finfo(dtype)
-    sizes = [
-        s for s in (10.0**e for e in exponents) if limits.smallest_subnormal <= s < limits.max / 4
-    ]
+    least, most = float(limits.smallest_subnormal), float(limits.max) / 4
+    sizes = [s for s in (10.0**e for e in exponents) if least <= s < most]
     z = np.array([s * (1 + 1j) for s in sizes], dtype)
     cell = kru.KRU(len(z), len(z), [(len(z), len(z))], dtype=dtype, backend=backend)
     params = {name: np.zeros_like(p) for name, p in cell.init(np.random.default_rng(0)).items()}
