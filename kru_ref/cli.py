@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 
 from . import datasets, gradcheck, show_config, training, vectors, verify
+from .arrays import Array
 from .backend import Backend, kernels, reason, resolve
 from .cells import KRU, Cell
 from .extras import require
@@ -25,7 +26,6 @@ from .kronecker import factor_sizes
 from .losses import softmax_cross_entropy
 from .model import SequenceModel
 from .recipes import RECIPES
-from .sweeps import Array
 from .tasks import Adding, Characters, Copying, Music, Phonemes, Pixels, Task
 from .tasks.task import make_cell, make_matrix
 from .training import Metrics

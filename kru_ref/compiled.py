@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .arrays import Array
 from .backend import INSTRUCTION_SETS, instruction_set, kernels, n_threads
 from .plans import (
     BLOCK,
@@ -23,7 +24,6 @@ from .plans import (
     plan_of,
     product_of,
 )
-from .sweeps import Array
 
 KINDS = ("modrelu", "tanh", "relu", "identity")
 GATED = ("lstm", "gru")

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import __version__
+from .arrays import Array
 from .backend import Backend
 from .cells import GRU, LSTM, RNN, Cell
 from .checkpoint import write_atomically
@@ -23,7 +24,6 @@ from .kronecker import kron_matvec, kron_matvec_backward
 from .matrices import Dense, FullUnitary, Kronecker, Matrix, RestrictedUnitary, permutation
 from .model import SequenceModel
 from .oracles import LOSSES
-from .sweeps import Array
 
 FORMAT = 1
 INDEX, PAGE = "index.json", "README.md"
