@@ -229,7 +229,7 @@ def run_command(out, *more):
 
 
 def finish(process):
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
 
 
@@ -247,7 +247,7 @@ def test_a_run_killed_at_random_moments_ends_as_if_it_never_was(tmp_path):
     for kill in range(10):
         before = written()
         # at a moment before its first checkpoint, or soon after; the first run gets that far
-        latest = time.monotonic() + (moments.uniform(0, 2) if kill else 60)
+        latest = time.monotonic() + (moments.uniform(0, 2) if kill else 600)
         with run_command(out, *(["--resume"] if kill else [])) as process:
             while written() == before and time.monotonic() < latest:
                 time.sleep(0.001)
@@ -270,7 +270,7 @@ def test_control_c_ends_cleanly(tmp_path):
         time.sleep(0.01)
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 130
     assert "stopped; continue with: kru-ref train copying --out" in err
     assert "Traceback" not in err
