@@ -2,19 +2,25 @@
 
 import sys
 
+from . import interrupts
+
 
 def main() -> int:
     """Run the command line, or say what it needs."""
+    restore = interrupts.catch()
     try:
         from . import cli
 
-        return cli.main()
+        status = cli.main()
     except ImportError as error:
         print(f"kru-ref: {error}", file=sys.stderr)
-        return 1
+        status = 1
     except KeyboardInterrupt:
+        # what is behind the first is ignored until the process has ended
         print("kru-ref: stopped", file=sys.stderr)
         return 130
+    restore()
+    return status
 
 
 if __name__ == "__main__":
