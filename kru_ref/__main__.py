@@ -16,10 +16,11 @@ def main() -> int:
         print(f"kru-ref: {error}", file=sys.stderr)
         status = 1
     except KeyboardInterrupt:
-        # what is behind the first is ignored until the process has ended
         print("kru-ref: stopped", file=sys.stderr)
-        return 130
-    restore()
+        status = 130
+    # behind a first signal all others are ignored until the process has ended
+    if status != 130:
+        restore()
     return status
 
 

@@ -32,14 +32,14 @@ def catch() -> Callable[[], None]:
     restore : callable
         Puts back what handled the signals before.
     """
-    received: list[int] = []
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        if not received:
-            received.append(number)
-            if number == signal.SIGINT:
-                raise KeyboardInterrupt
-            raise SystemExit(128 + number)
+        # by the system: Python handles none any longer when it shuts down
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + number)
 
     by_nobody = (signal.SIG_DFL, signal.default_int_handler, _end_at_once)
     before = _replace(on_signal, lambda handler: handler in by_nobody)
