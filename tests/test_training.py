@@ -424,7 +424,7 @@ def test_a_held_out_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch)
             for batch in super().held_out(split):
                 yield batch._replace(targets=batch.targets * 1e200)
 
-    task = Far(length=6, hidden_size=8, updates=10, evaluate_every=5)
+    task = Far(length=6, hidden_size=8, updates=10, evaluate_every=5, dtype="complex128")
     with np.errstate(over="ignore"), pytest.raises(Diverged, match="validation data must be"):
         train(task, tmp_path)
 
