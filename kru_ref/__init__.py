@@ -2,6 +2,8 @@
 
 __version__ = "0.1.0"
 
+# first: it lets Ctrl-C end the command without a traceback while all else is imported
+from . import interrupts as interrupts
 from .adjoints import Jacobian, check_adjoint
 from .backend import show_config
 from .cells import GRU, KRU, LSTM, RNN

@@ -2,19 +2,26 @@
 
 import sys
 
+from . import interrupts
+
 
 def main() -> int:
     """Run the command line, or say what it needs."""
+    restore = interrupts.catch()
     try:
         from . import cli
 
-        return cli.main()
+        status = cli.main()
     except ImportError as error:
         print(f"kru-ref: {error}", file=sys.stderr)
-        return 1
+        status = 1
     except KeyboardInterrupt:
         print("kru-ref: stopped", file=sys.stderr)
-        return 130
+        status = 130
+    # behind a first signal all others are ignored until the process has ended
+    if status != 130:
+        restore()
+    return status
 
 
 if __name__ == "__main__":

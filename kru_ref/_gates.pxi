@@ -136,7 +136,7 @@ def gated_backward(
     const real[:, :, ::1] c, const real[:, :, :, ::1] gates, const real[:, :, ::1] dh,
     const real[::1] V, const real[:, :, ::1] dy, const real[:, ::1] dc,
     real[:, ::1] dh0, real[:, ::1] dc0, real[:, :, ::1] dx, double[:, ::1] dW,
-    double[:, ::1] dU, real[:, ::1] dU_labels, double[:, ::1] db, real[:, ::1] scratch,
+    double[:, ::1] dU, double[:, ::1] dU_labels, double[:, ::1] db, real[:, ::1] scratch,
     Py_ssize_t stride, Py_ssize_t gathered,
 ):
     """Back-propagate through gated_forward; LSTM.backward and GRU.backward in cells/.
@@ -175,7 +175,7 @@ cdef void gated_backward_block(
     Gated n, Block block, const Py_ssize_t* plan, const real* W, const real* WH, const real* UT,
     const real* x, const int64_t* labels, const real* h0, const real* c0, const real* h,
     const real* c, const real* gates, const real* gradient, const real* V, const real* dc,
-    real* dh0, real* dc0, real* dx, double* dW, double* dU, real* dU_labels, double* db,
+    real* dh0, real* dc0, real* dx, double* dW, double* dU, double* dU_labels, double* db,
     real* scratch,
 ) noexcept nogil:
     cdef const Kernels* K = kernels_for(n.level, real is double)

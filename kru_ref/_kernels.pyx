@@ -69,7 +69,7 @@ cdef extern from "simd.h":
         ) noexcept nogil
         void (*look_up_backward)(
             int parts, Py_ssize_t N, Py_ssize_t width, const void* dz, Py_ssize_t R,
-            const int64_t* labels, void* dUT,
+            const int64_t* labels, double* dUT,
         ) noexcept nogil
 
     enum:
@@ -592,7 +592,7 @@ def scratch_sizes(
     pairs = whole_vectors((D + M) * E)
     forward = 4 * stride + pairs
     backward = (
-        (F + 5 + gathered) * stride + (gathered + 1) * pairs
+        (F + 6 + gathered) * stride + (gathered + 1) * pairs
         + LARGEST_VECTOR * parts * n_factors + LARGEST_VECTOR * 4 * max(D, M)
     )
     readout = (gathered + 1) * (stride + pairs) + LARGEST_VECTOR * 4 * max(D, M)
@@ -673,7 +673,7 @@ def recurrence_backward(
     const real[:, :, ::1] h, const real[:, :, ::1] dh, const real[::1] V,
     const real[:, :, ::1] dy,
     real[:, ::1] dh0, real[:, :, ::1] dx, double[:, ::1] dW, double[:, ::1] dU,
-    real[:, ::1] dU_labels, real[:, ::1] db, real[:, ::1] scratch, Py_ssize_t stride,
+    double[:, ::1] dU_labels, double[:, ::1] db, real[:, ::1] scratch, Py_ssize_t stride,
     Py_ssize_t gathered,
 ):
     """Back-propagate through recurrence_forward.
@@ -720,7 +720,7 @@ cdef void backward_block(
     Sizes n, Block block, const Py_ssize_t* plan, const real* W, const real* WH, const real* UT,
     const real* b, const real* x, const int64_t* labels, const real* h0, const real* h,
     const real* gradient, const real* V,
-    real* dh0, real* dx, double* dW, double* dU, real* dU_labels, real* db, real* scratch,
+    real* dh0, real* dx, double* dW, double* dU, double* dU_labels, double* db, real* scratch,
 ) noexcept nogil:
     cdef const Kernels* K = kernels_for(n.level, real is double)
     cdef int mode = REALS if n.parts == 1 else PAIRS
@@ -735,7 +735,8 @@ cdef void backward_block(
     cdef real* dz_steps = other + stride
     cdef real* x_steps = dz_steps + n.gathered * stride
     cdef real* columns_t = x_steps + n.gathered * pairs
-    cdef real* G = columns_t + pairs
+    cdef real* db_columns = columns_t + pairs  # of the steps gathered, column by column
+    cdef real* G = db_columns + stride
     cdef real* G_product = G + LARGEST_VECTOR * n.parts * n.n_factors
     cdef real* dz
     cdef real* swap
@@ -758,7 +759,7 @@ cdef void backward_block(
         elif i == -1:
             memset(own, 0, stride * sizeof(real))
         dz = dz_steps + k * stride
-        K.activate_backward(n.kind, n.parts, block.size, g, own, state, b, dz, db)
+        K.activate_backward(n.kind, n.parts, block.size, g, own, state, b, dz, db_columns)
 
         previous = h + (t - 1) * n.N * row if t else h0
         if not block.whole:
@@ -798,6 +799,7 @@ cdef void backward_block(
         k += 1
         if k == n.gathered or t == 0:
             fold_sweeps(n.level, n.parts, E, n.F, plan, G, dW)
+            fold_columns(n.N, E // n.parts, block.width, db_columns, db)
             if not n.scatter:
                 product(
                     K, mode, n.N, n.D, dz_steps, stride, x_steps, pairs, k, E, G_product, dU
@@ -805,6 +807,20 @@ cdef void backward_block(
             k = 0
         state = previous
     K.copy(n.N, used, g, E, dh0 + n.parts * block.first, row)
+
+
+cdef void fold_columns(
+    Py_ssize_t N, Py_ssize_t row, Py_ssize_t width, real* columns, double* sums,
+) noexcept nogil:
+    """sums += columns[:, :width].sum(axis=1), these in double precision; columns = 0."""
+    cdef Py_ssize_t i, b
+    cdef double total
+    for i in range(N):
+        total = 0
+        for b in range(width):
+            total += columns[i * row + b]
+        sums[i] += total
+    memset(columns, 0, N * row * sizeof(real))
 
 
 cdef void one_hot(

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .sweeps import Array
+from .arrays import Array
 
 
 def logistic(z: Array) -> Array:
@@ -103,11 +103,18 @@ def modrelu_jvp(z: Array, b: Array, z_dot: Array, b_dot: Array) -> tuple[Array, 
 
 
 def _polar(z: Array) -> tuple[Array, Array]:
-    """Return |z| and z/|z|, 0 at 0; part by part, for a complex quotient overflows at tiny |z|."""
+    """Return |z| and z/|z|, 0 at 0; part by part, for a complex quotient overflows at tiny |z|.
+
+    Tiny numbers are scaled first: below the smallest normal one |z| has few digits.
+    """
     modulus, u = np.abs(z), np.zeros_like(z)
-    np.divide(z.real, modulus, out=u.real, where=modulus != 0)
+    limits = np.finfo(modulus.dtype)
+    scale = np.where(modulus < limits.tiny / limits.eps, 1 / limits.eps**2, 1)
+    scaled = z * scale.astype(modulus.dtype)
+    length = np.abs(scaled)
+    np.divide(scaled.real, length, out=u.real, where=length != 0)
     if np.iscomplexobj(z):
-        np.divide(z.imag, modulus, out=u.imag, where=modulus != 0)
+        np.divide(scaled.imag, length, out=u.imag, where=length != 0)
     return modulus, u
 
 

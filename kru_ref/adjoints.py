@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
+from .arrays import Array, as_array, check_rng, checked_size, divided
 from .optimizers import as_real
-from .sweeps import Array
-from .unitary import check_rng
 
 Real = NDArray[np.floating]
 
@@ -76,15 +75,20 @@ def check_adjoint(
     Raises
     ------
     ValueError
-        probes below 1.
+        probes below 1, a tolerance that is not finite and above 0, or an operator on nothing.
+    TypeError
+        No operator, or no generator.
     """
     check_rng(rng)
-    if probes < 1:
-        raise ValueError(f"probes must be at least 1, got {probes}")
+    probes = checked_size("probes", probes)
     A = aslinearoperator(operator)
+    if 0 in A.shape:
+        raise ValueError(f"operator must not be empty, or nothing is checked; got {A.shape}")
     single = np.dtype(A.dtype).name in ("float32", "complex64")
     if tolerance is None:
         tolerance = 1e-5 if single else 1e-12
+    if not (math.isfinite(tolerance) and tolerance > 0):
+        raise ValueError(f"tolerance must be finite and above 0, got {tolerance}")
     found = []
     for _ in range(probes):
         x, y = (
@@ -93,14 +97,18 @@ def check_adjoint(
             )
             for n in (A.shape[1], A.shape[0])
         )
-        Ax, AHy = A.matvec(x), A.rmatvec(y)
+        Ax, AHy = (np.asarray(a, np.complex128) for a in (A.matvec(x), A.rmatvec(y)))
+        # numbers of about 1, in double precision: squares of others over- or underflow
+        size = max(float(np.abs(a).max()) for a in (Ax, AHy))
+        if 0 < size < math.inf:
+            Ax, AHy = divided(Ax, size), divided(AHy, size)
         left, right = complex(np.vdot(y, Ax)), complex(np.vdot(AHy, x))
         scale = float(
             np.linalg.norm(y) * np.linalg.norm(Ax) + np.linalg.norm(AHy) * np.linalg.norm(x)
         )
         error = abs(left - right) / scale if scale else 0.0
         error = math.inf if math.isnan(error) else error
-        found.append(AdjointReport(left, right, error, tolerance))
+        found.append(AdjointReport(left * size, right * size, error, tolerance))
     return max(found, key=lambda report: report.error)
 
 
@@ -175,7 +183,7 @@ def packed(arrays: Mapping[str, Array], like: Mapping[str, Array]) -> Real:
         raise ValueError(f"expected arrays {sorted(like)}, got {sorted(arrays)}")
     parts = []
     for name, pattern in like.items():
-        a = np.asarray(arrays[name])
+        a = as_array(name, arrays[name])
         if a.shape != pattern.shape:
             raise ValueError(f"{name} must have shape {pattern.shape}, got {a.shape}")
         if np.iscomplexobj(a) and not np.iscomplexobj(pattern):

@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import zipfile
+import secrets
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from .archive import ArchiveError, read_npz, shortened
 from .cells import Params, check_params
 from .cells import State as CellState
 from .model import SequenceModel
@@ -32,6 +35,8 @@ class RunState(NamedTuple):
         The optimizer's state.
     carried : tuple, optional
         Each cell's state after the last batch, for one that continues it.
+    rows : tuple of int
+        The updates that metrics.jsonl has lines of.
     """
 
     update: int
@@ -39,10 +44,18 @@ class RunState(NamedTuple):
     params: Params
     optimizer: State
     carried: tuple[CellState, ...] | None
+    rows: tuple[int, ...] = ()
 
 
-def save_checkpoint(path: Path, state: RunState) -> None:
+def save_checkpoint(path: Path, state: RunState, previous: Path | None = None) -> None:
     """Write a state as an .npz archive; the file that was there stays until it is complete.
+
+    Parameters
+    ----------
+    path : Path
+    state : RunState
+    previous : Path, optional
+        Keeps what was at path.
 
     Raises
     ------
@@ -52,6 +65,7 @@ def save_checkpoint(path: Path, state: RunState) -> None:
     arrays: dict[str, Any] = {
         "update": np.array(state.update),
         "seconds": np.array(state.seconds),
+        "rows": np.array(state.rows, np.int64),
         "optimizer/steps": np.array(state.optimizer["steps"]),
     }
     arrays |= {f"params/{name}": value for name, value in state.params.items()}
@@ -61,7 +75,15 @@ def save_checkpoint(path: Path, state: RunState) -> None:
     for k, carried in enumerate(state.carried or ()):
         for i, part in enumerate(carried if isinstance(carried, tuple) else (carried,)):
             arrays[f"carried/{k}/{i}"] = part
-    write_atomically(path, lambda file: np.savez(file, **arrays))
+
+    def write(file: IO[bytes]) -> None:
+        np.savez(file, **arrays)
+        if previous is not None and path.exists():
+            # copied, not renamed: there is a checkpoint at any moment
+            with open(path, "rb") as old:
+                write_atomically(previous, lambda kept: shutil.copyfileobj(old, kept))
+
+    write_atomically(path, write)
 
 
 def load_checkpoint(path: Path, model: SequenceModel, optimizer: Optimizer) -> RunState:
@@ -69,33 +91,66 @@ def load_checkpoint(path: Path, model: SequenceModel, optimizer: Optimizer) -> R
 
     Raises
     ------
-    FileNotFoundError
-        No such file.
     ValueError
         A damaged file, or the checkpoint of another model or optimizer.
+    OSError
+        It is not there or cannot be read.
     """
+    known = {"update", "seconds", "rows", "optimizer/steps"}
+    for slot in ("params", *(f"optimizer/{slot}" for slot in optimizer.slots)):
+        known |= {f"{slot}/{name}" for name in model.shapes()}
+    carried = {
+        f"carried/{k}/{i}" for k, cell in enumerate(model.cells) for i in range(len(cell.states))
+    }
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except FileNotFoundError:
-        raise
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is damaged or no checkpoint: {error}") from error
+        arrays = read_npz(path)
+    except ArchiveError as error:
+        raise ValueError(f"{path} is damaged or no checkpoint: {error.reason}") from error
     try:
         check_params(_under(arrays, "params/"), model.shapes(), model.dtypes())
-        state: State = {"steps": int(arrays["optimizer/steps"])}
+        if unknown := arrays.keys() - known - carried:
+            raise ValueError(f"it holds {min(unknown)!r}")
+        if missing := known - arrays.keys():
+            raise ValueError(f"it lacks {min(missing)!r}")
+        state: State = {"steps": _whole(arrays["optimizer/steps"], "optimizer/steps")}
         for slot in optimizer.slots:
             state[slot] = _under(arrays, f"optimizer/{slot}/")
             check_params(state[slot], model.shapes(), model.dtypes())
-        return RunState(
-            int(arrays["update"]),
-            float(arrays["seconds"]),
-            _under(arrays, "params/"),
-            state,
-            _carried(arrays, model),
-        )
+        states = _carried(arrays, model)
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} is the checkpoint of another model: {error}") from error
+        raise ValueError(
+            f"{path} is the checkpoint of another model: {shortened(str(error))}"
+        ) from error
+    try:
+        update = _whole(arrays["update"], "update")
+        if state["steps"] != update:
+            raise ValueError(f"update is {update}, but optimizer/steps {state['steps']}")
+        seconds = arrays["seconds"]
+        if seconds.shape != () or seconds.dtype.kind != "f":
+            raise ValueError("seconds must be a real number")
+        for name, value in arrays.items():
+            if not np.isfinite(value).all():
+                raise ValueError(f"{name} must be finite")
+        if seconds < 0:
+            raise ValueError(f"seconds must be at least 0, got {float(seconds):g}")
+        rows = _rows(arrays["rows"], update)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged or no checkpoint: {error}") from error
+    return RunState(update, float(seconds), _under(arrays, "params/"), state, states, rows)
+
+
+def _whole(value: NDArray[Any], name: str) -> int:
+    if value.shape != () or value.dtype.kind not in "iu" or value < 0:
+        raise ValueError(f"{name} must be a whole number from 0 on")
+    return int(value)
+
+
+def _rows(rows: NDArray[Any], update: int) -> tuple[int, ...]:
+    if rows.ndim != 1 or rows.dtype.kind != "i":
+        raise ValueError("rows must be whole numbers, one for each line of metrics")
+    if not (np.diff(rows, prepend=0, append=update + 1) > 0).all():
+        raise ValueError(f"rows must be updates in order, from 1 to {update}")
+    return tuple(rows.tolist())
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -107,14 +162,18 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """Let ``write`` fill a file beside path, then rename it to path.
 
+    The file has a name that nobody else writes to, see :func:`leftovers`. What is renamed is on
+    the disk, and so is the renaming.
+
     Raises
     ------
     OSError
         It cannot be written; what was at path is intact.
     """
-    partial = path.with_name(f"{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
     try:
-        with open(partial, "wb") as file:
+        # "x": what is there already, a symbolic link too, is not written to
+        with open(partial, "xb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -123,6 +182,24 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         with contextlib.suppress(OSError):
             partial.unlink()
         raise
+    if os.name == "posix":
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            # some file systems cannot, and need not
+            with contextlib.suppress(OSError):
+                os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def leftovers(path: Path) -> list[Path]:
+    """Return the files that writers of path, killed while they wrote, have left beside it."""
+    prefix = f".{path.name}."
+    return [
+        file
+        for file in path.parent.iterdir()
+        if file.name.startswith(prefix) and file.name.endswith(".partial")
+    ]
 
 
 def _carried(arrays: dict[str, Any], model: SequenceModel) -> tuple[CellState, ...] | None:
@@ -131,7 +208,8 @@ def _carried(arrays: dict[str, Any], model: SequenceModel) -> tuple[CellState, .
     states: list[CellState] = []
     for k, cell in enumerate(model.cells):
         parts = tuple(arrays[f"carried/{k}/{i}"] for i in range(len(cell.states)))
-        if any(p.shape[:1] != (cell.hidden_size,) or p.dtype != cell.dtype for p in parts):
+        shape = cell.hidden_size, *parts[0].shape[1:]
+        if parts[0].ndim != 2 or any(p.shape != shape or p.dtype != cell.dtype for p in parts):
             raise ValueError(f"the state carried by cell {k} does not fit it")
         states.append(parts if len(parts) > 1 else parts[0])
     return tuple(states)

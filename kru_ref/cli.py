@@ -4,11 +4,13 @@ Needs tyro, which turns a dataclass and its comments into options and their help
 """
 
 import argparse
+import contextlib
 import dataclasses
 import importlib.util
 import math
 import shlex
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 
 from . import datasets, gradcheck, show_config, training, vectors, verify
+from .arrays import Array
 from .backend import Backend, kernels, reason, resolve
 from .cells import KRU, Cell
 from .extras import require
@@ -25,7 +28,6 @@ from .kronecker import factor_sizes
 from .losses import softmax_cross_entropy
 from .model import SequenceModel
 from .recipes import RECIPES
-from .sweeps import Array
 from .tasks import Adding, Characters, Copying, Music, Phonemes, Pixels, Task
 from .tasks.task import make_cell, make_matrix
 from .training import Metrics
@@ -49,18 +51,25 @@ class Train:
         """Train, and print what was reached."""
         progress = Progress(self.task.updates, disable=self.quiet)
         try:
-            metrics = training.train(
-                self.task, self.out, resume=self.resume, on_update=progress.show
-            )
-        except KeyboardInterrupt:
+            with warnings.catch_warnings():
+                warnings.simplefilter("always", training.RunWarning)
+                warnings.showwarning = progress.warn  # type: ignore[assignment]
+                metrics = training.train(
+                    self.task, self.out, resume=self.resume, on_update=progress.show
+                )
+        except (Exception, KeyboardInterrupt, SystemExit) as error:
             progress.close()
-            if not (self.out / training.CHECKPOINT).exists():
+            # which update is saved
+            for note in getattr(error, "__notes__", ()):
+                progress.say(note)
+            if isinstance(error, Exception) or not (self.out / training.CHECKPOINT).exists():
                 raise
             command = f"kru-ref train {self.task.name} --out {shlex.quote(str(self.out))} --resume"
-            print(f"stopped; continue with: {command}", file=sys.stderr)
+            progress.say(f"stopped; continue with: {command}")
+            if isinstance(error, SystemExit):
+                raise
             return 130
-        finally:
-            progress.close()
+        progress.close()
         print(summary(self.task, metrics))
         return 0
 
@@ -127,7 +136,10 @@ def options(task: Task) -> list[str]:
 
 
 class Progress:
-    """A bar with the loss, the task's metric and the unitarity defect."""
+    """A bar with the loss, the task's metric and the unitarity defect.
+
+    Nothing that keeps it from being shown, such as a closed pipe, ends a run.
+    """
 
     def __init__(self, updates: int, disable: bool) -> None:
         self.updates, self.disable = updates, disable
@@ -135,13 +147,34 @@ class Progress:
 
     def show(self, line: Metrics) -> None:
         """Move the bar to the update of a line of metrics."""
+        try:
+            self._show(line)
+        except Exception:
+            self.disable, self.bar = True, None
+
+    def say(self, text: str) -> None:
+        """Print a line where the bar is."""
+        with contextlib.suppress(Exception):
+            sys.stderr.write(f"{text}\n")
+            sys.stderr.flush()
+
+    def warn(self, message: Any, *_: Any) -> None:
+        """Print a warning as a sentence."""
+        self.say(f"kru-ref: warning: {message}")
+
+    def _show(self, line: Metrics) -> None:
+        if self.disable:
+            return
         if self.bar is None:
+            # in a file each state of the bar is one more line
+            seconds = 0.1 if sys.stderr.isatty() else 60
             # made at the first update, so that a resumed run's rate starts there
             self.bar = require("tqdm", "train").tqdm(
                 total=self.updates,
                 initial=int(line["step"]) - 1,
                 unit="update",
-                disable=self.disable,
+                mininterval=seconds,
+                maxinterval=max(seconds, 10),
                 dynamic_ncols=True,
             )
         hidden = ("step", "seconds", "gradient_norm")
@@ -154,7 +187,8 @@ class Progress:
     def close(self) -> None:
         """Leave the bar as it stands."""
         if self.bar is not None:
-            self.bar.close()
+            with contextlib.suppress(Exception):
+                self.bar.close()
 
 
 @dataclass(frozen=True)

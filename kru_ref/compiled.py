@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .arrays import Array
 from .backend import INSTRUCTION_SETS, instruction_set, kernels, n_threads
 from .plans import (
     BLOCK,
@@ -25,7 +26,6 @@ from .plans import (
     plan_of,
     product_of,
 )
-from .sweeps import Array
 
 KINDS = ("modrelu", "tanh", "relu", "identity")
 GATED = ("lstm", "gru")
@@ -201,8 +201,8 @@ def backward(
     dx = np.empty(x.shape if input_gradient and x.ndim == 3 else (0, 1, 1), b.dtype)
     dW = np.zeros((n_blocks, W.size))
     dU = np.zeros((n_blocks, 1 if scatter else parts * U.size))
-    dU_labels = np.zeros((n_blocks, parts * U.size if scatter else 1), b.dtype)
-    db = np.zeros((n_blocks, scratch.stride // parts), b.dtype)
+    dU_labels = np.zeros((n_blocks, parts * U.size if scatter else 1))
+    db = np.zeros((n_blocks, N))
     kernels.recurrence_backward(
         _level(),
         KINDS.index(activation),
@@ -232,17 +232,13 @@ def backward(
         scratch.gathered,
     )
     if scatter:
-        dU_sum = _complex(dU_labels.sum(axis=0, dtype=np.float64), parts).reshape(D, N).T
+        dU_sum = _complex(dU_labels.sum(axis=0), parts).reshape(D, N).T
     else:
         dU_sum = _complex(dU.sum(axis=0), parts).reshape(N, D)
-    db_sum = np.zeros(N)
-    for sums, width in zip(db, np.diff(columns), strict=True):
-        row = kernels.row_parts(parts, width, b.dtype == np.float64) // parts
-        db_sum += sums[: N * row].reshape(N, row)[:, :width].sum(axis=1, dtype=np.float64)
     return (
         _dfactors(factors, plan, dW.sum(axis=0), U.dtype),
         np.ascontiguousarray(dU_sum, U.dtype),
-        db_sum.astype(b.dtype),
+        db.sum(axis=0).astype(b.dtype),
         dx if dx.size else None,
         dh0,
     )
@@ -318,7 +314,7 @@ def gated_backward(
     dx = np.empty(x.shape if input_gradient and x.ndim == 3 else (0, 1, 1), dtype)
     dW = np.zeros((n_blocks, merged.size))
     dU = np.zeros((n_blocks, 1 if scatter else U.size))
-    dU_labels = np.zeros((n_blocks, U.size if scatter else 1), dtype)
+    dU_labels = np.zeros((n_blocks, U.size if scatter else 1))
     db = np.zeros((n_blocks, 4 * N))
     kernels.gated_backward(
         _level(),
@@ -351,7 +347,7 @@ def gated_backward(
         gathered,
     )
     if scatter:
-        dU_sum = dU_labels.sum(axis=0, dtype=np.float64).reshape(D, rows).T
+        dU_sum = dU_labels.sum(axis=0).reshape(D, rows).T
     else:
         dU_sum = dU.sum(axis=0).reshape(rows, D)
     db_sum = db.sum(axis=0).astype(dtype)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import oracles
+from .arrays import Array
 from .backend import kernels
 from .cells import GRU, LSTM, RNN, Cell, Params
 from .gradients import check_gradient
@@ -18,7 +19,6 @@ from .matrices import Dense, FullUnitary, Kronecker, Matrix, RestrictedUnitary
 from .model import SequenceModel
 from .oracles import Problem
 from .rtrl import rtrl
-from .sweeps import Array
 
 D, N, M = 2, 6, 3
 FACTORS = ((1, 2), (2, 3), (3, 1))

@@ -6,13 +6,12 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from .kronecker import DTYPES
-from .sweeps import Array
-from .unitary import check_rng
+from .arrays import DTYPES, Array, as_array, check_rng, checked_size, divided
 
 Function = Callable[[dict[str, Array]], Any]
 Method = Literal["central", "richardson", "complex-step"]
@@ -25,6 +24,8 @@ TOLERANCES: dict[str, tuple[float, float]] = {
 }
 # Imaginary, so nothing is subtracted and it may be as small as it likes.
 COMPLEX_STEP = 1e-20
+# What rounding may be of a gradient that counts as checked: a sign, a conjugate, a factor show.
+LEAST = 1e-2
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class ParameterCheck:
     entries : int
         How many probes there were.
     too_small : bool
-        Whether rounding would hide an error of this gradient.
+        Whether the rounding of f would hide an error of this gradient: it was not checked.
     hint : str
         What a wrong gradient looks like, if it looks like anything.
     """
@@ -62,7 +63,7 @@ class ParameterCheck:
 
 @dataclass(frozen=True)
 class GradientReport:
-    """What :func:`check_gradient` found; true if every parameter passed.
+    """What :func:`check_gradient` found; true if every parameter was checked and passed.
 
     Attributes
     ----------
@@ -81,7 +82,7 @@ class GradientReport:
         return max(check.error for check in self.checks)
 
     def __bool__(self) -> bool:
-        return all(check.error <= self.tolerance for check in self.checks)
+        return all(c.error <= self.tolerance and not c.too_small for c in self.checks)
 
     def __str__(self) -> str:
         width = max(len("parameter"), *(len(check.name) for check in self.checks))
@@ -91,7 +92,7 @@ class GradientReport:
         ]
         for c in self.checks:
             index = f"[{', '.join(map(str, c.index))}]" if c.part != "along v" else ""
-            verdict = "  too small to check" if c.too_small else ""
+            verdict = "  <- too small to check" if c.too_small else ""
             verdict = verdict if c.error <= self.tolerance else "  <- wrong"
             lines.append(
                 f"{c.name:{width}}  {c.entries:7d}  {f'{c.part} {index}':12}  {c.analytic:15.8e}  "
@@ -165,13 +166,15 @@ def check_gradient(
     terms in s² and s⁴ cancel, and ε^(6/7) is left, 4e-14. *Complex step* (Squire and Trapp 1998):
     Im f(p + is)/s differs from the derivative by s², and no two losses are subtracted.
 
-    An error is relative to the largest entry of the parameter's gradient. Where that is
-    below a thousandth of the largest of the whole gradient, or so small that the rounding
-    of f alone would exceed the tolerance, a difference of two losses resolves nothing: the
-    error is relative to that floor, and the report says "too small to check".
+    An error is relative to the largest entry of the parameter's gradient. A difference of two
+    losses is known to about their rounding over the step, where f rounds as if its value and each
+    of its arguments did: ε (|f| + Σ |p| |dp|). Where an error of this size would not pass, wider
+    steps are tried, and else an error counts as far as it stands out from rounding. Of a gradient
+    of which rounding does not leave two digits nothing is known: it is reported as "too small to
+    check", and the report is false.
 
     Where an entry disagrees, smaller steps are tried too: a kink, as relu has one, may lie within
-    the first.
+    the first. So are steps of the size of p itself, for f may know no other.
 
     Examples
     --------
@@ -181,57 +184,82 @@ def check_gradient(
     >>> bool(report)
     True
     """
-    params = {name: np.asarray(p) for name, p in params.items()}
-    grads = {name: np.asarray(g) for name, g in grads.items()}
+    params, grads = _plain("params", params), _plain("grads", grads)
     _check_arguments(params, grads, method, entries, directions, rng)
     single = any(p.dtype.name in ("float32", "complex64") for p in params.values())
     if tolerance is None:
         tolerance = TOLERANCES[method][single]
-    if method == "complex-step":
-        value = _complex(f({name: p.astype(np.complex128) for name, p in params.items()})).real
-    else:
-        value = _real(f(dict(params)))
-    largest = {name: float(np.max(np.abs(g), initial=0)) for name, g in grads.items()}
-    eps = max(float(np.finfo(p.dtype).eps) for p in params.values())
-    rounding = {"central": eps ** (2 / 3), "richardson": eps ** (6 / 7), "complex-step": eps}
-    floor = max(
-        1e-3 * max((size for size in largest.values() if math.isfinite(size)), default=0.0),
-        rounding[method] * abs(value) / tolerance if method != "complex-step" else 0.0,
-    )
+    if not (math.isfinite(tolerance) and tolerance > 0):
+        raise ValueError(f"tolerance must be finite and above 0, got {tolerance}")
+    slope = _Slope(f, params, grads, method)
     checks = []
     for name, p in params.items():
         probes = list(_probes(p, entries, directions, rng))
-        slope = _Slope(f, params, name, method)
-        numerical = [slope(probe) for probe in probes]
-        lengths = [probe.length() for probe in probes]
-        sizes = np.abs(numerical) / lengths
-        scale = max(largest[name], floor, float(sizes.max(initial=0)))
-        analytic = [_along(grads[name], probe) for probe in probes]
-        worst = ParameterCheck(name, (), "", 0.0, 0.0, 0.0, len(probes), largest[name] < floor)
-        for k, probe in enumerate(probes):
-            error = _relative(analytic[k], numerical[k], scale * lengths[k])
-            for shrink in (1e-1, 1e-2) if single else (1e-1, 1e-2, 1e-3):
-                # a kink or a jump within the step: look closer, as far as rounding allows
-                if error <= tolerance or method == "complex-step":
-                    break
-                closer = slope(probe, shrink)
-                if _relative(analytic[k], closer, scale * lengths[k]) < error:
-                    numerical[k] = closer
-                    error = _relative(analytic[k], closer, scale * lengths[k])
-            if error >= worst.error:
-                worst = dataclasses.replace(
-                    worst,
-                    index=probe.index,
-                    part=probe.part,
-                    analytic=analytic[k],
-                    numerical=numerical[k],
-                    error=error,
-                )
-        if not worst.error <= tolerance:
-            hint = _hint(grads[name], probes, np.array(numerical), 10 * tolerance)
-            worst = dataclasses.replace(worst, hint=hint)
-        checks.append(worst)
-    return GradientReport(tuple(checks), tolerance)
+        checks.append(_check_parameter(slope, name, probes, grads[name], tolerance))
+    return GradientReport(tuple(checks), float(tolerance))
+
+
+def _check_parameter(
+    slope: "_Slope", name: str, probes: list["_Probe"], g: Array, tolerance: float
+) -> ParameterCheck:
+    """Compare one parameter's gradient with its slopes, and return the worst probe."""
+    analytic = [_along(g, probe) for probe in probes]
+    found = [slope(name, probe, slope.usual(name, probe)) for probe in probes]
+    sizes = [abs(n.value) / probe.length() for n, probe in zip(found, probes, strict=True)]
+    known = [s for s, n in zip(sizes, found, strict=True) if n.noise <= tolerance * abs(n.value)]
+    scale = max(_largest(g), *known, 0.0)
+    numerical: list[float] = []
+    worst = ParameterCheck(name, (), "", 0.0, 0.0, 0.0, len(probes))
+    for probe, a, usual in zip(probes, analytic, found, strict=True):
+        n, error, resolved = _closest(slope, name, probe, a, usual, scale, tolerance)
+        numerical.append(n)
+        too_small = worst.too_small or not resolved
+        if error >= worst.error:
+            worst = dataclasses.replace(
+                worst, index=probe.index, part=probe.part, analytic=a, numerical=n, error=error
+            )
+        worst = dataclasses.replace(worst, too_small=too_small)
+    if worst.error <= tolerance:
+        return worst
+    guilty = next(q for q in probes if (q.index, q.part) == (worst.index, worst.part))
+    hint = slope.defect(name, guilty, tolerance * scale * guilty.length())
+    hint = hint or _hint(g, probes, np.array(numerical), 10 * tolerance)
+    return dataclasses.replace(worst, hint=hint)
+
+
+def _closest(
+    slope: "_Slope",
+    name: str,
+    probe: "_Probe",
+    a: float,
+    usual: "_Estimate",
+    scale: float,
+    tolerance: float,
+) -> tuple[float, float, bool]:
+    """Return a probe's slope by the step that agrees best, its error, and whether it was checked.
+
+    Wider steps can confirm what the others leave open, but not refute it: there f may bend.
+    """
+    scale = scale * probe.length()
+    sharp: list[tuple[float, float]] = []
+    for size in (None, *slope.closer(name, probe)):
+        n = usual if size is None else slope(name, probe, size)
+        if n.noise <= tolerance * scale:
+            sharp.append((_relative(a, n.value, scale), n.value))
+            if sharp[-1][0] <= tolerance:
+                break
+    if sharp:
+        error, value = min(sharp)
+        return value, error, True
+    for size in slope.wider(name, probe):
+        n = slope(name, probe, size)
+        error = _relative(a, n.value, scale)
+        if n.noise <= tolerance * scale and error <= tolerance:
+            return n.value, error, True
+    error = _relative(a, usual.value, max(scale, usual.noise / tolerance))
+    if usual.noise <= max(tolerance, LEAST) * scale:
+        return usual.value, error, True
+    return usual.value, error, a == usual.value == 0 and slope.is_flat(name, probe)
 
 
 def assert_gradient(
@@ -306,33 +334,147 @@ def _probes(
             yield _Probe(index, part)
 
 
+class _Estimate(NamedTuple):
+    """A derivative, and how far the rounding of f may have moved it."""
+
+    value: float
+    noise: float
+
+
 class _Slope:
-    """The derivative of f as one parameter moves, by one of the methods."""
+    """The derivative of f as one parameter moves, by one of the methods.
 
-    def __init__(self, f: Function, params: Mapping[str, Array], name: str, method: Method) -> None:
-        self.f, self.params, self.name, self.method = f, dict(params), name, method
+    Sizes are those of what moves; a step is the share of it that balances truncation and rounding.
+    """
 
-    def __call__(self, probe: _Probe, shrink: float = 1.0) -> float:
-        """Return df/ds at p + s v, s = 0, with steps shrunk."""
-        p = self.params[self.name]
+    def __init__(
+        self, f: Function, params: Mapping[str, Array], grads: Mapping[str, Array], method: Method
+    ) -> None:
+        self.f, self.params, self.method = f, dict(params), method
+        self.eps = max(float(np.finfo(p.dtype).eps) for p in params.values())
+        if method == "complex-step":
+            of = {name: p.astype(np.complex128) for name, p in params.items()}
+            self.value = _complex(f(of)).real
+        else:
+            self.value = _real(f(dict(params)))
+        with np.errstate(over="ignore"):  # then nothing is resolved, and the report says so
+            self.moved_by_rounding = sum(
+                float(np.abs(p).astype(float).ravel() @ np.nan_to_num(np.abs(grads[name])).ravel())
+                for name, p in params.items()
+            )
+
+    def usual(self, name: str, probe: _Probe) -> float:
+        """Return the size of the first step: 1, or what moves where it is larger."""
+        return max(1.0, probe.largest(self.params[name]))
+
+    def closer(self, name: str, probe: _Probe) -> Iterator[float]:
+        """Yield smaller sizes: for a kink or a jump within the step, and of p's own size."""
         if self.method == "complex-step":
-            shifted = probe.moved(p, COMPLEX_STEP * 1j)
-            return _complex(self.f({**self.params, self.name: shifted})).imag / COMPLEX_STEP
-        eps = float(np.finfo(p.dtype).eps)
-        size = shrink * max(1.0, probe.largest(p))
-        if self.method == "central":
-            return self._difference(probe, size * eps ** (1 / 3))
-        D_1, D_2, D_3 = (self._difference(probe, size * eps ** (1 / 7) / k) for k in (1, 2, 4))
-        R_1, R_2 = (4 * D_2 - D_1) / 3, (4 * D_3 - D_2) / 3
-        return (16 * R_2 - R_1) / 15
+            return
+        usual, p = self.usual(name, probe), self.params[name]
+        yield from (usual * shrink for shrink in (1e-1, 1e-2, 1e-3)[: 2 if self.eps > 1e-9 else 3])
+        for own in sorted({probe.largest(p), _largest(p)}):
+            if 0 < own < 1e-3 * usual:
+                yield from (own, own / 10)
 
-    def _difference(self, probe: _Probe, step: float) -> float:
-        p = self.params[self.name]
+    def wider(self, name: str, probe: _Probe) -> Iterator[float]:
+        """Yield larger sizes, at which less of a difference is rounding."""
+        if self.method == "complex-step":
+            return
+        usual, p = self.usual(name, probe), self.params[name]
+        yield from (10 * usual, 100 * usual)
+        if _largest(p) > 100 * usual:
+            yield _largest(p)
+        for own in sorted({probe.largest(p), _largest(p)}):
+            if 0 < own < 1e-3:
+                yield from (10 * own, 100 * own)
+
+    def __call__(self, name: str, probe: _Probe, size: float) -> _Estimate:
+        """Return df/ds at p + s v, s = 0, by steps for a size."""
+        p = self.params[name]
+        if self.method == "complex-step":
+            # relative to p: nothing is subtracted, but what is squared may over- or underflow
+            own = probe.largest(p) or 1.0
+            step = max(COMPLEX_STEP * own, min(COMPLEX_STEP, 1e-10 * own))
+            shifted = probe.moved(p, step * 1j)
+            slope = _complex(self.f({**self.params, name: shifted})).imag / step
+            return _Estimate(slope, 0.0)
+        if self.method == "central":
+            return self._difference(name, probe, size * self.eps ** (1 / 3))
+        steps = [size * self.eps ** (1 / 7) / k for k in (1, 2, 4)]
+        D = [self._difference(name, probe, step) for step in steps]
+        R_1, R_2 = ((4 * D[k + 1].value - D[k].value) / 3 for k in (0, 1))
+        return _Estimate((16 * R_2 - R_1) / 15, 2 * D[2].noise)
+
+    def _difference(self, name: str, probe: _Probe, step: float) -> _Estimate:
+        p = self.params[name]
         plus, minus = probe.moved(p, step), probe.moved(p, -step)
-        losses = [_real(self.f({**self.params, self.name: q})) for q in (plus, minus)]
         # by what it was really moved, after rounding
         length = _along(plus - minus, probe) / probe.length() ** 2
-        return (losses[0] - losses[1]) / length
+        if length == 0 or not math.isfinite(length):
+            return _Estimate(0.0, math.inf)
+        losses = [self._loss(name, q) for q in (plus, minus)]
+        size = max(abs(self.value), *(abs(loss) for loss in losses))
+        noise = self.eps * (size + self.moved_by_rounding) / (length / 2)
+        if not math.isfinite(noise):
+            return _Estimate(0.0, math.inf)
+        return _Estimate((losses[0] - losses[1]) / length, noise)
+
+    def _loss(self, name: str, p: Array) -> float:
+        """Return f at another value of a parameter; infinite where it overflows."""
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):
+                value = _number(self.f({**self.params, name: p}))
+        except OverflowError:  # of Python's own numbers
+            return math.inf
+        return value if math.isfinite(value) else math.inf
+
+    def is_flat(self, name: str, probe: _Probe) -> bool:
+        """Tell whether f does not move at all when p moves by as much as its size."""
+        if self.method == "complex-step":
+            return True
+        p, size = self.params[name], self.usual(name, probe)
+        return all(
+            self._loss(name, probe.moved(p, step)) == self.value
+            for share in (1, self.eps ** (1 / 3))
+            for step in (share * size, -share * size)
+        )
+
+    def defect(self, name: str, probe: _Probe, resolution: float) -> str:
+        """Say what of f itself keeps a difference from being its derivative, or nothing."""
+        if self.method == "complex-step":
+            return ""
+        again = _number(self.f(dict(self.params)))
+        if again != self.value:
+            return (
+                f"f is not deterministic: it returned {self.value:.17g} and then {again:.17g} at "
+                "the same point; draw its random numbers once, outside"
+            )
+        size = self.usual(name, probe)
+        wide, close = (self._jump(name, probe, size * s * self.eps ** (1 / 3)) for s in (1, 0.1))
+        # where f bends, but smoothly, the two sides come closer as the step shrinks
+        if abs(close[0] - close[1]) > max(0.5 * abs(wide[0] - wide[1]), 10 * resolution):
+            return (
+                f"f has a kink or a jump here: its slope is {close[0]:.6g} on one side and "
+                f"{close[1]:.6g} on the other; move the parameter away from it"
+            )
+        return ""
+
+    def _jump(self, name: str, probe: _Probe, step: float) -> tuple[float, float]:
+        """Return the slopes behind and before the point."""
+        p = self.params[name]
+        slopes = []
+        for s in (-step, step):
+            moved = probe.moved(p, s)
+            length = _along(moved - p, probe) / probe.length() ** 2
+            slopes.append((self._loss(name, moved) - self.value) / length if length else 0.0)
+        return slopes[0] + 0.0, slopes[1] + 0.0  # no -0
+
+
+def _largest(a: Array) -> float:
+    """Return the largest modulus of what is finite."""
+    moduli = np.abs(a)
+    return float(np.max(moduli, initial=0, where=np.isfinite(moduli)))
 
 
 def _along(g: Array, probe: _Probe) -> float:
@@ -346,7 +488,8 @@ def _relative(analytic: float, numerical: float, scale: float) -> float:
     """Return the error; one of a NaN is infinite, and does not compare false."""
     if analytic == numerical:
         return 0.0
-    error = abs(analytic - numerical) / scale
+    # halves: the difference of two large numbers may overflow
+    error = 2 * abs(analytic / 2 - numerical / 2) / scale if scale else math.inf
     return math.inf if math.isnan(error) else error
 
 
@@ -370,6 +513,10 @@ def _hint(g: Array, probes: list[_Probe], numerical: Array, tolerance: float) ->
     def along(candidate: Array) -> Array:
         return np.array([_along(candidate, probe) for probe in probes])
 
+    # as numbers of about 1, lest a square over- or underflow
+    size = max(_largest(g), _largest(numerical))
+    if size > 0 and np.isfinite(g).all():
+        g, numerical = divided(g.astype(np.result_type(g, float)), size), numerical / size
     scale = max(float(np.abs(numerical).max()), np.finfo(float).tiny)
 
     def fits(candidate: Array) -> bool:
@@ -427,13 +574,24 @@ def _imaginary(probes: list[_Probe], numerical: Array, g: Array) -> Array:
     return parts
 
 
-def _real(value: Any) -> float:
+def _plain(what: str, arrays: Mapping[str, ArrayLike]) -> dict[str, Array]:
+    if not isinstance(arrays, Mapping):
+        raise TypeError(f"{what} must be a dict of arrays by name, got {type(arrays).__name__}")
+    return {name: as_array(f"{what}[{name!r}]", a) for name, a in arrays.items()}
+
+
+def _number(value: Any) -> float:
     value = np.asarray(value)
     if value.shape != () or value.dtype.kind not in "fiu":
         raise TypeError(f"f must return a real number, got {value.dtype} of shape {value.shape}")
-    if not np.isfinite(value):
-        raise ValueError(f"f must be finite at and around params, got {value}")
     return float(value)
+
+
+def _real(value: Any) -> float:
+    number = _number(value)
+    if not math.isfinite(number):
+        raise ValueError(f"f must be finite at and around params, got {number}")
+    return number
 
 
 def _complex(value: Any) -> complex:
@@ -459,14 +617,14 @@ def _check_arguments(
     if method not in get_args(Method):
         raise ValueError(f"method must be one of {', '.join(get_args(Method))}, got {method!r}")
     for name, number in {"entries": entries, "directions": directions}.items():
-        if number is not None and (number < 1 or rng is None):
+        if number is not None and (checked_size(name, number) < 1 or rng is None):
             raise ValueError(f"{name} must be at least 1 and needs rng, a numpy.random.Generator")
     if entries is not None and directions is not None:
         raise ValueError("give entries or directions, not both")
     if rng is not None:
         check_rng(rng)
-    if not params:
-        raise ValueError("params must hold at least one array, got none")
+    if not any(p.size for p in params.values()):
+        raise ValueError("params must hold at least one array with an entry, got none")
     if params.keys() != grads.keys():
         raise ValueError(
             f"grads must have the keys of params: missing {sorted(params.keys() - grads.keys())}, "

@@ -395,21 +395,22 @@ static void NAME(row_accumulate)(Py_ssize_t K, Py_ssize_t J, const void *x, cons
                                  Py_ssize_t left, double *dA)
 {
     const REAL *from = x, *d = dy;
-    for (Py_ssize_t k = 0; k < K; k++) {
-        for (Py_ssize_t start = 0; start < J; start += LANES) {
-            Py_ssize_t j = start + LANES <= J ? start : J - LANES;
-            vec sum[4] = {0};
-            Py_ssize_t l = 0;
-            for (; l + 4 <= left; l += 4)
-                for (int i = 0; i < 4; i++)
-                    sum[i] += from[(l + i) * K + k] * LOAD(d + (l + i) * J + j);
-            for (; l < left; l++)
-                sum[0] += from[l * K + k] * LOAD(d + l * J + j);
-            sum[0] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
-            const REAL *lane = (const REAL *)&sum[0];
-            for (Py_ssize_t i = start - j; i < LANES; i++)
-                dA[k * J + j + i] += lane[i];
-        }
+    for (Py_ssize_t first = 0; first < left; first += FEW_ROWS) {
+        Py_ssize_t end = left - first < FEW_ROWS ? left : first + FEW_ROWS;
+        for (Py_ssize_t k = 0; k < K; k++)
+            for (Py_ssize_t start = 0; start < J; start += LANES) {
+                Py_ssize_t j = start + LANES <= J ? start : J - LANES, l = first;
+                vec sum[4] = {0};
+                for (; l + 4 <= end; l += 4)
+                    for (int i = 0; i < 4; i++)
+                        sum[i] += from[(l + i) * K + k] * LOAD(d + (l + i) * J + j);
+                for (; l < end; l++)
+                    sum[0] += from[l * K + k] * LOAD(d + l * J + j);
+                sum[0] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+                const REAL *lane = (const REAL *)&sum[0];
+                for (Py_ssize_t i = start - j; i < LANES; i++)
+                    dA[k * J + j + i] += lane[i];
+            }
     }
 }
 
@@ -450,14 +451,16 @@ static INLINE vec NAME(tangent)(vec v)
 #endif
 }
 
-/* 1 / (1 + np.exp(-v)), with e = exp(|v|) - 1 */
+/* 1 / (1 + np.exp(-v)), from exp(-|v|), which cannot overflow. It is the square of exp(-|v| / 2):
+   that one is no smaller than the least normal number where exp(-|v|) is above 0. */
 static INLINE vec NAME(logistic)(vec v)
 {
 #ifdef VECTORS
-    vec e = NAME(exp_minus_1)(WHERE(v < 0, -v, v));
-    return WHERE(v < 0, NAME(filled)(1), e + 1) / (e + 2);
+    vec root = 1 / (NAME(exp_minus_1)(WHERE(v < 0, -v, v) * (REAL)0.5) + 1), small = root * root;
+    return WHERE(v < 0, small, NAME(filled)(1)) / (1 + small);
 #else
-    return 1 / (1 + EXP(-v));
+    REAL small = EXP(v < 0 ? v : -v);
+    return (v < 0 ? small : 1) / (1 + small);
 #endif
 }
 
@@ -744,14 +747,14 @@ static void NAME(look_up)(int parts, Py_ssize_t N, Py_ssize_t D, Py_ssize_t widt
     }
 }
 
-/* np.add.at(dUT, labels, dz.T), dUT (D, N) being the transpose: a label that comes again and
-   again would else wait for its own last sum */
+/* np.add.at(dUT, labels, dz.T), dUT (D, N) being the transpose, in double precision: a label that
+   comes again and again would else wait for its own last sum */
 static void NAME(look_up_backward)(int parts, Py_ssize_t N, Py_ssize_t width, const void *dz,
-                                   Py_ssize_t R, const int64_t *labels, void *dUT)
+                                   Py_ssize_t R, const int64_t *labels, double *dUT)
 {
     for (Py_ssize_t b = 0; b < width; b++) {
         const REAL *RESTRICT from = (const REAL *)dz + b * parts;
-        REAL *RESTRICT column = (REAL *)dUT + labels[b] * N * parts;
+        double *RESTRICT column = dUT + labels[b] * N * parts;
         for (Py_ssize_t n = 0; n < N; n++)
             for (int part = 0; part < parts; part++)
                 column[n * parts + part] += from[n * R + part];

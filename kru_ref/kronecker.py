@@ -20,25 +20,24 @@ from __future__ import annotations
 
 import functools
 import math
-import operator
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.sparse.linalg import LinearOperator
 
 from . import backend as _backend
 from . import compiled
+from .arrays import DTYPES, Array, as_array, checked_size
 from .backend import Backend
-from .sweeps import Array, sweeps
+from .sweeps import sweeps
 
 # More than fits any memory; factorising by trial division stays quick.
 LARGEST_SIZE = 2**40
 
-DTYPES = ("float32", "float64", "complex64", "complex128")
 
-
+@np.errstate(under="ignore")
 def kron_matvec(factors: Sequence[ArrayLike], x: ArrayLike, backend: Backend = "auto") -> Array:
     """Multiply (W_0 ⊗ … ⊗ W_{F-1}) x, factor by factor.
 
@@ -78,6 +77,7 @@ def kron_matvec(factors: Sequence[ArrayLike], x: ArrayLike, backend: Backend = "
     return engine.matvec(matrices, columns)
 
 
+@np.errstate(under="ignore")
 def kron_matvec_backward(
     factors: Sequence[ArrayLike], x: ArrayLike, dy: ArrayLike, backend: Backend = "auto"
 ) -> tuple[list[Array], Array]:
@@ -111,7 +111,7 @@ def kron_matvec_backward(
     - dx^(f)[l, q, r] = Σ_p conj(W_f[p, q]) dy^(f)[l, p, r], which is W_f^H applied to
       the same axis, and is the dy of the factor applied before f.
     """
-    factors, x, dy = _as_matrices(factors), np.asarray(x), np.asarray(dy)
+    factors, x, dy = _as_matrices(factors), as_array("x", x), as_array("dy", dy)
     shapes = tuple(W.shape for W in factors)
     _check_rows("x", x, shapes)
     if dy.shape != (expected := (math.prod(P for P, _ in shapes), *x.shape[1:])):
@@ -129,6 +129,7 @@ def kron_matvec_backward(
     )
 
 
+@np.errstate(under="ignore")
 def kron_matvec_jvp(
     factors: Sequence[ArrayLike],
     x: ArrayLike,
@@ -160,7 +161,7 @@ def kron_matvec_jvp(
     Each sweep y = W_f x, linear in both, moves by y_dot = W_f_dot x + W_f x_dot.
     """
     factors, factors_dot = _as_matrices(factors), _as_matrices(factors_dot)
-    x, x_dot = np.asarray(x), np.asarray(x_dot)
+    x, x_dot = as_array("x", x), as_array("x_dot", x_dot)
     shapes = tuple(W.shape for W in factors)
     _check_rows("x", x, shapes)
     if tuple(W.shape for W in factors_dot) != shapes or x_dot.shape != x.shape:
@@ -334,18 +335,18 @@ def factor_sizes(N: int, n_factors: int | None = None) -> tuple[int, ...]:
     >>> factor_sizes(300, n_factors=3)
     (5, 6, 10)
     """
-    N = operator.index(N)
-    if not 1 <= N <= LARGEST_SIZE:
+    N = checked_size("N", N)
+    if N > LARGEST_SIZE:
         raise ValueError(f"N must be between 1 and {LARGEST_SIZE:,}, got {N:,}")
     primes = _prime_factors(N)
     if n_factors is None:
         return primes or (1,)
-    if n_factors < 1 or n_factors > max(1, len(primes)):
+    if checked_size("n_factors", n_factors) > max(1, len(primes)):
         raise ValueError(
             f"n_factors must be between 1 and {max(1, len(primes))} for N = {N} "
             f"(its prime factors are {primes}), got {n_factors}"
         )
-    return _balanced(N, n_factors, 2 if N > 1 else 1)
+    return _balanced(N, n_factors, 2 if N > 1 else 1, _divisors(primes))
 
 
 def _prime_factors(N: int) -> tuple[int, ...]:
@@ -358,20 +359,35 @@ def _prime_factors(N: int) -> tuple[int, ...]:
     return (*primes, N) if N > 1 else tuple(primes)
 
 
-@functools.lru_cache(maxsize=4096)
-def _balanced(N: int, n_factors: int, smallest: int) -> tuple[int, ...]:
-    """Ascending sizes ≥ smallest with product N and the least sum of squares; () if none."""
+def _balanced(
+    N: int, n_factors: int, smallest: int, divisors: Sequence[int], most: float = math.inf
+) -> tuple[int, ...]:
+    """Ascending sizes ≥ smallest with product N and the least sum of squares ≤ most; () if none.
+
+    Of n numbers with a given product equal ones have the least sum of squares: with the smallest
+    of them at most N^(1/n), the further below it is, the larger the least sum that is left.
+    """
     if n_factors == 1:
-        return (N,) if smallest <= N else ()
+        return (N,) if smallest <= N and most >= N * N else ()
     best: tuple[int, ...] = ()
-    size = smallest
-    while size**n_factors <= N:
-        if N % size == 0 and (rest := _balanced(N // size, n_factors - 1, size)):
-            candidate = (size, *rest)
-            if not best or sum(s * s for s in candidate) < sum(s * s for s in best):
-                best = candidate
-        size += 1
+    for size in reversed(divisors):
+        if size**n_factors > N or N % size:
+            continue
+        rest = (n_factors - 1) * (N / size) ** (2 / (n_factors - 1))
+        if size < smallest or size**2 + rest * (1 - 1e-9) > most:
+            break
+        found = _balanced(N // size, n_factors - 1, size, divisors, most - size**2)
+        if found:
+            best = (size, *found)
+            most = sum(s * s for s in best)
     return best
+
+
+def _divisors(primes: Sequence[int]) -> list[int]:
+    divisors = {1}
+    for p in primes:
+        divisors |= {p * d for d in divisors}
+    return sorted(divisors)
 
 
 def factor_singular_values(factors: Sequence[Array]) -> list[NDArray[np.floating]]:
@@ -385,14 +401,6 @@ def as_factors(factors: Sequence[ArrayLike]) -> list[Array]:
     return [W.astype(_promote(W), copy=False) for W in arrays]
 
 
-def check_dtype(dtype: DTypeLike) -> np.dtype:
-    """Return the NumPy dtype, if it is one of the four we compute in."""
-    checked = np.dtype(dtype)
-    if checked.name not in DTYPES:
-        raise TypeError(f"dtype must be one of {', '.join(DTYPES)}, got {checked.name}")
-    return checked
-
-
 def _prepared(factors: Sequence[ArrayLike], x: ArrayLike) -> tuple[Sequence[Array], Array]:
     """Return contiguous arrays of one dtype that fit together."""
     shapes = compiled.shapes_of(factors, x)
@@ -400,14 +408,21 @@ def _prepared(factors: Sequence[ArrayLike], x: ArrayLike) -> tuple[Sequence[Arra
         matrices, columns = cast(Sequence[Array], factors), cast(Array, x)
         _check_rows("x", columns, shapes)
         return matrices, columns
-    matrices, columns = _as_matrices(factors), np.asarray(x)
+    matrices, columns = _as_matrices(factors), as_array("x", x)
     _check_rows("x", columns, tuple(W.shape for W in matrices))
     dtype = _promote(*matrices, columns)
     return _contiguous(matrices, dtype), np.ascontiguousarray(columns, dtype)
 
 
 def _as_matrices(factors: Sequence[ArrayLike]) -> list[Array]:
-    arrays = [np.asarray(W) for W in factors]
+    try:
+        arrays = [as_array(f"factor {f}", W) for f, W in enumerate(factors)]
+    except TypeError:
+        if hasattr(factors, "__iter__"):
+            raise
+        raise TypeError(
+            f"factors must be a sequence of matrices, got {type(factors).__name__}"
+        ) from None
     if not arrays:
         raise ValueError("factors must hold at least one matrix, got none")
     for f, W in enumerate(arrays):

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .activations import logistic
+from .arrays import as_array, converted
 
 # Imaginary parts above are no complex step, but a mistake.
 LARGEST_COMPLEX_STEP = 1e-12
@@ -23,6 +24,7 @@ Real = NDArray[np.floating]
 Loss = Callable[..., tuple[float, Real]]
 
 
+@np.errstate(under="ignore")
 def softmax_cross_entropy(
     logits: ArrayLike,
     targets: ArrayLike,
@@ -52,7 +54,12 @@ def softmax_cross_entropy(
 
     Notes
     -----
-    ℓ = log Σ_m exp(y_m) - y_target, so dℓ/dy_m = softmax(y)_m - [m = target].
+    ℓ = log Σ_m exp(y_m) - y_target, so dℓ/dy_m = softmax(y)_m - [m = target]. Where a network is
+    sure, both are differences of nearly equal numbers; so from the logits as they lie below the
+    largest, y_m - y_max,
+
+    - ℓ = log(1 + Σ_{m ≠ max} exp(y_m - y_max)) - (y_target - y_max),
+    - dℓ/dy_target = -Σ_{m ≠ target} softmax(y)_m.
     """
     steps, targets, weights = _steps(logits, targets, mask, last_only)
     T, M, B = steps.shape
@@ -62,14 +69,18 @@ def softmax_cross_entropy(
             f"targets must be classes from 0 to {M - 1} ({M} outputs), "
             f"got {targets.min()} to {targets.max()}"
         )
-    shifted = steps - steps.real.max(axis=1, keepdims=True)
+    shifted, largest = _shifted(steps)
+    is_target = targets[:, None] == np.arange(M)[:, None]  # (T, M, B)
     exp = np.exp(shifted)
-    total = exp.sum(axis=1)  # (T, B)
+    total = exp.sum(axis=1, keepdims=True)  # (T, 1, B)
+    others = np.sum(exp, axis=1, keepdims=True, where=~is_target)
+    rest = np.sum(exp, axis=1, where=np.arange(M)[:, None] != largest)  # (T, B)
     at_target = np.take_along_axis(shifted, targets[:, None], axis=1)[:, 0]  # (T, B)
-    one_hot = targets[:, None] == np.arange(M)[:, None]  # (T, M, B)
-    return _average(np.log(total) - at_target, exp / total[:, None] - one_hot, weights, logits)
+    gradient = np.where(is_target, -others, exp) / total
+    return _average(np.log1p(rest) - at_target, gradient, weights, logits)
 
 
+@np.errstate(under="ignore")
 def softmax_cross_entropy_jvp(
     logits: ArrayLike,
     logits_dot: ArrayLike,
@@ -79,17 +90,27 @@ def softmax_cross_entropy_jvp(
 ) -> tuple[float, float]:
     """Return the loss of :func:`softmax_cross_entropy`, and how it moves with the logits.
 
-    log Σ_m exp(y_m) moves by the mean of y_dot that softmax(y) weighs.
+    log Σ_m exp(y_m) moves by the mean of y_dot that softmax(y) weighs, y_target by its own.
     """
     loss, _ = softmax_cross_entropy(logits, targets, mask, last_only)
     steps, targets, weights = _steps(logits, targets, mask, last_only)
     moved = _moved(logits, logits_dot)[-len(steps) :]
-    p = np.exp(steps - steps.max(axis=1, keepdims=True))
+    p = np.exp(_shifted(steps)[0])
     p /= p.sum(axis=1, keepdims=True)
-    at_target = np.take_along_axis(moved, targets[:, None], axis=1)[:, 0]  # (T, B)
-    return loss, _weighted(np.sum(p * moved, axis=1) - at_target, weights)
+    at_target = np.take_along_axis(moved, targets[:, None], axis=1)  # (T, 1, B)
+    return loss, _weighted(np.sum(p * (moved - at_target), axis=1), weights)
 
 
+def _shifted(steps: Real) -> tuple[Real, NDArray[np.intp]]:
+    """Return y_m - y_max (T, M, B), 0 where y_max is infinite too, and which m is the largest."""
+    largest = np.expand_dims(steps.real.argmax(axis=1), 1)  # (T, 1, B)
+    top = np.take_along_axis(steps, largest, axis=1)
+    with np.errstate(invalid="ignore"):
+        shifted = steps - top
+    return np.where((steps == top) & (top.real == np.inf), 0, shifted), largest
+
+
+@np.errstate(under="ignore")
 def mean_squared_error(
     logits: ArrayLike,
     targets: ArrayLike,
@@ -121,10 +142,12 @@ def mean_squared_error(
     """
     steps, targets, weights = _steps(logits, targets, mask, last_only)
     _check_targets(targets, steps.shape)
-    error = steps - targets.astype(steps.dtype)
-    return _average(np.mean(error**2, axis=1), 2 / steps.shape[1] * error, weights, logits)
+    error = steps - _as_outputs(targets, steps)
+    squares = error.astype(np.result_type(error, np.float64)) ** 2
+    return _average(np.mean(squares, axis=1), 2 / steps.shape[1] * error, weights, logits)
 
 
+@np.errstate(under="ignore")
 def mean_squared_error_jvp(
     logits: ArrayLike,
     logits_dot: ArrayLike,
@@ -139,6 +162,7 @@ def mean_squared_error_jvp(
     return loss, _weighted(np.mean(2 * (steps - targets) * moved, axis=1), weights)
 
 
+@np.errstate(under="ignore")
 def bernoulli_cross_entropy(
     logits: ArrayLike,
     targets: ArrayLike,
@@ -170,23 +194,24 @@ def bernoulli_cross_entropy(
 
     Notes
     -----
-    With p = 1/(1 + e^-y) and q = 1 - p, ℓ = -Σ_m [t log p + (1 - t) log q], which is
-    Σ_m [log(1 + e^y) - t y], so dℓ/dy = p - t = p (1 - t) - q t. Written with e^-|y|, neither
-    overflows nor loses a small p or q.
+    With p = 1/(1 + e^-y) and q = 1 - p = 1/(1 + e^y), ℓ = -Σ_m [t log p + (1 - t) log q], where
+    -log p = log(1 + e^-y) and -log q = log(1 + e^y), so dℓ/dy = p - t = p (1 - t) - q t. Written
+    with e^-|y|, none overflows or loses a small p or q.
     """
     steps, targets, weights = _steps(logits, targets, mask, last_only)
     _check_targets(targets, steps.shape)
     if targets.min() < 0 or targets.max() > 1:
         raise ValueError(f"targets must lie in [0, 1], got {targets.min()} to {targets.max()}")
-    t = targets.astype(steps.dtype)
-    positive = steps.real > 0
-    small = np.exp(np.where(positive, -steps, steps))
-    likelier, rarer = 1 / (1 + small), small / (1 + small)
-    p, q = np.where(positive, likelier, rarer), np.where(positive, rarer, likelier)
-    values = np.where(positive, steps, 0) - t * steps + np.log1p(small)
+    t = _as_outputs(targets, steps)
+    p, q = logistic(steps), logistic(-steps)
+    likely, unlikely = _softplus(-steps), _softplus(steps)  # -log p, -log q
+    # 0 log 0 is 0
+    values = np.multiply(t, likely, where=t > 0, out=np.zeros_like(likely))
+    values += np.multiply(1 - t, unlikely, where=t < 1, out=np.zeros_like(unlikely))
     return _average(np.sum(values, axis=1), p * (1 - t) - q * t, weights, logits)
 
 
+@np.errstate(under="ignore")
 def bernoulli_cross_entropy_jvp(
     logits: ArrayLike,
     logits_dot: ArrayLike,
@@ -198,14 +223,25 @@ def bernoulli_cross_entropy_jvp(
     loss, _ = bernoulli_cross_entropy(logits, targets, mask, last_only)
     steps, targets, weights = _steps(logits, targets, mask, last_only)
     moved = _moved(logits, logits_dot)[-len(steps) :]
-    return loss, _weighted(np.sum((logistic(steps) - targets) * moved, axis=1), weights)
+    slope = logistic(steps) * (1 - targets) - logistic(-steps) * targets
+    return loss, _weighted(np.sum(slope * moved, axis=1), weights)
+
+
+def _as_outputs(targets: NDArray[Any], steps: Real) -> Real:
+    return converted("targets", targets, np.finfo(steps.dtype).dtype)
+
+
+def _softplus(y: Real) -> Real:
+    """Return log(1 + e^y)."""
+    positive = y.real > 0
+    return np.where(positive, y, 0) + np.log1p(np.exp(np.where(positive, -y, y)))
 
 
 def _steps(
     logits: ArrayLike, targets: ArrayLike, mask: ArrayLike | None, last_only: bool
 ) -> tuple[Real, NDArray[Any], Real]:
     """Return the steps that have targets, with a time axis on these and weights of sum 1."""
-    logits, targets = np.asarray(logits), np.asarray(targets)
+    logits, targets = as_array("logits", logits), as_array("targets", targets)
     if logits.ndim != 3 or logits.size == 0:
         raise ValueError(f"logits must be a non-empty (T, M, B), got shape {logits.shape}")
     is_step = np.iscomplexobj(logits) and np.abs(logits.imag).max() < LARGEST_COMPLEX_STEP
@@ -215,9 +251,10 @@ def _steps(
     shape = (len(steps), steps.shape[-1])
     weights = np.ones(shape[1:] if last_only else shape)
     if mask is not None:
-        if np.iscomplexobj(mask):
-            raise TypeError("mask must hold real weights, got complex ones")
-        given = np.asarray(mask, dtype=np.float64)
+        given = as_array("mask", mask)
+        if given.dtype.kind not in "fiub":
+            raise TypeError(f"mask must hold real weights, got {given.dtype}")
+        given = given.astype(np.float64)
         if given.shape != weights.shape:
             raise ValueError(f"mask must have shape {weights.shape}, got {given.shape}")
         if not (np.isfinite(given).all() and given.min() >= 0 and given.max() > 0):
@@ -232,6 +269,7 @@ def _steps(
         # what stands in a step that does not count is nobody's business
         counts = weights > 0 if targets.ndim == 2 else weights[:, None] > 0
         targets = np.where(counts, targets, 0)
+        steps = np.where(weights[:, None] > 0, steps, 0)
     return steps, targets, weights
 
 
@@ -240,7 +278,7 @@ def _average(values: Real, gradient: Real, weights: Real, logits: ArrayLike) -> 
     counts = weights > 0
     value = _weighted(values, weights)
     dsteps = np.where(counts[:, None], gradient, 0) * weights[:, None].astype(gradient.dtype)
-    dlogits = np.zeros_like(np.asarray(logits))
+    dlogits = np.zeros_like(as_array("logits", logits))
     dlogits[len(dlogits) - len(dsteps) :] = dsteps
     return value, dlogits
 
@@ -251,7 +289,7 @@ def _weighted(values: Real, weights: Real) -> float:
 
 
 def _moved(logits: ArrayLike, logits_dot: ArrayLike) -> Real:
-    logits_dot = np.asarray(logits_dot)
+    logits_dot = as_array("logits_dot", logits_dot)
     if logits_dot.shape != np.shape(logits):
         raise ValueError(
             f"logits_dot must have the shape of logits, {np.shape(logits)}, got {logits_dot.shape}"

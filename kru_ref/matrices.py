@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 
 from . import backend as _backend
 from . import plans
+from .arrays import Array, divided
 from .backend import Backend
 from .kronecker import factor_sizes, kron_matvec, kron_matvec_backward, kron_matvec_jvp
-from .sweeps import Array
 from .unitary import random_unitary, soft_unitary, spread_unitary, unitarity_defect
 
 
@@ -408,35 +408,51 @@ def turn_jvp(phase: Array, x: Array, phase_dot: Array, x_dot: Array) -> tuple[Ar
     return turn(phase, x), turn(phase, 1j * phase_dot[:, None] * x + x_dot)
 
 
+def direction(v: Array) -> tuple[Array, float]:
+    """Return v/‖v‖ and ‖v‖: R depends on the first alone, and ‖v‖² would over- or underflow.
+
+    Of v = 0, where there is no direction, return v and 1: R is then the identity.
+    """
+    double = v.astype(np.complex128)
+    largest = float(np.abs(double).max()) or 1.0
+    scaled = divided(double, largest)
+    length = float(np.linalg.norm(scaled)) or 1.0
+    return (scaled / length).astype(v.dtype), largest * length
+
+
 def reflect(v: Array, x: Array) -> Array:
     """Return R x, R = I - 2 v v^H / ‖v‖²."""
-    return x - (2 / np.vdot(v, v).real) * np.outer(v, v.conj() @ x)
+    u, _ = direction(v)
+    return x - 2 * np.outer(u, u.conj() @ x)
 
 
 def reflect_backward(v: Array, x: Array, dy: Array) -> tuple[Array, Array]:
     """Return dx and dv for y = R x.
 
-    R is Hermitian, so dx = R dy. With s = v^H v, a = v^H x and e = v^H dy (B,), y = x - (2/s) v a:
+    R is Hermitian, so dx = R dy. With u = v/‖v‖, a = u^H x and e = u^H dy (B,), y = x - 2 u a and
 
-        δy = -(2/s) (δv a + v (δv^H x)) + (2/s²) v a δs,   δs = 2 Re⟨v, δv⟩,
-        dv = -(2/s) Σ_B (dy conj(a) + x conj(e)) + (4/s²) Re(Σ_B conj(e) a) v.
+        δy = -2 (δu a + u (δu^H x)),   δu = (δv - u Re⟨u, δv⟩) / ‖v‖,
+        du = -2 Σ_B (dy conj(a) + x conj(e)),   dv = (du - u Re⟨u, du⟩) / ‖v‖,
+
+    where Re⟨u, du⟩ = -4 Re Σ_B conj(e) a.
     """
-    s, a, e = np.vdot(v, v).real, v.conj() @ x, v.conj() @ dy
-    dv = -(2 / s) * (dy @ a.conj() + x @ e.conj()) + (4 / s**2) * np.vdot(e, a).real * v
-    return reflect(v, dy), dv
+    (u, length), dx = direction(v), reflect(v, dy)
+    a, e = u.conj() @ x, u.conj() @ dy
+    du = -2 * (dy @ a.conj() + x @ e.conj()) + 4 * np.vdot(e, a).real * u
+    return dx, divided(du.astype(np.complex128), length).astype(v.dtype)
 
 
 def reflect_jvp(v: Array, x: Array, v_dot: Array, x_dot: Array) -> tuple[Array, Array]:
     """Return y = R x and y_dot.
 
-    y = x - 2 v a/s with a = v^H x and s = v^H v, which move by a_dot = v_dot^H x + v^H x_dot and
-    s_dot = 2 Re v^H v_dot.
+    y = x - 2 u a with u = v/‖v‖ and a = u^H x. In units of ‖v‖, v moves by w = v_dot/‖v‖ and its
+    length by Re u^H w, so u by u_dot = w - u Re u^H w; a moves by a_dot = u_dot^H x + u^H x_dot.
     """
-    s, s_dot = np.vdot(v, v).real, 2 * np.vdot(v, v_dot).real
-    a, a_dot = v.conj() @ x, v_dot.conj() @ x + v.conj() @ x_dot
-    share, share_dot = a / s, a_dot / s - a * (s_dot / s**2)
-    y_dot = x_dot - 2 * (np.outer(v_dot, share) + np.outer(v, share_dot))
-    return x - 2 * np.outer(v, share), y_dot
+    u, length = direction(v)
+    w = divided(v_dot.astype(np.complex128), length)
+    u_dot = (w - u * np.vdot(u, w).real).astype(v.dtype)
+    a, a_dot = u.conj() @ x, u_dot.conj() @ x + u.conj() @ x_dot
+    return x - 2 * np.outer(u, a), x_dot - 2 * (np.outer(u_dot, a) + np.outer(u, a_dot))
 
 
 def _as_complex(h: Array) -> Array:

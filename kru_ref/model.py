@@ -13,7 +13,8 @@ y       ``logits``       (T, M, B), real: y_t = V h_t + c, or V [Re h_t; Im h_t]
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import numbers
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,11 +22,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import compiled
-from .cells import Cell, Params, Saved, State, check_params, checked_array, checked_size
+from .arrays import Array, as_array, check_rng, checked_array, checked_size
+from .cells import Cell, Params, Saved, State, check_params
+from .cells.cell import input_gradients, over_time
 from .compiled import ReadoutGradient
 from .matrices import glorot_uniform
-from .sweeps import Array
-from .unitary import check_rng
 
 
 class ModelSaved(NamedTuple):
@@ -87,11 +88,13 @@ class SequenceModel:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.cell, Cell):
-            object.__setattr__(self, "cell", tuple(self.cell))
+        given = self.cell
+        if not isinstance(given, Cell):
+            cells = tuple(given) if isinstance(given, Iterable) else ()
+            if not cells or not all(isinstance(cell, Cell) for cell in cells):
+                raise ValueError(f"cell must be a cell or a sequence of cells, got {given!r}")
+            object.__setattr__(self, "cell", cells)
         cells = self.cells
-        if not cells or not all(isinstance(cell, Cell) for cell in cells):
-            raise ValueError(f"cell must be a cell or a sequence of cells, got {self.cell!r}")
         for i in range(1, len(cells)):
             below, above = cells[i - 1], cells[i]
             if above.input_size != below.n_features:
@@ -104,8 +107,10 @@ class SequenceModel:
                     f"cells must have one precision, got {below.dtype} and {above.dtype}"
                 )
         object.__setattr__(self, "output_size", checked_size("output_size", self.output_size))
-        if not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
+        is_number = isinstance(self.dropout, numbers.Real) and not isinstance(self.dropout, bool)
+        if not is_number or not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout!r}")
+        object.__setattr__(self, "dropout", float(self.dropout))
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -169,6 +174,7 @@ class SequenceModel:
         params["readout.c"] = np.zeros(self.output_size, dtype)
         return params
 
+    @np.errstate(under="ignore")
     def forward(
         self,
         params: Mapping[str, Array],
@@ -203,7 +209,7 @@ class SequenceModel:
         ValueError, TypeError
             As the cells' ``forward``.
         """
-        check_params(params, self.shapes(), self.dtypes())
+        params = check_params(params, self.shapes(), self.dtypes())
         states = self.states_of(h0)
         old: list[Any] = [None] * len(states)
         if reuse is not None:
@@ -238,6 +244,7 @@ class SequenceModel:
             logits = (C.conj() @ h).real + params["readout.c"][:, None]
         return logits, ModelSaved(tuple(all_saved), tuple(all_kept))
 
+    @np.errstate(under="ignore")
     def backward(
         self, params: Mapping[str, Array], saved: ModelSaved, dlogits: ArrayLike
     ) -> Params:
@@ -268,7 +275,7 @@ class SequenceModel:
 
             dh = C^T dy,   dV_Re = Σ dy Re(h)^T and dV_Im = Σ dy Im(h)^T,   dc = Σ dy.
         """
-        check_params(params, self.shapes(), self.dtypes())
+        params = check_params(params, self.shapes(), self.dtypes())
         cells = self.cells
         self._check_type("saved", saved)
         cells[-1].check_saved(saved.cells[-1])
@@ -285,9 +292,9 @@ class SequenceModel:
         if self._readout_is_compiled:
             dV = compiled.readout_backward(h, dlogits)
         else:
-            dC = np.tensordot(dlogits, h, axes=((0, 2), (0, 2)))  # (M, N)
-            dV = np.concatenate([dC.real, dC.imag], axis=1) if cells[-1].is_complex else dC
-        grads = {"readout.V": dV, "readout.c": dlogits.sum(axis=(0, 2))}
+            states = features(h)  # (T, N or 2N, B)
+            dV, _ = input_gradients(params["readout.V"], states, dlogits, input_gradient=False)
+        grads = {"readout.V": dV, "readout.c": over_time(dlogits)}
 
         dh: Any = ReadoutGradient(self._readout(params), dlogits)
         if kept is not None:
@@ -303,6 +310,7 @@ class SequenceModel:
                     dh = dh * kept
         return grads
 
+    @np.errstate(under="ignore")
     def jvp(
         self,
         params: Mapping[str, Array],
@@ -333,8 +341,8 @@ class SequenceModel:
         ValueError, TypeError
             As the cells' ``jvp``.
         """
-        check_params(params, self.shapes(), self.dtypes())
-        check_params(params_dot, self.shapes(), self.dtypes())
+        params = check_params(params, self.shapes(), self.dtypes())
+        params_dot = check_params(params_dot, self.shapes(), self.dtypes())
         states, cells = self.states_of(h0), self.cells
         all_params, all_dots = self.cell_params(params), self.cell_params(params_dot)
         for i in range(len(cells)):
@@ -350,6 +358,7 @@ class SequenceModel:
         logits_dot: Array = V_dot @ x + V @ x_dot + params_dot["readout.c"][:, None]
         return logits, logits_dot
 
+    @np.errstate(under="ignore")
     def continued(self, params: Mapping[str, Array], x: ArrayLike) -> Array:
         """Run a real model on complex numbers: the analytic continuation of :meth:`forward`.
 
@@ -373,6 +382,7 @@ class SequenceModel:
         ValueError, TypeError
             As the cells' ``continued``.
         """
+        params = {name: as_array(name, p) for name, p in params.items()}
         check_params(params, self.shapes(), {name: p.dtype for name, p in params.items()})
         for cell, own in zip(self.cells, self.cell_params(params), strict=True):
             x = cell.continued(own, x)
@@ -415,7 +425,9 @@ class SequenceModel:
         if h0 is None:
             return (None,) * n
         if isinstance(self.cell, Cell):
-            return tuple(h0) if isinstance(h0, tuple | list) and len(h0) == 1 else (h0,)
+            # one state, or the states of one cell: a state may be a list of one row
+            is_wrapped = _depth(h0) == (3 if len(self.cell.states) == 1 else 4)
+            return tuple(h0) if is_wrapped else (h0,)
         if isinstance(h0, tuple | list) and len(h0) == n:
             return tuple(h0)
         raise ValueError(f"h0 must hold a state for each of {n} cells, got {type(h0).__name__}")
@@ -456,6 +468,13 @@ class SequenceModel:
 def features(h: Array) -> Array:
     """Return what the cell above reads of states (…, N, B): h, or [Re h; Im h] (…, 2N, B)."""
     return np.concatenate([h.real, h.imag], axis=-2) if np.iscomplexobj(h) else h
+
+
+def _depth(nested: Any) -> int:
+    """Return how many indices it takes: dimensions of an array, or of lists in lists."""
+    if isinstance(nested, tuple | list):
+        return 1 + (_depth(nested[0]) if nested else 0)
+    return np.ndim(nested)
 
 
 def _parts(nested: Any) -> list[Any]:

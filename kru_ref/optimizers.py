@@ -10,6 +10,7 @@ keys of the parameters.
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -18,8 +19,8 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
+from .arrays import Array, as_array
 from .cells import Params
-from .sweeps import Array
 
 State = dict[str, Any]
 Real = NDArray[np.floating]
@@ -53,12 +54,17 @@ class Optimizer:
     unitary: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        # Python's floats: one of NumPy's would turn single precision into double
         for name, value in vars(self).items():
             if name not in ("rates", "unitary"):
-                object.__setattr__(self, name, float(value))
+                object.__setattr__(self, name, _number(name, value))
+        if isinstance(self.unitary, str) or not isinstance(self.rates, Mapping):
+            raise TypeError(
+                "unitary must be a sequence of names and rates a dict by names, got "
+                f"{self.unitary!r} and {self.rates!r}"
+            )
         object.__setattr__(self, "unitary", tuple(self.unitary))
-        object.__setattr__(self, "rates", {k: float(v) for k, v in self.rates.items()})
+        rates = {name: _number(f"rate of {name!r}", rate) for name, rate in self.rates.items()}
+        object.__setattr__(self, "rates", rates)
         for name, rate in {"rate": self.rate, **self.rates}.items():
             if not (math.isfinite(rate) and rate >= 0):
                 raise ValueError(f"learning rate {name!r} must be finite and ≥ 0, got {rate}")
@@ -78,9 +84,11 @@ class Optimizer:
         for name in self.unitary:
             if name not in params or params[name].ndim != 2 or len(set(params[name].shape)) != 1:
                 raise ValueError(f"no square matrix is called {name!r}: {sorted(params)}")
+        params = {name: as_array(name, p) for name, p in params.items()}
         zeros = {slot: {k: np.zeros_like(p) for k, p in params.items()} for slot in self.slots}
         return {"steps": 0, **zeros}
 
+    @np.errstate(under="ignore")
     def update(
         self, params: Mapping[str, Array], grads: Mapping[str, Array], state: State
     ) -> tuple[Params, State]:
@@ -94,6 +102,8 @@ class Optimizer:
         TypeError
             A parameter that is neither real nor complex, or a complex gradient of a real one.
         """
+        params = {name: as_array(name, p) for name, p in params.items()}
+        grads = {name: as_array(name, g) for name, g in grads.items()}
         if params.keys() != grads.keys():
             raise ValueError(f"grads must have the keys of params, {sorted(params)}")
         for slot in self.slots:
@@ -103,8 +113,9 @@ class Optimizer:
                     f"state belongs to another optimizer or model: {slot!r} must hold an array of "
                     "the shape of each parameter"
                 )
-        steps = state["steps"] + 1
-        new_params, new_state = {}, {"steps": steps, **{slot: {} for slot in self.slots}}
+        steps = _count(state.get("steps")) + 1
+        new_params: Params = {}
+        new_state: State = {"steps": steps, **{slot: {} for slot in self.slots}}
         for name, p in params.items():
             if grads[name].shape != p.shape:
                 raise ValueError(
@@ -115,8 +126,10 @@ class Optimizer:
                     f"{name} must be real or complex floating point and its gradient likewise, "
                     f"got {p.dtype} and {grads[name].dtype}"
                 )
-            dtype = p.dtype.newbyteorder("=")
-            slots = [as_real(state[slot][name].astype(dtype)) for slot in self.slots]
+            dtype = p.dtype
+            slots = [
+                as_real(as_array(slot, state[slot][name]).astype(dtype)) for slot in self.slots
+            ]
             change, *slots = self.step(as_real(grads[name].astype(dtype)), steps, *slots)
             if name in self.unitary and self.rate_of(name):
                 if not np.isfinite(change).all():
@@ -271,6 +284,7 @@ def cayley(W: Array, G: Array, rate: float) -> Array:
     return moved @ (3 * identity - gram) / 2
 
 
+@np.errstate(under="ignore")
 def clip_by_global_norm(grads: Mapping[str, Array], max_norm: float) -> tuple[Params, float]:
     """Scale all gradients so that together they are no longer than max_norm.
 
@@ -283,7 +297,7 @@ def clip_by_global_norm(grads: Mapping[str, Array], max_norm: float) -> tuple[Pa
     Returns
     -------
     grads : dict of str to ndarray
-        Times min(1, max_norm / norm).
+        Times min(1, max_norm / norm); as they are where the norm is not finite.
     norm : float
         √Σ|g|² over all entries, before clipping.
 
@@ -292,6 +306,7 @@ def clip_by_global_norm(grads: Mapping[str, Array], max_norm: float) -> tuple[Pa
     ValueError
         max_norm not above 0.
     """
+    grads = {name: as_array(name, g) for name, g in grads.items()}
     if not max_norm > 0:
         raise ValueError(f"max_norm must be above 0, got {max_norm}")
     # relative to the largest: squares of large entries overflow
@@ -299,15 +314,30 @@ def clip_by_global_norm(grads: Mapping[str, Array], max_norm: float) -> tuple[Pa
     scale = largest if 0 < largest < math.inf else 1.0
     squares = (float(np.sum((as_real(g).astype(float) / scale) ** 2)) for g in grads.values())
     norm = scale * math.sqrt(sum(squares))
-    if norm <= max_norm:
-        return dict(grads), norm
+    if norm <= max_norm or not math.isfinite(norm):
+        return grads, norm
     return {name: g * (float(max_norm) / norm) for name, g in grads.items()}, norm
 
 
 def as_real(p: Array) -> Real:
     """View a complex array as real numbers, (…, n) as (…, 2n); a real one as it is."""
-    p = np.ascontiguousarray(p)
+    p = np.ascontiguousarray(p, p.dtype.newbyteorder("="))
     return p.view(np.finfo(p.dtype).dtype)
+
+
+def _number(name: str, value: Any) -> float:
+    # Python's own: one of NumPy's would turn single precision into double
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    return float(value)
+
+
+def _count(steps: Any) -> int:
+    """Return how many updates a state has seen; np.savez makes an array of a number."""
+    array = np.asarray(steps)
+    if array.size != 1 or array.dtype.kind not in "iu" or array.item() < 0:
+        raise ValueError(f"state must hold the number of updates as 'steps', got {steps!r}")
+    return int(array.item())
 
 
 def _belongs(name: str, group: str) -> bool:

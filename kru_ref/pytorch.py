@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .cells import GRU, LSTM, RNN, Cell, Params, check_params, checked_array
+from .arrays import Array, checked_array
+from .cells import GRU, LSTM, RNN, Cell, Params, check_params
 from .matrices import Dense
-from .sweeps import Array
 
 _NAME = re.compile(r"(weight|bias)_(ih|hh)_l\d+")
 
@@ -101,7 +101,7 @@ def to_pytorch(cell: Cell, params: Mapping[str, Array], layer: int = 0) -> dict[
         A cell that no PyTorch module computes, or parameters of another cell.
     """
     _check_cell(cell)
-    check_params(params, cell.shapes(), cell.dtypes())
+    params = check_params(params, cell.shapes(), cell.dtypes())
     identity = np.eye(cell.hidden_size, dtype=cell.dtype)
     weight_hh = [cell.matrix.matvec(W, identity) for W in cell.matrices(params)]
     bias_hh = np.zeros_like(params["b"])

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .cells import Params, check_params, checked_array, checked_size
+from .arrays import Array, as_array, checked_array, checked_size
+from .cells import Params, check_params
 from .model import SequenceModel, features
-from .sweeps import Array
 
 # Of each cell, the parts of its state.
 States = list[tuple[Array, ...]]
@@ -63,7 +63,7 @@ class RealTimeLearning:
     def __init__(
         self, model: SequenceModel, params: Mapping[str, Array], B: int, h0: Any = None
     ) -> None:
-        check_params(params, model.shapes(), model.dtypes())
+        params = check_params(params, model.shapes(), model.dtypes())
         self.model, self.params = model, dict(params)
         B = checked_size("B", B)
         self._given = model.states_of(h0)
@@ -95,7 +95,7 @@ class RealTimeLearning:
         ValueError, TypeError
             x_t of another shape or number of sequences, as for the first cell's ``forward``.
         """
-        x = self.model.cells[0].checked_input(np.asarray(x_t)[None])[0]
+        x = self.model.cells[0].checked_input(as_array("x_t", x_t)[None])[0]
         if x.shape[-1] != self._read.shape[-1]:
             raise ValueError(f"x_t must hold {self._read.shape[-1]} sequences, got {x.shape[-1]}")
         state = self._state
@@ -192,16 +192,16 @@ def rtrl(
     ValueError, TypeError
         As ``model.forward``; dlogits of another shape.
     """
-    x, dlogits = model.cells[0].checked_input(x), np.asarray(dlogits)
+    x, dlogits = model.cells[0].checked_input(x), as_array("dlogits", dlogits)
     shape = (1 if model.last_only else len(x), model.output_size, x.shape[-1])
     if dlogits.shape != shape:
         raise ValueError(f"dlogits must have the shape of logits, {shape}, got {dlogits.shape}")
     learning = RealTimeLearning(model, params, x.shape[-1])
-    grads = {name: np.zeros_like(p) for name, p in params.items()}
+    grads = {name: np.zeros(p.shape, np.result_type(p, float)) for name, p in params.items()}
     first = len(x) - len(dlogits)
     for t in range(len(x)):
         learning.step(x[t])
         if t >= first:
             for name, g in learning.gradient(dlogits[t - first]).items():
                 grads[name] += g
-    return grads
+    return {name: g.astype(params[name].dtype) for name, g in grads.items()}

@@ -40,7 +40,7 @@ typedef struct {
     void (*look_up)(int parts, Py_ssize_t N, Py_ssize_t D, Py_ssize_t width, const void *U,
                     const int64_t *labels, void *u, Py_ssize_t R);
     void (*look_up_backward)(int parts, Py_ssize_t N, Py_ssize_t width, const void *dz,
-                             Py_ssize_t R, const int64_t *labels, void *dUT);
+                             Py_ssize_t R, const int64_t *labels, double *dUT);
 } Kernels;
 
 /* What the entries of a matrix are; see kernels.h. */
@@ -52,6 +52,9 @@ enum { LSTM, GRU };
 
 /* Bytes that a piece of a backward sweep may take of the first-level cache. */
 #define PIECE 16384
+
+/* Rows whose products are added up in working precision before they go into a double. */
+#define FEW_ROWS 1024
 
 #if defined(__GNUC__) && !defined(KRU_REF_PLAIN_C)
 #define VECTORS

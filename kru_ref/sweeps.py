@@ -2,12 +2,7 @@
 
 import functools
 import math
-from typing import Any, NamedTuple
-
-from numpy.typing import NDArray
-
-# Real or complex, single or double precision: decided at run time, and decides what is computed.
-Array = NDArray[Any]
+from typing import NamedTuple
 
 
 class Sweep(NamedTuple):

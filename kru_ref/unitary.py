@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from .kronecker import as_factors, check_dtype, factor_singular_values
-from .sweeps import Array
+from .arrays import Array, check_dtype, check_rng, checked_size
+from .kronecker import as_factors, factor_singular_values
 
 
+@np.errstate(under="ignore")
 def soft_unitary(factors: Sequence[ArrayLike]) -> tuple[float, list[Array]]:
     """Measure how far the factors are from unitary, R = Σ_f ‖W_f^H W_f - I‖²_F, and its gradient.
 
@@ -38,13 +38,15 @@ def soft_unitary(factors: Sequence[ArrayLike]) -> tuple[float, list[Array]]:
     δE = δW^H W + W^H δW, so δR = 4 Re tr(E W^H δW) = Re⟨4 W E, δW⟩.
     """
     penalty, dfactors = 0.0, []
-    for W in as_factors(factors):
-        E = W.conj().T @ W - np.eye(W.shape[1], dtype=W.dtype)
+    for single in as_factors(factors):
+        W = single.astype(np.result_type(single, np.float64))  # squares of large entries overflow
+        E = W.conj().T @ W - np.eye(W.shape[1])
         penalty += float(np.sum(np.abs(E) ** 2))
-        dfactors.append(4 * W @ E)
+        dfactors.append((4 * W @ E).astype(single.dtype))
     return penalty, dfactors
 
 
+@np.errstate(under="ignore")
 def soft_unitary_jvp(
     factors: Sequence[ArrayLike], factors_dot: Sequence[ArrayLike]
 ) -> tuple[float, float]:
@@ -54,6 +56,7 @@ def soft_unitary_jvp(
     """
     penalty = penalty_dot = 0.0
     for W, W_dot in zip(as_factors(factors), as_factors(factors_dot), strict=True):
+        W = W.astype(np.result_type(W, np.float64))
         E = W.conj().T @ W - np.eye(W.shape[1])
         E_dot = W_dot.conj().T @ W + W.conj().T @ W_dot
         penalty += float(np.sum(np.abs(E) ** 2))
@@ -124,9 +127,10 @@ def random_unitary(
     """
     dtype = check_dtype(dtype)
     check_rng(rng)
-    P, Q = map(operator.index, shape if isinstance(shape, tuple) else (shape, shape))
-    if min(P, Q) < 1:
-        raise ValueError(f"shape must hold sizes of at least 1, got {shape}")
+    sizes = shape if isinstance(shape, tuple) else (shape, shape)
+    if len(sizes) != 2:
+        raise ValueError(f"shape must be a size or a pair (P, Q), got {shape!r}")
+    P, Q = (checked_size("a size in shape", size) for size in sizes)
     A = rng.standard_normal((max(P, Q), min(P, Q)))
     if dtype.kind == "c":
         A = A + 1j * rng.standard_normal(A.shape)
@@ -176,8 +180,9 @@ def spread_unitary(
             "with the scheme 'haar'"
         )
     check_rng(rng)
-    if not sizes or min(sizes) < 1:
-        raise ValueError(f"sizes must hold at least one, all of them ≥ 1, got {list(sizes)}")
+    sizes = [checked_size("a size", size) for size in sizes]
+    if not sizes:
+        raise ValueError("sizes must hold at least one, got none")
     strides, stride = {}, 1
     for f in rng.permutation(len(sizes)):
         stride *= sizes[f]
@@ -188,11 +193,3 @@ def spread_unitary(
         eigenvalues = np.exp(2j * np.pi * (np.arange(P) / strides[f] + rng.uniform()))
         factors.append(((V * eigenvalues) @ V.conj().T).astype(dtype))
     return factors
-
-
-def check_rng(rng: np.random.Generator) -> None:
-    """Raise unless rng is a generator, not a seed."""
-    if not isinstance(rng, np.random.Generator):
-        raise TypeError(
-            f"rng must be a numpy.random.Generator, such as np.random.default_rng(0), got {rng!r}"
-        )

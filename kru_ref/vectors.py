@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import __version__
+from .archive import ArchiveError, read_npz
+from .arrays import Array
 from .backend import Backend
 from .cells import GRU, LSTM, RNN, Cell
 from .checkpoint import write_atomically
@@ -23,7 +25,6 @@ from .kronecker import kron_matvec, kron_matvec_backward
 from .matrices import Dense, FullUnitary, Kronecker, Matrix, RestrictedUnitary, permutation
 from .model import SequenceModel
 from .oracles import LOSSES
-from .sweeps import Array
 
 FORMAT = 1
 INDEX, PAGE = "index.json", "README.md"
@@ -330,16 +331,12 @@ def read_arrays(path: Path, sha256: str | None = None) -> Arrays:
     ------
     ValueError
         It is damaged, holds anything but plain arrays, or is not the file of that hash.
+    OSError
+        It cannot be read.
     """
     try:
         if sha256 is not None and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
-            raise ValueError("it is not the file that the index describes")
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            names = [info for info in file.zip.infolist() if info.file_size > LARGEST_ARRAY]
-            if names:
-                raise ValueError(f"{names[0].filename} is larger than {LARGEST_ARRAY:,} bytes")
-            return {name: file[name] for name in file.files}
-    except Exception as error:  # a damaged archive raises anything, zlib.error and EOFError too
-        # NumPy's own words would advise to unpickle
-        reason = "it holds Python objects" if "pickle" in str(error) else error
-        raise ValueError(f"{path} is no .npz of plain arrays: {reason}. Write it again") from error
+            raise ArchiveError(path, "it is not the file that the index describes")
+        return read_npz(path, LARGEST_ARRAY)
+    except ArchiveError as error:
+        raise ValueError(f"{error}. Write it again") from error

@@ -6,8 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from kru_ref import backend as kru_backend
+
+# How long an example takes tells of the machine and what else runs there, never of the code.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 LARGEST_ERRORS = pytest.StashKey[defaultdict]()
 

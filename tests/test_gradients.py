@@ -84,6 +84,132 @@ def test_it_says_what_it_cannot_resolve():
     assert "too small to check" in str(report).splitlines()[2]
 
 
+def test_what_cannot_be_resolved_does_not_pass():
+    params = {"big": np.ones(2), "small": np.ones(2)}
+    f = lambda p: float(np.sum(p["big"] ** 2) + 1e-10 * np.sum(p["small"]))  # noqa: E731
+    for claim in (0.0, 1e-10, -1e-10):
+        grads = {"big": 2 * np.ones(2), "small": np.full(2, claim)}
+        assert not kru.check_gradient(f, params, grads)
+        with pytest.raises(AssertionError, match="too small to check"):
+            kru.assert_gradient(f, params, grads)
+
+
+def test_a_wider_step_resolves_a_small_gradient():
+    params = {"big": np.ones(2), "small": np.ones(2)}
+    f = lambda p: float(np.sum(p["big"] ** 2) + 1e-4 * np.sum(p["small"]))  # noqa: E731
+    right = {"big": 2 * np.ones(2), "small": np.full(2, 1e-4)}
+    assert kru.check_gradient(f, params, right)
+    for wrong in (0.0, -1e-4, 2e-4, 1.001e-4):
+        assert not kru.check_gradient(f, params, {**right, "small": np.full(2, wrong)})
+
+
+EXPONENTS = [-300, -160, -100, -30, -12, -5, -1, 0, 1, 5, 12, 30, 100, 150, 300]
+WRONG = {
+    "sign": lambda g: -g,
+    "twice": lambda g: 2 * g,
+    "half": lambda g: g / 2,
+    "zero": lambda g: 0 * g,
+    "one entry": lambda g: g * np.array([1, 1.1]).astype(g.real.dtype),
+    "nan": lambda g: g * np.array([1, np.nan]).astype(g.real.dtype),
+}
+
+
+def square(scale):
+    return lambda p: float(
+        (np.abs(p["a"].astype(np.result_type(p["a"], float)) / scale) ** 2).sum()
+    )
+
+
+@pytest.mark.parametrize("exponent", EXPONENTS)
+@pytest.mark.parametrize(
+    ("method", "dtype"),
+    [
+        ("central", "float64"),
+        ("central", "complex128"),
+        ("richardson", "float64"),
+        ("richardson", "complex128"),
+        ("complex-step", "float64"),
+    ],
+)
+def test_scales_of_parameters(exponent, method, dtype):
+    scale = float(f"1e{exponent}")
+    p = {"a": np.array([1, 2 + 0.5j] if dtype == "complex128" else [1, 2]).astype(dtype) * scale}
+    g = 2 * (p["a"] / scale) / scale
+    f = square(scale)
+    if method == "complex-step":
+        f = lambda p: ((p["a"] / scale) ** 2).sum()  # noqa: E731
+    assert (report := kru.check_gradient(f, p, {"a": g}, method=method)), report
+    for name, mistake in WRONG.items():
+        report = kru.check_gradient(f, p, {"a": mistake(g)}, method=method)
+        assert not report, (name, str(report))
+
+
+@pytest.mark.parametrize("exponent", [-30, -12, -5, -1, 0, 1, 5, 12, 30])
+@pytest.mark.parametrize("dtype", ["float32", "complex64"])
+def test_scales_of_parameters_in_single_precision(exponent, dtype):
+    scale = float(f"1e{exponent}")
+    p = {"a": (np.array([1, 2 + 0.5j] if dtype == "complex64" else [1, 2]) * scale).astype(dtype)}
+    g = (2 * (p["a"] / scale) / scale).astype(dtype)
+    assert (report := kru.check_gradient(square(scale), p, {"a": g})), report
+    for name, mistake in WRONG.items():
+        report = kru.check_gradient(square(scale), p, {"a": mistake(g)})
+        assert not report, (name, str(report))
+
+
+@pytest.mark.parametrize("exponent", EXPONENTS)
+def test_scales_of_losses(exponent):
+    scale = float(f"1e{exponent}")
+    p = {"a": np.array([1.0, 2.0])}
+    f = lambda p: float((p["a"] ** 2).sum() * scale)  # noqa: E731
+    g = 2 * p["a"] * scale
+    assert (report := kru.check_gradient(f, p, {"a": g})), report
+    for name, mistake in WRONG.items():
+        report = kru.check_gradient(f, p, {"a": mistake(g)})
+        assert not report, (name, str(report))
+
+
+def test_a_parameter_of_another_scale_is_checked_too():
+    p = {"a": np.array([1e5, 2e5], np.float32), "b": np.ones(2, np.float32)}
+    f = lambda p: float(((p["a"].astype(float) / 1e5) ** 2).sum() + (p["b"] ** 2).sum())  # noqa: E731
+    right = {"a": np.array([2e-5, 4e-5], np.float32), "b": 2 * np.ones(2, np.float32)}
+    assert (report := kru.check_gradient(f, p, right)), report
+    for wrong in (-right["a"], 2 * right["a"], 0 * right["a"]):
+        with pytest.raises(AssertionError):
+            kru.assert_gradient(f, p, {**right, "a": wrong})
+
+
+def test_a_kink_is_named():
+    f = lambda p: float(np.sum(np.maximum(p["x"], 0)))  # noqa: E731
+    for claim in (0.0, 1.0, 0.5):
+        report = kru.check_gradient(f, {"x": np.array([0.0, 1.0])}, {"x": np.array([claim, 1.0])})
+        if not report:
+            assert "f has a kink or a jump here: its slope is 0 on one side and 1" in str(report)
+            assert "part of a sum" not in str(report)
+    assert claim == 0.5
+    assert report, "the middle of both slopes is what central differences find"
+
+
+def test_noise_is_named(rng):
+    f = lambda p: float(np.sum(p["x"] ** 2) + 1e-3 * rng.standard_normal())  # noqa: E731
+    report = kru.check_gradient(f, {"x": np.ones(3)}, {"x": 2 * np.ones(3)})
+    assert not report
+    assert "f is not deterministic" in str(report)
+    assert "part of a sum" not in str(report)
+
+
+@pytest.mark.parametrize("tolerance", [0, -1e-3, np.nan, np.inf])
+def test_a_tolerance_that_decides_nothing_is_refused(tolerance):
+    with pytest.raises(ValueError, match="tolerance must be finite and above 0"):
+        kru.check_gradient(
+            lambda p: 1.0, {"x": np.ones(2)}, {"x": np.zeros(2)}, tolerance=tolerance
+        )
+
+
+def test_nothing_to_compare_does_not_pass():
+    with pytest.raises(ValueError, match="at least one array with an entry"):
+        kru.check_gradient(lambda p: 1.0, {"x": np.ones((0, 2))}, {"x": np.ones((0, 2))})
+
+
 def test_lists_and_scalars_are_arrays():
     assert kru.check_gradient(lambda p: float(p["x"] ** 2), {"x": 3.0}, {"x": 6.0})
     assert kru.check_gradient(lambda p: float(p["x"][1]), {"x": [1.0, 2.0]}, {"x": [0.0, 1.0]})
@@ -162,6 +288,42 @@ def test_adjoint_passes_and_catches(draw, rng, dtype):
         assert "FAILED" in str(report)
 
 
+class Scaled(LinearOperator):
+    """A c, with an adjoint that may be the wrong one."""
+
+    def __init__(self, A, factor, wrong):
+        super().__init__(A.dtype, A.shape)
+        self.A, self.factor, self.wrong = A, A.dtype.type(factor), A.dtype.type(wrong)
+
+    def _matvec(self, x):
+        return self.factor * (self.A @ x)
+
+    def _rmatvec(self, y):
+        return self.wrong * (self.factor * (self.A.conj().T @ y))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "exponent"),
+    [("complex128", e) for e in (-300, -165, -100, -24, 0, 19, 100, 154, 300)]
+    + [("float64", e) for e in (-300, -165, 154, 300)]
+    + [(d, e) for d in ("complex64", "float32") for e in (-36, -24, -20, -10, 0, 10, 19, 30, 36)],
+)
+def test_scales_of_adjoints(draw, rng, dtype, exponent):
+    A, factor = draw((4, 3), dtype), float(f"1e{exponent}")
+    assert (report := kru.check_adjoint(Scaled(A, factor, 1), rng)), report
+    for wrong in (2, 0.5, -1, 0, 1.01, np.nan):
+        report = kru.check_adjoint(Scaled(A, factor, wrong), rng)
+        assert not report, (wrong, str(report))
+
+
+def test_an_adjoint_of_nothing_is_refused(rng):
+    with pytest.raises(ValueError, match="or nothing is checked"):
+        kru.check_adjoint(np.ones((0, 3)), rng)
+    for tolerance in (0, np.nan, np.inf):
+        with pytest.raises(ValueError, match="tolerance must be finite and above 0"):
+            kru.check_adjoint(np.eye(2), rng, tolerance=tolerance)
+
+
 def test_adjoint_of_a_real_operator_is_checked_on_complex_vectors(rng):
     A = rng.standard_normal((4, 6))
     assert kru.check_adjoint(Planted(A, A.T), rng)
@@ -226,7 +388,7 @@ def test_random_directions(draw, rng, method, bug):
     assert "along v" in str(report)
     wrong = PLANTED[bug](grads)
     assert not kru.check_gradient(f, params, wrong, directions=3, rng=rng, method=method)
-    with pytest.raises(ValueError, match="directions must be at least 1 and needs rng"):
+    with pytest.raises(ValueError, match="directions must be at least 1, got 0"):
         kru.check_gradient(f, params, grads, directions=0, rng=rng)
     with pytest.raises(ValueError, match="entries or directions, not both"):
         kru.check_gradient(f, params, grads, directions=1, entries=1, rng=rng)

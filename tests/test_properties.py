@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import kru_ref as kru
@@ -17,6 +17,12 @@ SHAPES = st.lists(SIZES, min_size=1, max_size=4)
 DTYPES = st.sampled_from(["float64", "complex128"])
 SEEDS = st.integers(0, 2**32 - 1)
 backends = pytest.mark.parametrize("backend", BACKENDS)
+
+
+def test_no_example_fails_for_being_slow():
+    """A busy machine is no mistake of the code; see conftest.py."""
+    assert settings.default.deadline is None
+    assert HealthCheck.too_slow in settings.default.suppress_health_check
 
 
 def gaussian(rng, shape, dtype):

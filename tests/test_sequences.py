@@ -9,7 +9,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import kru_ref as kru
@@ -17,7 +17,7 @@ from kru_ref.tasks import Characters, Music, Phonemes, music, phonemes
 from kru_ref.tasks.characters import read_symbols
 from kru_ref.tasks.task import epoch_of, pad
 
-FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FUZZ = settings(max_examples=150)
 
 
 @st.composite

@@ -72,7 +72,7 @@ def test_random_unitary_is_haar(rng, dtype):
 
 
 def test_bad_arguments(rng):
-    with pytest.raises(ValueError, match="sizes of at least 1"):
+    with pytest.raises(ValueError, match="must be at least 1, got 0"):
         kru.random_unitary((3, 0), rng)
     with pytest.raises(
         TypeError, match="dtype must be one of float32, float64, complex64, complex128, "
@@ -115,7 +115,11 @@ def test_spread_factors_of_a_cell(rng):
             "need a complex dtype.*the scheme 'haar'$",
         ),
         (lambda rng: kru.spread_unitary([], rng), ValueError, "at least one"),
-        (lambda rng: kru.spread_unitary([2, 0], rng), ValueError, r"≥ 1, got \[2, 0\]"),
+        (
+            lambda rng: kru.spread_unitary([2, 0], rng),
+            ValueError,
+            r"a size must be at least 1, got 0",
+        ),
         (lambda rng: kru.spread_unitary([2], 0), TypeError, "rng must be"),
         (lambda rng: kru.Kronecker(init_scheme="x"), ValueError, "'haar' or 'spread', got 'x'"),
         (

@@ -183,7 +183,7 @@ def outside(results, *options):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     assert torch
     command = [sys.executable, "-W", "error", str(OUTSIDE), str(PUBLISHED), str(results), *options]
-    subprocess.run(command, check=True, timeout=300)
+    subprocess.run(command, check=True, timeout=600)
     return verify.report(verify.verify(PUBLISHED, results)).splitlines()
 
 

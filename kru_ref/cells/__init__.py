@@ -17,7 +17,7 @@ A cell is a frozen description. Its parameters are a dict of arrays outside it, 
 ``forward`` returns all that ``backward`` needs.
 """
 
-from .cell import Cell, Params, Saved, State, check_params, checked_array, checked_size
+from .cell import Cell, Params, Saved, State, check_params
 from .gru import GRU, GRUSaved
 from .lstm import LSTM, LSTMSaved
 from .rnn import KRU, RNN, RNNSaved
@@ -35,6 +35,4 @@ __all__ = [
     "Saved",
     "State",
     "check_params",
-    "checked_array",
-    "checked_size",
 ]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import operator
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -13,11 +12,9 @@ import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 
 from .. import compiled
+from ..arrays import Array, as_array, check_dtype, check_rng, checked_array, checked_size, converted
 from ..compiled import ReadoutGradient
-from ..kronecker import check_dtype
 from ..matrices import Matrix, RestrictedUnitary, glorot_uniform
-from ..sweeps import Array
-from ..unitary import check_rng
 
 Params = dict[str, Array]
 # What passes from one chunk of a sequence to the next: h, or h and c.
@@ -164,6 +161,7 @@ class Cell(ABC):
     ) -> tuple[Params, Array | None, Any]:
         """Back-propagate through time; return the gradients of params, of x and of the state."""
 
+    @np.errstate(under="ignore")
     def continued(self, params: Mapping[str, Array], x: ArrayLike) -> Array:
         """Run a real cell on complex numbers: the analytic continuation of :meth:`forward`.
 
@@ -196,8 +194,9 @@ class Cell(ABC):
                 "RestrictedUnitary has no analytic continuation: it reads a real state as the "
                 "two parts of a complex one"
             )
+        params = {name: as_array(name, p) for name, p in params.items()}
         check_params(params, self.shapes(), {name: p.dtype for name, p in params.items()})
-        x = np.asarray(x)
+        x = as_array("x", x)
         if np.iscomplexobj(x):
             self.checked_input(x.real)
         else:
@@ -236,6 +235,7 @@ class Cell(ABC):
         state, state_dot : tuples of ndarray, shapes (N, B)
         """
 
+    @np.errstate(under="ignore")
     def jvp(
         self,
         params: Mapping[str, Array],
@@ -270,8 +270,8 @@ class Cell(ABC):
         ValueError, TypeError
             As :meth:`forward`, for tangents too; x_dot for integer x, h0_dot without h0.
         """
-        check_params(params, self.shapes(), self.dtypes())
-        check_params(params_dot, self.shapes(), self.dtypes())
+        params = check_params(params, self.shapes(), self.dtypes())
+        params_dot = check_params(params_dot, self.shapes(), self.dtypes())
         x = self.checked_input(x)
         if x_dot is not None:
             if x.ndim == 2:
@@ -326,7 +326,7 @@ class Cell(ABC):
         grads = dict(zip(self.matrix_names, flat, strict=True)) | own
         if self.learned_h0:
             for name, d in zip(self.states, dstate, strict=True):
-                grads[name] = d.sum(axis=1) if state_is_learned else np.zeros_like(params[name])
+                grads[name] = over_batch(d) if state_is_learned else np.zeros_like(params[name])
         return grads
 
     def penalty(self, params: Mapping[str, Array]) -> tuple[float, Params]:
@@ -348,7 +348,7 @@ class Cell(ABC):
 
     def checked_input(self, x: ArrayLike) -> NDArray[Any]:
         """Return x (T, D, B) in the cell's precision, or integers (T, B); raise for another."""
-        x = np.asarray(x)
+        x = as_array("x", x)
         D = self.input_size
         if np.issubdtype(x.dtype, np.integer) and x.ndim == 2:
             if x.size and not 0 <= x.min() <= x.max() < D:
@@ -359,10 +359,11 @@ class Cell(ABC):
         elif x.ndim == 3 and x.shape[1] == D and x.dtype.kind in "fciub":
             if np.iscomplexobj(x) and not self.is_complex:
                 raise TypeError(f"x is complex, but the cell's dtype is {self.dtype}")
-            x = np.ascontiguousarray(x, self.dtype if np.iscomplexobj(x) else self.real_dtype)
-            if not np.isfinite(x).all():
+            if x.dtype.kind in "fc" and not np.isfinite(x).all():
                 where = tuple(int(i) for i in np.argwhere(~np.isfinite(x))[0])
                 raise ValueError(f"x must be finite, but x[t, d, b] is {x[where]} at {where}")
+            dtype = np.dtype(self.dtype) if np.iscomplexobj(x) else self.real_dtype
+            x = converted("x", x, dtype)
         else:
             raise ValueError(
                 f"x must have shape (T, D, B) with D = input_size = {D}, or be integers of "
@@ -377,16 +378,17 @@ class Cell(ABC):
     ) -> Array:
         """Return (N, B): what is given, else what is learned, else 0."""
         shape = (self.hidden_size, B)
-        if given is not None:
-            return checked_array(name, given, shape, np.dtype(self.dtype))
+        if given is not None:  # a copy: the caller's own may change before backward
+            return checked_array(name, given, shape, np.dtype(self.dtype)).copy()
         if self.learned_h0:
             return np.repeat(params[name][:, None], B, axis=1)
         return np.zeros(shape, self.dtype)
 
-    def _memory(self, shape: tuple[int, ...], old: Array | None, *inputs: Array) -> Array:
+    def _memory(self, shape: tuple[int, ...], old: Array | None, *inputs: Any) -> Array:
         """Return memory for states: an old array that fits and is no input, else fresh."""
         fits = old is not None and old.shape == shape and old.dtype == self.dtype
-        if old is not None and fits and not any(np.may_share_memory(old, a) for a in inputs):
+        given = [a for a in inputs if isinstance(a, np.ndarray)]
+        if old is not None and fits and not any(np.may_share_memory(old, a) for a in given):
             return old
         return compiled.aligned_empty(shape, np.dtype(self.dtype))
 
@@ -422,7 +424,7 @@ class Cell(ABC):
     ) -> Array | ReadoutGradient:
         if isinstance(dh, ReadoutGradient):
             return dh
-        dh = np.asarray(dh)
+        dh = as_array("dh", dh)
         if dh.ndim != 3 or dh.shape[1:] != h.shape[1:] or not 1 <= len(dh) <= len(h):
             raise ValueError(
                 f"dh must have the shape of h, {h.shape}, or that of its last steps; got {dh.shape}"
@@ -452,15 +454,20 @@ def input_gradients(
 
     dz is (T, G N, B).
     """
-    columns = _side_by_side(dz)  # (G N, T B)
-    if x.ndim == 2:  # a one-hot matrix (T B, D)
-        ones, labels = np.ones(x.size, U.dtype), x.reshape(-1)
-        one_hot = scipy.sparse.csr_array(
-            (ones, (np.arange(x.size), labels)), shape=(x.size, U.shape[1])
-        )
-        return np.ascontiguousarray((one_hot.T @ columns.T).T), None
-    dU = columns @ _side_by_side(x).conj().T
-    if not input_gradient:
+    dU = np.zeros(U.shape, np.result_type(U, np.float64))
+    for steps in _pieces(len(x), x.shape[-1]):
+        columns = _side_by_side(dz[steps])  # (G N, T B)
+        if x.ndim == 2:  # a one-hot matrix (D, T B), of which only the ones are stored
+            labels = x[steps].reshape(-1)
+            ones = np.ones(labels.size, dU.dtype)
+            one_hot = scipy.sparse.csc_array(
+                (ones, labels, np.arange(labels.size + 1)), shape=(U.shape[1], labels.size)
+            )
+            dU += (one_hot @ columns.T).T
+        else:
+            dU += columns @ _side_by_side(x[steps]).conj().T
+    dU = np.ascontiguousarray(dU, U.dtype)
+    if x.ndim == 2 or not input_gradient:
         return dU, None
     dx = np.matmul(U.conj().T, dz)
     return dU, dx if np.iscomplexobj(x) else np.ascontiguousarray(dx.real)
@@ -471,32 +478,36 @@ def matrix_gradient(matrix: Matrix, W: list[Array], h0: Array, h: Array, dz: Arr
 
     Columns are independent: those of many steps stand side by side, and make one product.
     """
-    T, _, B = h.shape
-    steps = max(1, COLUMNS // B)
-    dW = [np.zeros_like(w) for w in W]
-    for first in range(0, T, steps):
-        last = min(T, first + steps)
+    dW = [np.zeros(w.shape, np.result_type(w, np.float64)) for w in W]
+    for steps in _pieces(len(h), h.shape[-1]):
+        first, last = steps.start, steps.stop
         before = h[first - 1 : last - 1] if first else np.concatenate([h0[None], h[: last - 1]])
-        columns = _side_by_side(before), _side_by_side(dz[first:last])
+        columns = _side_by_side(before), _side_by_side(dz[steps])
         for total, part in zip(dW, matrix.gradient(W, *columns), strict=True):
             total += part
-    return dW
+    return [total.astype(w.dtype) for total, w in zip(dW, W, strict=True)]
+
+
+def _pieces(T: int, B: int) -> Iterator[slice]:
+    """Cut time into pieces of some COLUMNS; their sums are then added in double precision."""
+    steps = max(1, COLUMNS // B)
+    for first in range(0, T, steps):
+        yield slice(first, min(T, first + steps))
+
+
+def over_batch(a: NDArray[Any]) -> NDArray[Any]:
+    """Sum (N, B) over the batch, in double precision."""
+    return a.sum(axis=1, dtype=np.result_type(a, np.float64)).astype(a.dtype)
+
+
+def over_time(a: NDArray[Any]) -> NDArray[Any]:
+    """Sum (T, N, B) over time and batch, in double precision."""
+    return a.sum(axis=(0, 2), dtype=np.result_type(a, np.float64)).astype(a.dtype)
 
 
 def _side_by_side(a: NDArray[Any]) -> NDArray[Any]:
     """Turn (T, N, B) into (N, T B)."""
     return np.ascontiguousarray(np.moveaxis(a, 0, 1)).reshape(a.shape[1], -1)
-
-
-def checked_size(name: str, value: Any) -> int:
-    """Return a size as an integer of at least 1."""
-    try:
-        size = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be a whole number, got {value!r}") from None
-    if size < 1:
-        raise ValueError(f"{name} must be at least 1, got {size}")
-    return size
 
 
 def check_real(cell: str, dtype: str) -> None:
@@ -516,22 +527,12 @@ def random_state(N: int, rng: np.random.Generator, dtype: np.dtype) -> Array:
     return (entries[0] + 1j * entries[1] if parts == 2 else entries[0]).astype(dtype)
 
 
-def checked_array(name: str, value: ArrayLike, shape: tuple[int, ...], dtype: np.dtype) -> Array:
-    """Return value as a contiguous array of that shape and dtype; refuse complex for real."""
-    array = np.asarray(value)
-    if array.shape != shape:
-        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
-    if array.dtype.kind not in "fciub" or (np.iscomplexobj(array) and dtype.kind != "c"):
-        raise TypeError(f"{name} must fit dtype {dtype}, got {array.dtype}")
-    return np.ascontiguousarray(array, dtype)
-
-
 def check_params(
     params: Mapping[str, Array],
     shapes: Mapping[str, tuple[int, ...]],
     dtypes: Mapping[str, np.dtype],
-) -> None:
-    """Raise unless params holds just these names, with these shapes and dtypes."""
+) -> Params:
+    """Return params as plain arrays; raise unless they have these names, shapes and dtypes."""
     if not isinstance(params, Mapping):
         raise TypeError(f"params must be a dict of arrays by name, got {type(params).__name__}")
     if params.keys() != shapes.keys():
@@ -540,10 +541,13 @@ def check_params(
             f"params do not belong to this model: missing {sorted(missing) or 'none'}, "
             f"unknown {sorted(unknown) or 'none'}"
         )
+    plain = {}
     for name, value in params.items():
         if not isinstance(value, np.ndarray):
             raise TypeError(f"{name} must be an array, got {type(value).__name__}")
+        value = plain[name] = as_array(name, value)
         if value.shape != shapes[name]:
             raise ValueError(f"{name} must have shape {shapes[name]}, got {value.shape}")
         if value.dtype != dtypes[name]:
             raise TypeError(f"{name} must have dtype {dtypes[name]}, got {value.dtype}")
+    return plain

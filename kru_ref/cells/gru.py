@@ -11,9 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from .. import compiled
 from ..activations import logistic, logistic_jvp
+from ..arrays import Array
 from ..compiled import ReadoutGradient
 from ..matrices import Dense, Matrix
-from ..sweeps import Array
 from .cell import (
     Cell,
     Params,
@@ -23,6 +23,7 @@ from .cell import (
     input_product,
     input_product_jvp,
     matrix_gradient,
+    over_time,
 )
 
 # Of the gradients dr, dz, a, dq those behind W_r, W_z and W_n.
@@ -40,8 +41,8 @@ class GRUSaved(NamedTuple):
 
     @property
     def last(self) -> Array:
-        """The state after the last step, (N, B)."""
-        return self.h[-1]
+        """The state after the last step, (N, B): a copy, of which nothing here depends."""
+        return self.h[-1].copy()
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ class GRU(Cell):
         """Draw parameters as :meth:`Cell.init`; b_h is 0."""
         return super().init(rng) | {"b_h": np.zeros(self.hidden_size, self.dtype)}
 
+    @np.errstate(under="ignore")
     def forward(
         self,
         params: Mapping[str, Array],
@@ -133,15 +135,15 @@ class GRU(Cell):
             Parameters, x or h0 of another shape or dtype, labels out of range, or x not
             finite.
         """
-        check_params(params, self.shapes(), self.dtypes())
+        params = check_params(params, self.shapes(), self.dtypes())
         x = self.checked_input(x)
         if reuse is not None:
             self._check_type("reuse", reuse)
         is_learned = self.learned_h0 and h0 is None
         (first_h,) = self.initial_states(params, x.shape[-1], h0)
         T, N, B = len(x), self.hidden_size, x.shape[-1]
-        h = self._memory((T, N, B), None if reuse is None else reuse.h, x, first_h)
-        gates = self._memory((T, 4, N, B), None if reuse is None else reuse.gates, x, first_h)
+        h = self._memory((T, N, B), None if reuse is None else reuse.h, x, h0)
+        gates = self._memory((T, 4, N, B), None if reuse is None else reuse.gates, x, h0)
         W, U, b, b_h = self.matrices(params), params["U"], params["b"], params["b_h"]
         if self._is_compiled(x):
             compiled.gated_forward("gru", W, U, b, b_h, x, first_h, None, h, None, gates)
@@ -171,6 +173,7 @@ class GRU(Cell):
             h_t = (1 - z) * n + z * h_t
             gates[t], h[t] = (r, z, n, q), h_t
 
+    @np.errstate(under="ignore")
     def backward(
         self,
         params: Mapping[str, Array],
@@ -218,7 +221,7 @@ class GRU(Cell):
         U_n x + b_n, dq that of W_n h + b_h. Then dh_{t-1} = z dh_t + W_r^T dr + W_z^T dz +
         W_n^T dq, and dU, db and the matrices' own gradients are sums over time as in :class:`RNN`.
         """
-        check_params(params, self.shapes(), self.dtypes())
+        params = check_params(params, self.shapes(), self.dtypes())
         self.check_saved(saved)
         x, h0, h, gates, h0_is_learned = saved
         dh = self._checked_gradient(dh, h)
@@ -263,7 +266,7 @@ class GRU(Cell):
         ]
         dz = d[:, :3].reshape(len(h), len(U), -1)  # (T, 3N, B)
         dU, dx = input_gradients(U, x, dz, input_gradient)
-        return dW, dU, dz.sum(axis=(0, 2)), d[:, 3].sum(axis=(0, 2)), dx, dh_t
+        return dW, dU, over_time(dz), over_time(d[:, 3]), dx, dh_t
 
     def _continued(
         self, params: Mapping[str, Array], x: NDArray[Any], state: tuple[Array, ...]

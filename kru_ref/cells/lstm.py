@@ -11,19 +11,19 @@ from numpy.typing import ArrayLike, NDArray
 
 from .. import compiled
 from ..activations import logistic, logistic_jvp
+from ..arrays import Array, checked_array
 from ..compiled import ReadoutGradient
 from ..matrices import Dense, Matrix
-from ..sweeps import Array
 from .cell import (
     Cell,
     Params,
     check_params,
     check_real,
-    checked_array,
     input_gradients,
     input_product,
     input_product_jvp,
     matrix_gradient,
+    over_time,
 )
 
 
@@ -40,8 +40,8 @@ class LSTMSaved(NamedTuple):
 
     @property
     def last(self) -> tuple[Array, Array]:
-        """The state after the last step, h and c, (N, B) each."""
-        return self.h[-1], self.c[-1]
+        """The state after the last step, h and c, (N, B) each: copies."""
+        return self.h[-1].copy(), self.c[-1].copy()
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,7 @@ class LSTM(Cell):
         params["b"][N : 2 * N] = 1
         return params
 
+    @np.errstate(under="ignore")
     def forward(
         self,
         params: Mapping[str, Array],
@@ -134,16 +135,16 @@ class LSTM(Cell):
             Parameters, x or h0 of another shape or dtype, labels out of range, or x not
             finite.
         """
-        check_params(params, self.shapes(), self.dtypes())
+        params = check_params(params, self.shapes(), self.dtypes())
         x = self.checked_input(x)
         if reuse is not None:
             self._check_type("reuse", reuse)
         first_h, first_c = self.initial_states(params, x.shape[-1], h0)
         T, N, B = len(x), self.hidden_size, x.shape[-1]
         old = reuse or LSTMSaved(x, first_h, first_c, *(np.empty(0),) * 3, False)
-        h = self._memory((T, N, B), old.h, x, first_h, first_c)
-        c = self._memory((T, N, B), old.c, x, first_h, first_c)
-        gates = self._memory((T, 4, N, B), old.gates, x, first_h, first_c)
+        h = self._memory((T, N, B), old.h, x, *(h0 or ()))
+        c = self._memory((T, N, B), old.c, x, *(h0 or ()))
+        gates = self._memory((T, 4, N, B), old.gates, x, *(h0 or ()))
         W, U, b = self.matrices(params), params["U"], params["b"]
         if self._is_compiled(x):
             compiled.gated_forward("lstm", W, U, b, None, x, first_h, first_c, h, c, gates)
@@ -174,6 +175,7 @@ class LSTM(Cell):
             h_t = o * np.tanh(c_t)
             gates[t], c[t], h[t] = (i, f, g, o), c_t, h_t
 
+    @np.errstate(under="ignore")
     def backward(
         self,
         params: Mapping[str, Array],
@@ -223,7 +225,7 @@ class LSTM(Cell):
         each times its gate's derivative gives dz_k; then dh_{t-1} = Σ_k W_k^T dz_k, and dU, db and
         the matrices' own gradients are sums over time as in :class:`RNN`.
         """
-        check_params(params, self.shapes(), self.dtypes())
+        params = check_params(params, self.shapes(), self.dtypes())
         self.check_saved(saved)
         x, h0, c0, h, c, gates, h0_is_learned = saved
         dh = self._checked_gradient(dh, h)
@@ -273,7 +275,7 @@ class LSTM(Cell):
         dW = [matrix_gradient(self.matrix, W_k, h0, h, dz[:, k]) for k, W_k in enumerate(W)]
         dz = dz.reshape(len(h), len(U), -1)  # (T, 4N, B)
         dU, dx = input_gradients(U, x, dz, input_gradient)
-        return dW, dU, dz.sum(axis=(0, 2)), dx, dh_t, dc
+        return dW, dU, over_time(dz), dx, dh_t, dc
 
     def _continued(
         self, params: Mapping[str, Array], x: NDArray[Any], state: tuple[Array, ...]

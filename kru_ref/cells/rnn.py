@@ -11,10 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from .. import compiled
 from ..activations import ACTIVATIONS
+from ..arrays import Array
 from ..backend import Backend
 from ..compiled import ReadoutGradient
 from ..matrices import Dense, Kronecker, Matrix
-from ..sweeps import Array
 from .cell import (
     Cell,
     Params,
@@ -36,8 +36,8 @@ class RNNSaved(NamedTuple):
 
     @property
     def last(self) -> Array:
-        """The state after the last step, (N, B)."""
-        return self.h[-1]
+        """The state after the last step, (N, B): a copy, of which nothing here depends."""
+        return self.h[-1].copy()
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ class RNN(Cell):
                 f"{self.dtype}; use 'modrelu' or 'identity', or a real dtype"
             )
 
+    @np.errstate(under="ignore")
     def forward(
         self,
         params: Mapping[str, Array],
@@ -127,14 +128,14 @@ class RNN(Cell):
             Parameters, x or h0 of another shape or dtype, labels out of range, or x not
             finite.
         """
-        check_params(params, self.shapes(), self.dtypes())
+        params = check_params(params, self.shapes(), self.dtypes())
         x = self.checked_input(x)
         if reuse is not None:
             self._check_type("reuse", reuse)
         is_learned = self.learned_h0 and h0 is None
         (first_h,) = self.initial_states(params, x.shape[-1], h0)
         shape = (len(x), self.hidden_size, x.shape[-1])
-        h = self._memory(shape, None if reuse is None else reuse.h, x, first_h)
+        h = self._memory(shape, None if reuse is None else reuse.h, x, h0)
         (W,), U, b = self.matrices(params), params["U"], params["b"]
         if self._is_compiled(x):
             compiled.forward(W, U, b, self.activation, x, first_h, h)
@@ -151,6 +152,7 @@ class RNN(Cell):
             h_t = sigma(self.matrix.matvec(W, h_t) + input_product(U, x[t]), b)
             h[t] = h_t
 
+    @np.errstate(under="ignore")
     def backward(
         self,
         params: Mapping[str, Array],
@@ -197,7 +199,7 @@ class RNN(Cell):
         with σ_backward the activation's own (activations.py), and dW sums the matrix's own
         gradient at (h_{t-1}, dz_t). Nothing but h is needed of the forward pass.
         """
-        check_params(params, self.shapes(), self.dtypes())
+        params = check_params(params, self.shapes(), self.dtypes())
         self.check_saved(saved)
         x, h0, h, h0_is_learned = saved
         dh = self._checked_gradient(dh, h)

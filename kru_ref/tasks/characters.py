@@ -1,7 +1,7 @@
 """Penn Treebank, character by character: name the next one."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -96,17 +96,24 @@ class Characters(Task):
         for start in range(0, size, self.length):
             yield _piece(text, self.batch_size, start, min(start + self.length, size))
 
+    def unpublished_files(self) -> Sequence[Path]:
+        """Return the three texts, if they are your own."""
+        return [*self._paths().values()] if self.own_data else ()
+
     def metrics(self, loss: float, logits: NDArray[np.floating], batch: Batch) -> dict[str, float]:
         """Return bits per character."""
         return {"bits": loss / math.log(2)}
 
-    @cached_property
-    def _texts(self) -> dict[str, NDArray[np.uint8]]:
+    def _paths(self) -> dict[str, Path]:
         files = {"train": "train", "validation": "valid", "test": "test"}
-        paths = {
+        return {
             split: datasets.locate("ptb", f"ptb.char.{file}.txt", self.data_dir)
             for split, file in files.items()
         }
+
+    @cached_property
+    def _texts(self) -> dict[str, NDArray[np.uint8]]:
+        paths = self._paths()
         if not self.own_data:
             for path in paths.values():
                 datasets.read_verified(path, "ptb", may_be_own=True)

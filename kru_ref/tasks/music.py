@@ -1,7 +1,7 @@
 """Polyphonic music: which keys sound next, after all chords so far."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
@@ -107,6 +107,10 @@ class Music(Task):
         rolls = sorted(self._rolls[split], key=len)
         for start in range(0, len(rolls), self.batch_size):
             yield _shifted(rolls[start : start + self.batch_size])
+
+    def unpublished_files(self) -> Sequence[Path]:
+        """Return the JSON file, if it is your own."""
+        return [datasets.locate("jsb", JSON_FILE, self.data_dir)] if self.own_data else ()
 
     def metrics(self, loss: float, logits: NDArray[np.floating], batch: Batch) -> dict[str, float]:
         """Return the share of keys found: true ones over true, missed and false ones together.

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -136,6 +136,11 @@ class Phonemes(Task):
         utterances = sorted(self._utterances[split], key=lambda u: len(u.labels))
         for start in range(0, len(utterances), self.batch_size):
             yield _batch_of(utterances[start : start + self.batch_size])
+
+    def unpublished_files(self) -> Sequence[Path]:
+        """Return all recordings and their phonemes: TIMIT has no published checksums."""
+        root = datasets.locate_folder("timit", ".phn", self.data_dir)
+        return [path for suffix in (".phn", ".wav") for path in datasets.files_below(root, suffix)]
 
     def metrics(self, loss: float, logits: NDArray[np.floating], batch: Batch) -> dict[str, float]:
         """Return the share of frames that are named wrong, of 39 classes and of all 61.

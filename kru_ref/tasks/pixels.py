@@ -1,6 +1,6 @@
 """Pixel-by-pixel MNIST: name a digit after reading its 784 pixels one at a time."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -99,6 +99,16 @@ class Pixels(Task):
         n = len(digits.labels)
         for start in range(first, n, self.batch_size):
             yield self._sequences(digits, np.arange(start, min(start + self.batch_size, n)))
+
+    def unpublished_files(self) -> Sequence[Path]:
+        """Return the four IDX files, if they are your own."""
+        if not self.own_data:
+            return ()
+        return [
+            datasets.locate("mnist", f"{part}-{what}-ubyte", self.data_dir)
+            for part in ("train", "t10k")
+            for what in ("images-idx3", "labels-idx1")
+        ]
 
     def metrics(self, loss: float, logits: NDArray[np.floating], batch: Batch) -> dict[str, float]:
         """Return the share of digits that are named right."""

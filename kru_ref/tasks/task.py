@@ -5,6 +5,7 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -235,6 +236,10 @@ class Task(ABC):
     @abstractmethod
     def held_out(self, split: Split) -> Iterator[Batch]:
         """Yield batches that no update sees; of another split than the two raise ValueError."""
+
+    def unpublished_files(self) -> Sequence[Path]:
+        """Return the files read that have no published checksum: a run records their own."""
+        return ()
 
     @abstractmethod
     def metrics(self, loss: float, logits: NDArray[np.floating], batch: Batch) -> dict[str, float]:
