@@ -16,6 +16,8 @@ The tangent (``_jvp``, Jacobian-vector product) derives the same from the other 
 ``h_dot``, when z and b move by ``z_dot`` and ``b_dot``. It reads z, and nothing the backward reads.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import NamedTuple
 

@@ -1,5 +1,7 @@
 """Checks that an adjoint is the adjoint: of a linear operator, or of an operation's tangent."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -1,5 +1,7 @@
 """The state of a training run, on disk: written whole or not at all, never pickled."""
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os

@@ -3,6 +3,8 @@
 A complex number is to the kernels two neighbouring real ones.
 """
 
+from __future__ import annotations
+
 import functools
 import math
 from collections.abc import Sequence

@@ -1,5 +1,7 @@
 """Every gradient against every oracle: the table of ``kru-ref gradcheck --all``."""
 
+from __future__ import annotations
+
 import importlib.util
 import itertools
 from collections.abc import Callable, Iterator, Mapping

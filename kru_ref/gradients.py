@@ -1,5 +1,7 @@
 """Checks that a gradient is the gradient: finite differences, Richardson, complex step."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping

@@ -16,6 +16,8 @@ before the factor's count as one ("left"), those after it and the batch as anoth
 ("right"), so that a sweep maps (left, Q_f, right) to (left, P_f, right).
 """
 
+from __future__ import annotations
+
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -262,10 +264,10 @@ class KroneckerProduct(LinearOperator):
     def _matvec(self, x: Array) -> Array:
         return kron_matvec(self.factors, x, self.backend)
 
-    def _adjoint(self) -> "KroneckerProduct":
+    def _adjoint(self) -> KroneckerProduct:
         return KroneckerProduct([W.conj().T for W in self.factors], self.backend)
 
-    def _transpose(self) -> "KroneckerProduct":
+    def _transpose(self) -> KroneckerProduct:
         return KroneckerProduct([W.T for W in self.factors], self.backend)
 
     @property

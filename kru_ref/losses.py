@@ -6,6 +6,8 @@ one that does not count, whatever it holds; the average is then over the sum of 
 the imaginary parts of a complex step, below 1e-12, the loss is continued analytically.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 

@@ -13,6 +13,8 @@ FullUnitary           any unitary matrix                          N², complex 2
 ====================  ==========================================  =========================
 """
 
+from __future__ import annotations
+
 import functools
 import math
 import operator

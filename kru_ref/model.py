@@ -10,6 +10,8 @@ y       ``logits``       (T, M, B), real: y_t = V h_t + c, or V [Re h_t; Im h_t]
 ======  ===============  =======================================================
 """
 
+from __future__ import annotations
+
 import math
 import numbers
 from collections.abc import Iterable, Mapping, Sequence

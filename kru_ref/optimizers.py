@@ -7,6 +7,8 @@ An optimizer's state is ``{"steps": count, slot: {name: array}}``, its slots hav
 keys of the parameters.
 """
 
+from __future__ import annotations
+
 import math
 import numbers
 from collections.abc import Callable, Mapping, Sequence

@@ -5,6 +5,8 @@ nothing of the backward passes is used, nor of the fast forward ones. One text s
 their functions have NumPy's names; ``xp`` is ``torch`` or ``jax.numpy``.
 """
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple

@@ -1,5 +1,7 @@
 """Weights by the names and in the layout of torch.nn.RNN, LSTM and GRU, as plain arrays."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Mapping
 

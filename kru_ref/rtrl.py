@@ -7,6 +7,8 @@ as state times parameters, and as many tangents a step as there are parameters: 
 and for checks.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any

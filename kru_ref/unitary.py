@@ -1,5 +1,7 @@
 """How close factors are to unitary, the penalty that keeps them there, and where they start."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 

@@ -5,6 +5,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+import typing
 from pathlib import Path
 
 import numpy as np
@@ -83,3 +84,36 @@ def test_public_names_are_documented_and_typed():
             for parameter in signature.parameters.values():
                 typed = parameter.annotation is not parameter.empty
                 assert typed or parameter.name in ("self", "cls"), (name, function, parameter)
+
+
+def public_callables():
+    """Every public function, class and method of every module, by its name."""
+    for module in (importlib.import_module(name) for name in MODULES):
+        for name, thing in vars(module).items():
+            if name[0] == "_" or getattr(thing, "__module__", None) != module.__name__:
+                continue
+            if inspect.isfunction(thing) or (
+                inspect.isclass(thing) and not issubclass(thing, Exception)
+            ):
+                yield f"{module.__name__}.{name}", thing
+            if inspect.isclass(thing):
+                for method, function in vars(thing).items():
+                    if method[0] != "_" and inspect.isfunction(function):
+                        yield f"{module.__name__}.{name}.{method}", function
+
+
+def test_signatures_can_be_read():
+    """An alias that is written out, such as ArrayLike, is 300 characters of typing's internals."""
+    seen = 0
+    for name, thing in public_callables():
+        signature = inspect.signature(thing)
+        for parameter in signature.parameters.values():
+            assert len(str(parameter)) < 150, (name, str(parameter))
+        assert len(inspect.formatannotation(signature.return_annotation)) < 150, name
+        if inspect.isfunction(thing):
+            assert "return" in typing.get_type_hints(thing), name
+        seen += 1
+    assert seen > 250
+    for name in kru_ref.__all__:
+        assert len(str(inspect.signature(getattr(kru_ref, name)))) < 300, name
+    assert len(str(inspect.signature(kru_ref.mean_squared_error))) < 150

@@ -1,5 +1,7 @@
 """What all recurrent cells share: sizes, parameters, input, the state before the first step."""
 
+from __future__ import annotations
+
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping

@@ -1,5 +1,7 @@
 """Gated recurrent unit over any recurrent matrix."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple

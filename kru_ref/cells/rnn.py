@@ -1,5 +1,7 @@
 """The simple recurrent cell, h_t = σ(W h_{t-1} + U x_t), and KRU, its Kronecker form."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
