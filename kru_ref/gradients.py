@@ -9,9 +9,18 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from .arrays import DTYPES, Array, as_array, check_rng, checked_size, divided
+from .arrays import (
+    DTYPES,
+    MOST_PROBES,
+    Array,
+    as_arrays,
+    check_rng,
+    check_tolerance,
+    checked_choice,
+    checked_size,
+    divided,
+)
 
 Function = Callable[[dict[str, Array]], Any]
 Method = Literal["central", "richardson", "complex-step"]
@@ -184,13 +193,14 @@ def check_gradient(
     >>> bool(report)
     True
     """
-    params, grads = _plain("params", params), _plain("grads", grads)
+    params, grads = as_arrays("params", params), as_arrays("grads", grads)
+    if not callable(f):
+        raise TypeError(f"f must be a function of params, got {f!r}")
     _check_arguments(params, grads, method, entries, directions, rng)
     single = any(p.dtype.name in ("float32", "complex64") for p in params.values())
     if tolerance is None:
         tolerance = TOLERANCES[method][single]
-    if not (math.isfinite(tolerance) and tolerance > 0):
-        raise ValueError(f"tolerance must be finite and above 0, got {tolerance}")
+    check_tolerance(tolerance)
     slope = _Slope(f, params, grads, method)
     checks = []
     for name, p in params.items():
@@ -200,7 +210,7 @@ def check_gradient(
 
 
 def _check_parameter(
-    slope: "_Slope", name: str, probes: list["_Probe"], g: Array, tolerance: float
+    slope: _Slope, name: str, probes: list[_Probe], g: Array, tolerance: float
 ) -> ParameterCheck:
     """Compare one parameter's gradient with its slopes, and return the worst probe."""
     analytic = [_along(g, probe) for probe in probes]
@@ -228,11 +238,11 @@ def _check_parameter(
 
 
 def _closest(
-    slope: "_Slope",
+    slope: _Slope,
     name: str,
-    probe: "_Probe",
+    probe: _Probe,
     a: float,
-    usual: "_Estimate",
+    usual: _Estimate,
     scale: float,
     tolerance: float,
 ) -> tuple[float, float, bool]:
@@ -574,12 +584,6 @@ def _imaginary(probes: list[_Probe], numerical: Array, g: Array) -> Array:
     return parts
 
 
-def _plain(what: str, arrays: Mapping[str, ArrayLike]) -> dict[str, Array]:
-    if not isinstance(arrays, Mapping):
-        raise TypeError(f"{what} must be a dict of arrays by name, got {type(arrays).__name__}")
-    return {name: as_array(f"{what}[{name!r}]", a) for name, a in arrays.items()}
-
-
 def _number(value: Any) -> float:
     value = np.asarray(value)
     if value.shape != () or value.dtype.kind not in "fiu":
@@ -614,10 +618,9 @@ def _check_arguments(
     directions: int | None,
     rng: np.random.Generator | None,
 ) -> None:
-    if method not in get_args(Method):
-        raise ValueError(f"method must be one of {', '.join(get_args(Method))}, got {method!r}")
+    checked_choice("method", method, get_args(Method))
     for name, number in {"entries": entries, "directions": directions}.items():
-        if number is not None and (checked_size(name, number) < 1 or rng is None):
+        if number is not None and (checked_size(name, number, most=MOST_PROBES) < 1 or rng is None):
             raise ValueError(f"{name} must be at least 1 and needs rng, a numpy.random.Generator")
     if entries is not None and directions is not None:
         raise ValueError("give entries or directions, not both")

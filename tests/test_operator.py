@@ -130,7 +130,7 @@ def test_it_refuses_what_kron_matvec_refuses(product):
         kru.KroneckerProduct([])
     with pytest.raises(ValueError, match="backend must be"):
         kru.KroneckerProduct([np.eye(2)], "fortran")
-    with pytest.raises(TypeError, match=r"got <U1, float64; convert"):
+    with pytest.raises(TypeError, match=r"got <U1 in a ndarray; convert"):
         kru.kron_matvec([np.array([["a"]])], np.ones(1))
     with pytest.raises(ValueError, match=r"(?i)dimension mismatch"):
         product @ np.ones(3)

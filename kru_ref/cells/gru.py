@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .. import compiled
 from ..activations import logistic, logistic_jvp
-from ..arrays import Array
+from ..arrays import Array, checked_flag
 from ..compiled import ReadoutGradient
 from ..matrices import Dense, Matrix
 from .cell import (
@@ -222,6 +222,7 @@ class GRU(Cell):
         W_n^T dq, and dU, db and the matrices' own gradients are sums over time as in :class:`RNN`.
         """
         params = check_params(params, self.shapes(), self.dtypes())
+        checked_flag("input_gradient", input_gradient)
         self.check_saved(saved)
         x, h0, h, gates, h0_is_learned = saved
         dh = self._checked_gradient(dh, h)

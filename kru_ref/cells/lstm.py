@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .. import compiled
 from ..activations import logistic, logistic_jvp
-from ..arrays import Array, checked_array
+from ..arrays import Array, checked_array, checked_flag
 from ..compiled import ReadoutGradient
 from ..matrices import Dense, Matrix
 from .cell import (
@@ -226,6 +226,7 @@ class LSTM(Cell):
         the matrices' own gradients are sums over time as in :class:`RNN`.
         """
         params = check_params(params, self.shapes(), self.dtypes())
+        checked_flag("input_gradient", input_gradient)
         self.check_saved(saved)
         x, h0, c0, h, c, gates, h0_is_learned = saved
         dh = self._checked_gradient(dh, h)

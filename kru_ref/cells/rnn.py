@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .. import compiled
 from ..activations import ACTIVATIONS
-from ..arrays import Array
+from ..arrays import Array, checked_choice, checked_flag
 from ..backend import Backend
 from ..compiled import ReadoutGradient
 from ..matrices import Dense, Kronecker, Matrix
@@ -80,10 +80,7 @@ class RNN(Cell):
 
     def __post_init__(self) -> None:
         self._check()
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(
-                f"activation must be one of {', '.join(ACTIVATIONS)}, got {self.activation!r}"
-            )
+        checked_choice("activation", self.activation, ACTIVATIONS)
         if self.is_complex and not ACTIVATIONS[self.activation].on_complex:
             raise TypeError(
                 f"activation {self.activation!r} is defined on real numbers only, dtype is "
@@ -200,6 +197,7 @@ class RNN(Cell):
         gradient at (h_{t-1}, dz_t). Nothing but h is needed of the forward pass.
         """
         params = check_params(params, self.shapes(), self.dtypes())
+        checked_flag("input_gradient", input_gradient)
         self.check_saved(saved)
         x, h0, h, h0_is_learned = saved
         dh = self._checked_gradient(dh, h)
