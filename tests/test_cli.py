@@ -280,7 +280,8 @@ def test_a_display_that_fails_ends_no_run(tmp_path, monkeypatch, capsys, stderr)
     assert run(line) == 0
     monkeypatch.setattr("kru_ref.training.evaluate", interrupt)
     assert run(f"{line} --resume") == 130
-    steps = [json.loads(row)["step"] for row in (tmp_path / "run" / "metrics.jsonl").open()]
+    rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(row)["step"] for row in rows]
     assert steps == [10, 20]
     assert "unitarity defect" in capsys.readouterr().out
 

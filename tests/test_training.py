@@ -742,7 +742,7 @@ def test_metrics_are_on_the_disk_before_the_checkpoint_that_knows_of_them(tmp_pa
         assert done[i + 1] == ("fsync", str(tmp_path / "run"))
 
 
-ROW = '"loss": 1.0, "seconds": 0.1, "defect": 0.1'
+ROW = '"loss": 1.0, "gradient_norm": 1.0, "defect": 0.1, "seconds": 0.1'
 
 
 @pytest.mark.parametrize(
@@ -766,6 +766,12 @@ ROW = '"loss": 1.0, "seconds": 0.1, "defect": 0.1'
         (lambda rows: [r.replace("20", "true") for r in rows], "updates 20 are missing"),
         (lambda rows: [r.replace('"seconds": ', '"seconds": NaN, "x": ') for r in rows], "5, 10"),
         (lambda rows: [r.replace("loss", "lo\x7fs") for r in rows], "5, 10, 15, 20 are missing"),
+        (lambda rows: [r.replace(", ", ",\r", 1) for r in rows], "5, 10, 15, 20 are missing"),
+        (
+            lambda rows: [r.replace("accuracy", "a\u2028") for r in rows],
+            "5, 10, 15, 20 are missing",
+        ),
+        (lambda rows: [r.replace('"loss"', '"loss": 1.0, "loss"') for r in rows], "5, 10, 15, 20"),
         (lambda rows: [r.encode().replace(b"loss", b"lo\xffs") for r in rows], "5, 10, 15, 20"),
     ],
 )
