@@ -536,17 +536,17 @@ def _rows_so_far(out: Path, state: RunState) -> dict[int, str]:
 
 
 def _row(text: bytes) -> dict[str, Any]:
-    """Return a line of metrics, or nothing if it is none."""
+    """Return a line of metrics, or nothing if it is none that a run writes."""
     try:
         row = json.loads(text)
     except (ValueError, RecursionError):
         return {}
-    if not isinstance(row, dict) or not {"step", "loss", "seconds", "defect"} <= row.keys():
+    always = {"step", "loss", "gradient_norm", "seconds", "defect"}
+    if not isinstance(row, dict) or not always <= row.keys() or type(row["step"]) is not int:
         return {}
-    is_good = type(row["step"]) is int and all(
-        type(value) in (int, float) and math.isfinite(value) for value in row.values()
-    )
-    return row if is_good else {}
+    if not all(type(v) in (int, float) and math.isfinite(v) for v in row.values()):
+        return {}
+    return row if json.dumps(row).encode() == text else {}
 
 
 def _put_aside(path: Path, content: bytes) -> Path:
