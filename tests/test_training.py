@@ -26,7 +26,7 @@ pytest.importorskip("filelock", reason="training needs the extra 'train'")
 
 from kru_ref import backend, checkpoint, training
 from kru_ref.tasks import Adding, Characters, Copying, Music
-from kru_ref.training import Diverged, RunWarning, train
+from kru_ref.training import Diverged, Locked, RunWarning, train
 
 SMALL = Copying(
     delay=5,
