@@ -356,6 +356,14 @@ def test_nothing_that_a_call_returned_changes_by_another_call(rng, kind):
 
 
 @pytest.mark.parametrize("kind", CELLS)
+def test_states_are_read_only(rng, kind):
+    cell = CELLS[kind]()
+    h, _ = cell.forward(cell.init(rng), np.zeros((3, N, B)))
+    with pytest.raises(ValueError, match="read-only"):
+        h[-1][:, 0] = 0
+
+
+@pytest.mark.parametrize("kind", CELLS)
 def test_a_state_that_was_given_may_change_before_backward(rng, kind):
     cell = CELLS[kind]()
     params, x = cell.init(rng), rng.standard_normal((3, N, B)).astype("float32")

@@ -272,7 +272,6 @@ class Broken:
         Broken(UnicodeEncodeError("ascii", "█", 0, 1, "no such character")),
         Broken(RuntimeError("anything")),
     ],
-    ids=str,
 )
 def test_a_display_that_fails_ends_no_run(tmp_path, monkeypatch, capsys, stderr):
     monkeypatch.setattr(sys, "stderr", stderr)

@@ -505,6 +505,13 @@ def _pieces(T: int, B: int) -> Iterator[slice]:
         yield slice(first, min(T, first + steps))
 
 
+def read_only(a: Array) -> Array:
+    """Return a view that cannot be written to: backward reads the same memory."""
+    view = a.view()
+    view.setflags(write=False)
+    return view
+
+
 def over_batch(a: NDArray[Any]) -> NDArray[Any]:
     """Sum (N, B) over the batch, in double precision."""
     return a.sum(axis=1, dtype=np.result_type(a, np.float64)).astype(a.dtype)

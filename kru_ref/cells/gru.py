@@ -24,6 +24,7 @@ from .cell import (
     input_product_jvp,
     matrix_gradient,
     over_time,
+    read_only,
 )
 
 # Of the gradients dr, dz, a, dq those behind W_r, W_z and W_n.
@@ -125,6 +126,7 @@ class GRU(Cell):
         Returns
         -------
         h : ndarray, shape (T, N, B)
+            Read-only, for backward reads it too: change a copy.
         saved : GRUSaved
             For :meth:`backward`: five numbers for each one of h. Leave them and x as they are
             until then.
@@ -149,7 +151,7 @@ class GRU(Cell):
             compiled.gated_forward("gru", W, U, b, b_h, x, first_h, None, h, None, gates)
         else:
             self._forward(W, U, b, b_h, x, first_h, h, gates)
-        return h, GRUSaved(x, first_h, h, gates, is_learned)
+        return read_only(h), GRUSaved(x, first_h, h, gates, is_learned)
 
     def _forward(
         self,

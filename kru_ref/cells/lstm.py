@@ -24,6 +24,7 @@ from .cell import (
     input_product_jvp,
     matrix_gradient,
     over_time,
+    read_only,
 )
 
 
@@ -125,6 +126,7 @@ class LSTM(Cell):
         Returns
         -------
         h : ndarray, shape (T, N, B)
+            Read-only, for backward reads it too: change a copy.
         saved : LSTMSaved
             For :meth:`backward`: six numbers for each one of h. Leave them and x as they are
             until then.
@@ -151,7 +153,7 @@ class LSTM(Cell):
         else:
             self._forward(W, U, b, x, first_h, first_c, h, c, gates)
         is_learned = self.learned_h0 and h0 is None
-        return h, LSTMSaved(x, first_h, first_c, h, c, gates, is_learned)
+        return read_only(h), LSTMSaved(x, first_h, first_c, h, c, gates, is_learned)
 
     def _forward(
         self,

@@ -23,6 +23,7 @@ from .cell import (
     input_product,
     input_product_jvp,
     matrix_gradient,
+    read_only,
 )
 
 
@@ -115,6 +116,7 @@ class RNN(Cell):
         Returns
         -------
         h : ndarray, shape (T, N, B)
+            Read-only, for backward reads it too: change a copy.
         saved : RNNSaved
             For :meth:`backward`. It holds h, and x and h0 where they need no conversion: leave
             them as they are until then.
@@ -138,7 +140,7 @@ class RNN(Cell):
             compiled.forward(W, U, b, self.activation, x, first_h, h)
         else:
             self._forward(W, U, b, x, first_h, h)
-        return h, RNNSaved(x, first_h, h, is_learned)
+        return read_only(h), RNNSaved(x, first_h, h, is_learned)
 
     def _forward(
         self, W: list[Array], U: Array, b: Array, x: NDArray[Any], h_t: Array, h: Array
