@@ -673,7 +673,7 @@ def test_a_damaged_checkpoint_names_the_one_before(tmp_path):
         ("rows", np.array([5, 25]), "rows must be updates in order, from 1 to 20"),
         ("rows", np.array([0, 5]), "rows must be updates in order"),
         ("rows", np.array([[5]]), "rows must be whole numbers"),
-        ("rows", None, "it lacks 'rows'"),
+        ("optimizer/steps", None, "it lacks 'optimizer/steps'"),
         ("seconds", None, "it lacks 'seconds'"),
         ("mine", np.array(1), "it holds 'mine'"),
         ("optimizer/mine/cell.b", np.array(1), "it holds 'optimizer/mine"),
@@ -837,10 +837,10 @@ def test_an_incomplete_last_line_is_what_a_kill_leaves(tmp_path, whole):
         lambda c: c.update(kru_ref="new"),
         lambda c: c.update(kru_ref="99.0"),
         lambda c: c.update(kru_ref="0.99.0"),
-        lambda c: c.update(computed=[]),
+        lambda c: c.update(computed={}),
         lambda c: c.update(computed=None),
         lambda c: c.update(computed=[1]),
-        lambda c: c.pop("computed"),
+        lambda c: c.update(computed=[{"threads": 1}]),
     ],
 )
 def test_each_entry_of_a_config_is_checked(tmp_path, change):
@@ -1115,6 +1115,24 @@ def test_a_run_that_something_else_goes_on_with(tmp_path, monkeypatch, name, cha
     first, second = json.loads((tmp_path / "config.json").read_text())["computed"]
     assert (first["update"], first[name]) == (0, was)
     assert (second["update"], second[name]) == (20, training.what_computes(SMALL)[name])
+    train(SMALL, tmp_path, resume=True)
+
+
+def test_a_run_of_an_earlier_version_goes_on(tmp_path, whole):
+    """It recorded neither what computed it nor which lines of metrics there are."""
+    stopped_run(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    del content["computed"]
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with np.load(tmp_path / "checkpoint.npz") as archive:
+        old = {name: archive[name] for name in archive.files if name != "rows"}
+    np.savez(tmp_path / "checkpoint.npz", **old)
+    with pytest.warns(RunWarning) as caught:
+        train(SMALL, tmp_path, resume=True)
+    assert "may end at other bits than without a stop: kru_ref is " in str(caught[0].message)
+    assert "an earlier kru_ref wrote the checkpoint" in str(caught[1].message)
+    assert len(caught) == 2
+    assert_same_run(whole, tmp_path)
     train(SMALL, tmp_path, resume=True)
 
 
