@@ -157,7 +157,7 @@ def check_gradient(
     report : GradientReport
         ``assert report, report`` is a test; ``print(report)`` is a table. A wrong gradient is
         shown with the parameter, the entry, both values, and a hint where it is wrong in a way
-        that has a usual cause: a conjugate, a transpose, a sign, a factor, a part of a sum.
+        that has a usual cause: a conjugate, a transpose, a sign, a factor.
 
     Raises
     ------
@@ -566,12 +566,6 @@ def _hint(g: Array, probes: list[_Probe], numerical: Array, tolerance: float) ->
             if math.isclose(ratio, factor, rel_tol=1e-4):
                 cause = other + cause
         return f"{ratio:.6g} times it is right: {cause}, over the batch, time or outputs?"
-    cosine = ratio * float(np.linalg.norm(analytic) / np.linalg.norm(numerical))
-    if cosine > 0.8:
-        return (
-            f"it points about where it should (cosine {cosine:.2f}): is a part of a sum missing, "
-            "over the batch, time or paths?"
-        )
     return ""
 
 

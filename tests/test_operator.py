@@ -56,7 +56,7 @@ def test_sums_and_products_with_other_operators(square, draw):
 
 def test_svds(product):
     """The largest singular values, found through matvec and rmatvec alone."""
-    found = svds(product, k=3, return_singular_vectors=False, rng=np.random.default_rng(0))
+    found = svds(product, k=3, return_singular_vectors=False, v0=np.ones(10))
     np.testing.assert_allclose(np.sort(found)[::-1], product.singular_values()[:3])
 
 
