@@ -200,7 +200,7 @@ def check_gradient(
 
 
 def _check_parameter(
-    slope: "_Slope", name: str, probes: list["_Probe"], g: Array, tolerance: float
+    slope: _Slope, name: str, probes: list[_Probe], g: Array, tolerance: float
 ) -> ParameterCheck:
     """Compare one parameter's gradient with its slopes, and return the worst probe."""
     analytic = [_along(g, probe) for probe in probes]
@@ -228,11 +228,11 @@ def _check_parameter(
 
 
 def _closest(
-    slope: "_Slope",
+    slope: _Slope,
     name: str,
-    probe: "_Probe",
+    probe: _Probe,
     a: float,
-    usual: "_Estimate",
+    usual: _Estimate,
     scale: float,
     tolerance: float,
 ) -> tuple[float, float, bool]:
