@@ -26,13 +26,17 @@ from .extras import require
 from .gradients import GradientReport, check_gradient
 from .kronecker import factor_sizes
 from .losses import softmax_cross_entropy
+from .matrices import Dense
 from .model import SequenceModel
 from .recipes import RECIPES
 from .tasks import Adding, Characters, Copying, Music, Phonemes, Pixels, Task
-from .tasks.task import make_cell, make_matrix
+from .tasks.task import check_backend, make_cell, make_matrix
 from .training import Metrics
 
 tyro = require("tyro", "train")
+
+WORSE = 5  # times the loss of outputs of 0; a model that nobody has trained has less
+LARGEST_CHECK = 10_000_000  # numbers moved × steps × sequences of `gradcheck`: minutes
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class Train:
             return 130
         progress.close()
         print(summary(self.task, metrics))
-        return 0
+        return 1 if is_worse_than_nothing(self.task, metrics) else 0
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,8 @@ class Reproduce:
     def run(self) -> int:
         """Train, or print the names."""
         if self.list:
+            if self != Reproduce(list=True):
+                raise ValueError("--list shows all names and runs nothing: leave the rest out")
             for name, task in RECIPES.items():
                 print(f"{name:28}  {shlex.join(options(task))}")
             return 0
@@ -232,12 +238,12 @@ class Gradcheck:
     matrix: Literal["kronecker", "dense", "restricted", "full"] = "kronecker"
     # Shapes of the Kronecker factors, P Q P Q …; their product is the hidden size with any matrix.
     factors: tuple[tuple[int, int], ...] = ((2, 3), (3, 2), (2, 2))
-    # Nonlinearity of the simple cell.
-    activation: Literal["modrelu", "tanh", "relu", "identity"] = "modrelu"
+    # Nonlinearity of the simple cell, modrelu if not given.
+    activation: Literal["modrelu", "tanh", "relu", "identity"] | None = None
     # Numbers of the hidden state and of W; if not given, complex128 for the simple cell and
     # float64 for the others, which are real.
     dtype: Literal["float32", "float64", "complex64", "complex128"] | None = None
-    # Engine of the Kronecker product.
+    # Engine of the Kronecker product; other matrices have no compiled one.
     backend: Backend = "auto"
     # Time steps T.
     steps: int = 5
@@ -251,11 +257,13 @@ class Gradcheck:
     def run(self) -> int:
         """Print the report or the table; 1 if a gradient is wrong."""
         if self.all:
+            if self != Gradcheck(all=True, seed=self.seed):
+                raise ValueError("--all checks every network: but for --seed, leave the rest out")
             return self.table()
         report = self.report()
         what = f"{self.cell} over {self.matrix}"
         if self.cell == "rnn":
-            what += f", {self.activation}"
+            what += f", {self.activation or 'modrelu'}"
         print(f"{what}, {self._dtype}, backend {resolve(self.backend)}")
         print(report)
         return 0 if report else 1
@@ -285,9 +293,21 @@ class Gradcheck:
         M, T, B = 4, self.steps, self.batch_size
         if min(T, B) < 1:
             raise ValueError(f"steps and batch_size must be at least 1, got {T} and {B}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be at least 0, got {self.seed}")
+        if self.activation is not None and self.cell != "rnn":
+            raise ValueError(f"activation acts only in the cell rnn, got {self.cell}: leave it out")
+        check_backend(self.backend, self.matrix)
         dtype = self._dtype
         double = {"float32": "float64", "complex64": "complex128"}.get(dtype, dtype)
         model, exact = SequenceModel(self.make(dtype), M), SequenceModel(self.make(double), M)
+        work = model.n_parameters * T * B
+        if work > LARGEST_CHECK:
+            raise ValueError(
+                f"each of {model.n_parameters:,} parameters would be moved, over {T:,} steps of "
+                f"{B:,} sequences: their product must be at most {LARGEST_CHECK:,}. Choose smaller "
+                "factors, steps or batch_size"
+            )
         D = model.cells[0].input_size
         rng = np.random.default_rng(self.seed)
         # Away from where a model starts: there b = 0 and the unitary penalty has no gradient.
@@ -321,7 +341,7 @@ class Gradcheck:
         """Return the cell in a dtype."""
         N = math.prod(P for P, _ in self.factors)
         matrix = make_matrix(self.matrix, self.factors, self.backend)
-        return make_cell(self.cell, 3, N, matrix, self.activation, dtype)
+        return make_cell(self.cell, 3, N, matrix, self.activation or "modrelu", dtype)
 
 
 @dataclass(frozen=True)
@@ -451,17 +471,38 @@ def parse(arguments: Sequence[str] | None, default: Command | None = None) -> Co
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status.
 
-    Errors that a user can mend are one sentence on standard error and exit status 1.
+    Errors that a user can mend are one sentence on standard error and exit status 1. Where nobody
+    reads the output any longer, as behind `head`, the status is a shell's for such a process, 141.
     """
     try:
-        arguments = sys.argv[1:] if arguments is None else arguments
-        return parse(arguments, resumed(arguments)).run()
-    except MemoryError:
-        print("kru-ref: not enough memory; try smaller sizes", file=sys.stderr)
+        try:
+            arguments = sys.argv[1:] if arguments is None else arguments
+            refuse_empty(arguments)
+            return parse(arguments, resumed(arguments)).run()
+        finally:
+            sys.stdout.flush()  # at Python's end a full disk would go untold
+    except BrokenPipeError:
+        return 141
+    except MemoryError as error:
+        say(f"not enough memory ({error}); try smaller sizes")
         return 1
     except (ValueError, TypeError, OSError, ImportError, ArithmeticError) as error:
-        print(f"kru-ref: {error}", file=sys.stderr)
+        say(str(error))
         return 1
+
+
+def say(text: str) -> None:
+    """Print a sentence on standard error, if anybody can read it."""
+    with contextlib.suppress(OSError):
+        print(f"kru-ref: {text}", file=sys.stderr, flush=True)
+
+
+def refuse_empty(arguments: Sequence[str]) -> None:
+    """Raise ValueError for an argument of no characters: as a path it would be this folder."""
+    for i, word in enumerate(arguments):
+        if word == "" or (word.startswith("--") and word.endswith("=") and word.count("=") == 1):
+            option = word or (arguments[i - 1] if i else "the first argument")
+            raise ValueError(f"{option.rstrip('=')} is followed by nothing: give a value")
 
 
 def resumed(arguments: Sequence[str]) -> Train | None:
@@ -483,7 +524,8 @@ def summary(task: Task, metrics: Metrics) -> str:
     who, baseline = task.baseline
     test = {k.removeprefix("test_"): v for k, v in metrics.items() if k.startswith("test_")}
     model, N = task.model(), task.hidden_size
-    dense = dataclasses.replace(task, matrix="dense").model().n_recurrent_parameters
+    cells: Any = model.cells  # dataclasses, which their common class does not say
+    dense = sum(dataclasses.replace(cell, matrix=Dense()).n_recurrent_parameters for cell in cells)
     rows = {
         "test": ", ".join(f"{name} {value:.4g}" for name, value in test.items()),
         "baseline loss": f"{baseline:.4g} {who}; reached {test['loss'] / baseline:.2g} of it",
@@ -495,6 +537,25 @@ def summary(task: Task, metrics: Metrics) -> str:
         "updates": f"{metrics['step']:,} in {metrics['seconds']:,.0f} s",
     }
     return "\n".join(_row(name, [value]) for name, value in rows.items())
+
+
+def is_worse_than_nothing(task: Task, metrics: Metrics) -> bool:
+    """Tell, and say on standard error, whether a run ended far above where training begins.
+
+    Outputs of 0 know nothing and cost little more than those of a model nobody has trained; a loss
+    of several times that is the end of a run that diverged without overflowing.
+    """
+    batch = next(task.held_out("test"))
+    T = 1 if task.last_only else len(batch.x)
+    zeros = np.zeros((T, task.output_size, batch.x.shape[-1]))
+    nothing, _ = task.loss(zeros, batch.targets, batch.mask, last_only=task.last_only)
+    if metrics["test_loss"] <= WORSE * nothing:
+        return False
+    say(
+        f"the run diverged: its test loss is {metrics['test_loss']:.3g}, that of outputs of 0 is "
+        f"{nothing:.3g}. Start again in another folder with lower rates"
+    )
+    return True
 
 
 def _row(name: str, values: Sequence[str]) -> str:

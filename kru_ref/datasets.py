@@ -3,13 +3,18 @@
 import errno
 import hashlib
 import os
+import re
 import stat
+import threading
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from .archive import shortened
 from .extras import require
 
 VARIABLE = "KRU_REF_DATA"
@@ -19,6 +24,8 @@ Found = tuple[State, Path | None]
 
 LARGEST_FILE = 2**26  # bytes of a published file, unzipped or not
 LARGEST_DOWNLOAD = 2**24  # the largest has 9,912,422 bytes
+SLOWEST, PATIENCE = 1000, 60  # bytes a second that a server must send after so many seconds
+TEMPORARY = re.compile("tmp[a-z0-9_]{8}")  # names of pooch's temporary files
 
 
 @dataclass(frozen=True)
@@ -171,16 +178,14 @@ def locate(name: str, file: str, data_dir: Path | None = None) -> Path:
     ValueError
         Unknown data set.
     """
-    searched = []
+    searched: list[str] = []
     zipped = f"{file}.gz" in dataset(name).files
     for folder in _folders(name, data_dir):
         searched.append(str(folder))
         for path in (folder / n for n in ([file, f"{file}.gz"] if zipped else [file])):
             if not _is_absent(path):
                 return path
-    raise FileNotFoundError(
-        f"{file} of {name} is in none of: {', '.join(searched)}\n{remedy(name)}"
-    )
+    raise FileNotFoundError(f"{file} of {name} is in none of: {_listed(searched)}\n{remedy(name)}")
 
 
 def locate_folder(name: str, suffix: str, data_dir: Path | None = None) -> Path:
@@ -200,7 +205,7 @@ def locate_folder(name: str, suffix: str, data_dir: Path | None = None) -> Path:
     FileNotFoundError
         No such folder; the error says which were searched and how to get the data.
     """
-    searched = []
+    searched: list[str] = []
     for folder in _folders(name, data_dir):
         searched.append(str(folder))
         try:
@@ -209,8 +214,12 @@ def locate_folder(name: str, suffix: str, data_dir: Path | None = None) -> Path:
         except OSError:  # it is there; whoever reads it is told
             return folder
     raise FileNotFoundError(
-        f"no {suffix} files of {name} in any of: {', '.join(searched)}\n{remedy(name)}"
+        f"no {suffix} files of {name} in any of: {_listed(searched)}\n{remedy(name)}"
     )
+
+
+def _listed(folders: list[str]) -> str:
+    return ", ".join(folders) or "no folder at all, for there is no home directory"
 
 
 def files_below(folder: Path, suffix: str) -> Iterator[Path]:
@@ -240,8 +249,9 @@ def dataset(name: str) -> Dataset:
     ValueError
         There is none of that name.
     """
-    if name not in DATASETS:
-        raise ValueError(f"data set must be one of {', '.join(DATASETS)}, got {name!r}")
+    if not isinstance(name, str) or name not in DATASETS:
+        got = shortened(repr(name))
+        raise ValueError(f"data set must be one of {', '.join(DATASETS)}, got {got}")
     return DATASETS[name]
 
 
@@ -264,7 +274,7 @@ def remedy(name: str) -> str:
 def _cache(name: str) -> str:
     try:
         return str(cache_directory() / name)
-    except ImportError:  # what is wrong is something else: do not speak of pooch
+    except (ImportError, NoHome):  # what is wrong is something else: do not speak of these
         return "the user's cache"
 
 
@@ -409,9 +419,9 @@ def fetch(name: str, url: str | None = None) -> list[Path]:
     ConnectionError
         A file cannot be downloaded.
     OSError
-        It cannot be written.
+        It cannot be written, there is no home directory, or another process downloads the same.
     ImportError
-        pooch or tqdm is not installed.
+        filelock, pooch or tqdm is not installed.
     """
     published = dataset(name)
     if not published.urls:
@@ -421,7 +431,7 @@ def fetch(name: str, url: str | None = None) -> list[Path]:
         _check_address(url)
         urls = {file: f"{url.removesuffix('/')}/{file}" for file in urls}
     pooch, requests = require("pooch", "train"), require("requests", "train")
-    require("tqdm", "train")  # before anything is made
+    require("filelock", "train"), require("tqdm", "train")  # before anything is made
     folder = cache_directory() / name
     store = pooch.create(
         path=folder,
@@ -431,8 +441,15 @@ def fetch(name: str, url: str | None = None) -> list[Path]:
     )
     paths = []
     for file, address in urls.items():
+        path = folder / file
         try:
-            paths.append(Path(store.fetch(file, downloader=_download)))
+            if not path.is_file() or _sha256(path) != published.files[file]:
+                with _only_process(folder):
+                    for left in folder.iterdir() if folder.exists() else ():
+                        if TEMPORARY.fullmatch(left.name):  # of a process that was killed
+                            left.unlink()
+                    store.fetch(file, downloader=_download)
+            paths.append(path)
         except (requests.RequestException, ValueError) as error:
             kind = ConnectionError if isinstance(error, requests.RequestException) else ValueError
             raise kind(
@@ -448,37 +465,93 @@ def fetch(name: str, url: str | None = None) -> list[Path]:
     return paths
 
 
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _only_process(folder: Path) -> Iterator[None]:
+    """Let no other process download into a folder: what it has not finished would be deleted."""
+    filelock = require("filelock", "train")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.SoftFileLock(folder.parent / f"{folder.name}.lock")
+    try:
+        lock.acquire(timeout=1, poll_interval=0.1)
+    except filelock.Timeout as error:
+        raise BlockingIOError(
+            errno.EAGAIN, f"another process does: wait for it; if there is none, delete {error}"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _check_address(url: str) -> None:
     try:
         parts = urlsplit(url)
         good = parts.scheme in ("http", "https") and bool(parts.hostname)
-    except ValueError:
+    except (ValueError, TypeError, AttributeError):
         good = False
-    if not good:
-        raise ValueError(f"url must begin with http:// or https:// and name a server, got {url!r}")
+    if not good or not isinstance(url, str):
+        raise ValueError(
+            f"url must begin with http:// or https:// and name a server, got {shortened(repr(url))}"
+        )
+
+
+class _Transfer(threading.Thread):
+    """A download in a thread of its own: so a server that dribbles can be left, whatever it does.
+
+    ``content`` grows; ``error`` is what ended it.
+    """
+
+    def __init__(self, url: str) -> None:
+        super().__init__(daemon=True)
+        self.url, self.content, self.is_given_up = url, bytearray(), False
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        requests = require("requests", "train")
+        try:
+            with requests.get(self.url, stream=True, timeout=30) as response:
+                response.raise_for_status()
+                for chunk in response.iter_content(2**12):
+                    if self.is_given_up:
+                        break
+                    self.content += chunk
+                    if len(self.content) > LARGEST_DOWNLOAD:
+                        raise ValueError(f"it sends more than {LARGEST_DOWNLOAD:,} bytes")
+        except Exception as error:
+            self.error = error
 
 
 def _download(url: str, output_file: str, store: Any) -> None:
     """Download for pooch: no more than any file needs, the right one, readable by others."""
     requests, tqdm = require("requests", "train"), require("tqdm", "train")
-    os.unlink(output_file)  # pooch's temporary files are their owner's alone
-    digest, left = hashlib.sha256(), LARGEST_DOWNLOAD
-    with (
-        open(output_file, "xb", opener=lambda path, flags: os.open(path, flags, 0o644)) as file,
-        requests.get(url, stream=True, timeout=30) as response,
-        tqdm.tqdm(unit="B", unit_scale=True) as progress,
-    ):
-        response.raise_for_status()
-        for chunk in response.iter_content(2**16):
-            left -= len(chunk)
-            if left < 0:
-                raise ValueError(f"it sends more than {LARGEST_DOWNLOAD:,} bytes")
-            digest.update(chunk)
-            file.write(chunk)
-            progress.update(len(chunk))
+    transfer, began = _Transfer(url), time.monotonic()
+    with tqdm.tqdm(unit="B", unit_scale=True) as progress:
+        transfer.start()
+        try:
+            while transfer.is_alive():
+                transfer.join(0.1)
+                n, seconds = len(transfer.content), time.monotonic() - began
+                progress.update(n - progress.n)
+                if transfer.is_alive() and seconds > PATIENCE and n < SLOWEST * seconds:
+                    raise requests.Timeout(
+                        f"{n:,} bytes came in {seconds:.0f} s, less than {SLOWEST:,} a second"
+                    )
+        finally:
+            transfer.is_given_up = True
+    if transfer.error is not None:
+        raise transfer.error
+    digest = hashlib.sha256(transfer.content).hexdigest()
     expected = next(store.registry[file] for file in store.urls if store.urls[file] == url)
-    if f"sha256:{digest.hexdigest()}" != expected:
-        raise ValueError(f"what it sends has SHA-256 {digest.hexdigest()}")
+    if f"sha256:{digest}" != expected:
+        raise ValueError(f"what it sends has SHA-256 {digest}")
+    os.unlink(output_file)  # pooch's temporary files are their owner's alone
+    with open(output_file, "xb", opener=lambda path, flags: os.open(path, flags, 0o644)) as file:
+        file.write(transfer.content)
 
 
 def _is_absent(path: Path) -> bool:
@@ -493,6 +566,7 @@ def _is_absent(path: Path) -> bool:
 
 
 def _folders(name: str, data_dir: Path | None) -> Iterator[Path]:
+    dataset(name)
     for root in _roots(data_dir):
         for folder in FOLDERS.get(name, (name,)):
             yield root / folder
@@ -507,9 +581,34 @@ def _roots(data_dir: Path | None) -> Iterator[Path]:
         return
     if os.environ.get(VARIABLE):
         yield Path(os.environ[VARIABLE])
-    yield cache_directory()
+    try:
+        yield cache_directory()
+    except NoHome:  # then nothing was ever put there
+        return
+
+
+class NoHome(OSError):
+    """There is no home directory, and so no user's cache."""
 
 
 def cache_directory() -> Path:
-    """Return the user's cache directory for kru_ref."""
-    return Path(require("pooch", "train").os_cache("kru_ref"))
+    """Return the user's cache directory for kru_ref.
+
+    Raises
+    ------
+    NoHome
+        There is no home directory, as for a user that the system does not know.
+    ImportError
+        pooch is not installed.
+    """
+    pooch = require("pooch", "train")
+    try:
+        folder = Path(pooch.os_cache("kru_ref"))
+    except RuntimeError:
+        folder = None
+    if folder is None or folder.parts[0] == "~":  # of another version of platformdirs
+        raise NoHome(
+            f"there is no home directory to keep data in: set HOME or XDG_CACHE_HOME, or put the "
+            f"files into a folder and name it with --data-dir or {VARIABLE}"
+        )
+    return folder

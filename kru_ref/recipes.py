@@ -10,8 +10,10 @@ from typing import Any
 from .tasks import Adding, Characters, Copying, Music, Phonemes, Pixels, Task
 
 _FROZEN: dict[str, Any] = {"factor_rate": 0.0}
-_LSTM: dict[str, Any] = {"cell": "lstm", "matrix": "dense"}
-_RNN: dict[str, Any] = {"matrix": "dense", "activation": "tanh", "dtype": "float32", "penalty": 0.0}
+# A dense matrix has no factors and no way to draw them, an LSTM no activation of its own.
+_DENSE: dict[str, Any] = {"matrix": "dense", "factors": None, "init": None}
+_LSTM: dict[str, Any] = _DENSE | {"cell": "lstm", "activation": None}
+_RNN: dict[str, Any] = _DENSE | {"activation": "tanh", "dtype": "float32", "penalty": 0.0}
 
 
 def _with_baselines(name: str, kru: Task, **others: dict[str, Any]) -> dict[str, Task]:
@@ -39,16 +41,15 @@ def _copying(delay: int, **settings: Any) -> Copying:
     )
 
 
-_DENSE_COPYING: dict[str, Any] = {"factor_rate": 1e-3, "init": "haar"}
-_COPYING_BASELINES = {"rnn": _DENSE_COPYING | _RNN, "lstm": _DENSE_COPYING | _LSTM}
+_COPYING_BASELINES = {"rnn": _RNN | {"factor_rate": 1e-3}, "lstm": _LSTM | {"factor_rate": 1e-3}}
 
 RECIPES: dict[str, Task] = {
     **_with_baselines(
         "copying-1000-kru",
         _copying(1000, updates=1000),
         **_COPYING_BASELINES,
-        restricted={"matrix": "restricted", "factor_rate": 1e-4},
-        full={"matrix": "full", "factor_rate": 1e-6},
+        restricted=_DENSE | {"matrix": "restricted", "factor_rate": 1e-4},
+        full=_DENSE | {"matrix": "full", "factor_rate": 1e-6},
     ),
     **_with_baselines("copying-2000-kru", _copying(2000, updates=2000), **_COPYING_BASELINES),
     # a bias of modReLU that moves by its rate once has forgotten all within 10,000 steps
@@ -81,8 +82,8 @@ RECIPES: dict[str, Task] = {
     **_with_baselines(
         "jsb-kru-lstm",
         Music(updates=800, dropout=0.6, rate=5e-3, factor_rate=5e-3),
-        lstm={
-            "matrix": "dense",
+        lstm=_LSTM
+        | {
             "updates": 600,
             "dropout": 0.5,
             "rate": 3e-3,
@@ -100,8 +101,8 @@ RECIPES: dict[str, Task] = {
             factor_rate=5e-3,
             evaluate_every=50,
         ),
-        lstm={
-            "matrix": "dense",
+        lstm=_LSTM
+        | {
             "updates": 400,
             "dropout": 0.5,
             "rate": 3e-3,
@@ -113,12 +114,12 @@ RECIPES: dict[str, Task] = {
         # validation bits after 1,000 updates: 1.86 with factors of size 16 and 32, 1.84 with 8
         # and 64, 1.77 with these; the rates can be a multiple of the dense network's
         Characters(factors=((4, 4), (128, 128)), updates=8000, rate=2e-2, factor_rate=1e-2),
-        lstm={"matrix": "dense", "updates": 5000, "rate": 5e-3, "factor_rate": 5e-3},
+        lstm=_LSTM | {"updates": 5000, "rate": 5e-3, "factor_rate": 5e-3},
     ),
     **_with_baselines(
         "timit-kru-lstm",
         Phonemes(updates=100, dropout=0.8, rate=1e-2, factor_rate=1e-2),
-        lstm={"matrix": "dense", "rate": 3e-3, "factor_rate": 1e-3},
+        lstm=_LSTM | {"rate": 3e-3, "factor_rate": 1e-3},
     ),
     # the study of the penalty: seven strengths over six orders of magnitude, and none
     **{

@@ -13,11 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import kru_ref
+
 pytest.importorskip("tyro", reason="the command line needs the extra 'train'")
 
-import kru_ref
 from kru_ref.cli import main, parse
 from kru_ref.recipes import RECIPES
+from kru_ref.tasks import TASKS
 
 SMALL = "--hidden-size 8 --batch-size 4 --updates 20 --evaluate-every 10 --checkpoint-every 10"
 
@@ -76,6 +78,18 @@ def test_resume_keeps_the_settings_of_the_run(tmp_path, capsys):
         ("gradcheck --steps -1", "steps and batch_size must be at least 1"),
         ("params --hidden 2305843009213693951", "N must be between 1 and"),
         ("train copying --out {out} --delay 100000000000000", "not enough memory"),
+        ("train copying --out {out} --matrix dense --hidden-size 10000000", "not enough memory"),
+        ("reproduce --list --seed 1", "leave the rest out"),
+        ("reproduce copying-1000-kru --list", "leave the rest out"),
+        ("reproduce --list --out {out}", "leave the rest out"),
+        ("gradcheck --all --cell lstm", "but for --seed, leave the rest out"),
+        ("gradcheck --all --steps 6", "but for --seed, leave the rest out"),
+        ("gradcheck --cell gru --activation tanh", "activation acts only in the cell rnn"),
+        ("gradcheck --matrix dense --backend cython", "backend 'cython' acts only with"),
+        ("gradcheck --steps 1000000000", "their product must be at most 10,000,000"),
+        ("gradcheck --batch-size 1000000000", "their product must be at most 10,000,000"),
+        ("gradcheck --factors 10000 10000", "their product must be at most 10,000,000"),
+        ("gradcheck --seed -1", "seed must be at least 0"),
     ],
 )
 def test_errors_are_one_sentence(tmp_path, capsys, line, message):
@@ -97,6 +111,17 @@ def test_errors_are_one_sentence(tmp_path, capsys, line, message):
         ("gradcheck --dtype int8", "int8"),
         ("train copying --out x --delay 0", "delay must be at least 1"),
         ("train copying --out x --factors 2 2", "hidden_size is 128"),
+        ("train copying --out x --layers 1000000000", "layers must be at most 1,000"),
+        ("train copying --out x --max-norm inf", "max_norm must be finite"),
+        ("train pixels --out x --batch-size 70000", "batch_size must be below 60,000"),
+        ("train music --out x --activation tanh", "activation acts only in the cell rnn"),
+        ("train copying --out x --cell gru --activation modrelu", "activation acts only"),
+        ("train copying --out x --matrix dense --factors 2 2 64 64", "factors acts only"),
+        ("train copying --out x --matrix dense --init haar", "init acts only"),
+        ("train copying --out x --matrix restricted --penalty 0.1", "penalty acts only"),
+        ("train copying --out x --matrix full --penalty 0", "penalty acts only"),
+        ("train copying --out x --matrix dense --backend cython", "backend 'cython' acts only"),
+        ("train pixels --out x --permutation-seed 3", "permutation_seed acts only with permute"),
     ],
 )
 def test_options_that_are_refused(capsys, line, message):
@@ -243,7 +268,7 @@ def test_every_recipe_starts(name):
         if key.startswith("cell.W"):
             assert np.array_equal(value, params[key]) == frozen
     if task.matrix == "kronecker":
-        dense = replace(task, matrix="dense").model()
+        dense = replace(task, matrix="dense", factors=None, init=None).model()
         assert 10 * model.n_recurrent_parameters < dense.n_recurrent_parameters
 
 
@@ -357,3 +382,163 @@ def test_control_c_while_python_imports(tmp_path, entry):
         signal.signal(signal.SIGINT, before)
         assert ended.returncode == 130, at
         assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "copying", "--out", ""],
+        ["train", "copying", "--out="],
+        ["train", "copying", "--resume", "--out", ""],
+        ["train", "pixels", "--out", "x", "--data-dir", ""],
+        ["reproduce", "copying-1000-kru", "--out", ""],
+        ["reproduce", ""],
+        ["data", "list", "--data-dir", ""],
+        ["data", "fetch", "mnist", "--url", ""],
+        ["vectors", "write", ""],
+        ["vectors", "verify", "x", ""],
+        [""],
+    ],
+)
+def test_nothing_is_no_name(tmp_path, monkeypatch, capsys, words):
+    """As a path it would be the current folder."""
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 1
+    assert "is followed by nothing: give a value" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_ends_worse_than_nothing(tmp_path, capsys):
+    """Its files are there and its summary is printed, but it is no success."""
+    line = f"train adding --length 6 {SMALL} --quiet --out {tmp_path}"
+    assert run(f"{line}/wild --rate 1e6") == 1
+    out, err = capsys.readouterr()
+    assert "test" in out
+    assert err.startswith("kru-ref: the run diverged: its test loss is ")
+    assert "lower rates" in err
+    assert (tmp_path / "wild" / "checkpoint.npz").exists()
+    assert run(f"{line}/short --updates 1") == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("task", ["copying --delay 3", "copying --delay 3000", "adding --length 6"])
+@pytest.mark.parametrize("model", ["", "--cell lstm", "--matrix dense", "--hidden-size 1024"])
+def test_a_run_that_has_learned_nothing_yet(tmp_path, capsys, task, model):
+    line = f"train {task} --updates 1 --batch-size 2 --quiet --held-out-sequences 2 {model}"
+    assert run(f"{line} --out {tmp_path}/run") == 0
+
+
+def test_the_summary_beside_a_dense_matrix_that_no_machine_holds(tmp_path, capsys):
+    line = f"train copying --delay 1 --hidden-size {2**20} --batch-size 1 --updates 1 --quiet"
+    assert run(f"{line} --held-out-sequences 1 --out {tmp_path}/run") == 0
+    assert f"with dense {2**20}×{2**20} matrices {2 * 2**40:,}" in capsys.readouterr().out
+
+
+LISTINGS = [
+    "--help",
+    "train --help",
+    *(f"train {name} --help" for name in TASKS),
+    "reproduce --help",
+    "reproduce --list",
+    "params --help",
+    "params --hidden 6 128",
+    "gradcheck --help",
+    "gradcheck",
+    "vectors --help",
+    "vectors write --help",
+    "vectors verify --help",
+    "data --help",
+    "data list --help",
+    "data list",
+    "data fetch --help",
+    "config --help",
+    "config",
+    "train copying --delay 0 --out x",
+    "reproduce ⊗",
+]
+
+
+def in_a_process(line, cwd, **settings):
+    """Run a command in a process of its own; settings are environment variables or Popen's."""
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    popen = {k: settings.pop(k) for k in list(settings) if k.islower()}
+    environment = {**os.environ, "PYTHONPATH": str(Path(kru_ref.__file__).parents[1]), **settings}
+    command = [sys.executable, "-W", "error", "-m", "kru_ref", *line.split()]
+    return subprocess.run(command, cwd=cwd, env=environment, **streams | popen)
+
+
+@pytest.mark.parametrize("line", LISTINGS)
+def test_every_encoding(tmp_path, line):
+    """What one lacks is written in its own signs."""
+    usual = in_a_process(line, tmp_path, PYTHONIOENCODING="utf-8")
+    assert usual.returncode in (0, 1, 2)
+    others = ("cp1252", "latin-1", "cp437", "cp932")
+    for encoding in ("ascii", others[LISTINGS.index(line) % len(others)]):
+        found = in_a_process(line, tmp_path, PYTHONIOENCODING=encoding)
+        assert found.returncode == usual.returncode
+        for shown, expected in ((found.stdout, usual.stdout), (found.stderr, usual.stderr)):
+            shown, expected = shown.decode(encoding), expected.decode()
+            assert "Traceback" not in shown
+            assert "codec" not in shown
+            if line != "config" and not line.startswith("data list"):
+                words = r"[A-Za-z]{4,}"
+                written = [w for w in re.findall(words, shown) if w not in ("lambda", "omega")]
+                assert set(re.findall(words, expected)) <= set(written) | {"lambda", "omega"}
+
+
+def test_a_run_where_the_encoding_is_poor(tmp_path):
+    line = f"train copying --delay 3 {SMALL} --out run"
+    for encoding in ("cp1252", "ascii"):
+        done = in_a_process(f"{line}-{encoding}", tmp_path, PYTHONIOENCODING=encoding)
+        assert done.returncode == 0, done.stderr
+        assert b"unitarity defect" in done.stdout
+        assert b"8x8" in done.stdout or "8×8".encode(encoding) in done.stdout
+
+
+def test_what_no_encoding_can_write(tmp_path):
+    """A folder whose name is no text in any encoding."""
+    place = os.fsdecode(b"data-\xff")
+    for encoding in ("utf-8", "ascii"):
+        done = in_a_process(f"data list --data-dir {place}", tmp_path, PYTHONIOENCODING=encoding)
+        assert done.returncode == 0
+        assert done.stderr == b""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such pipes")
+@pytest.mark.parametrize(
+    "line", ["--help", "data list", "reproduce --list", "params", "data bogus"]
+)
+def test_nobody_reads(tmp_path, line):
+    """As behind `head`: no message, and a shell's status of a process that SIGPIPE ended."""
+    usual = in_a_process(line, tmp_path)
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        done = in_a_process(line, tmp_path, stdout=closed)
+        assert done.returncode == (141 if usual.stdout else usual.returncode)
+        assert done.stderr == usual.stderr
+        both = in_a_process(line, tmp_path, stdout=closed, stderr=closed)
+        assert both.returncode in (141, usual.returncode)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_behind_standard_output(tmp_path):
+    with open("/dev/full", "wb") as full:
+        done = in_a_process("data list", tmp_path, stdout=full)
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"kru-ref: ")
+    assert done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
+@pytest.mark.parametrize("line", ["--help", "params", "params --hidden 0", "bogus"])
+@pytest.mark.parametrize("closing", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams(tmp_path, line, closing):
+    usual = in_a_process(line, tmp_path).returncode
+    command = f"{shlex.quote(sys.executable)} -W error -m kru_ref {line} {closing}"
+    environment = {**os.environ, "PYTHONPATH": str(Path(kru_ref.__file__).parents[1])}
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=tmp_path, env=environment, capture_output=True, check=False
+    )
+    assert done.returncode == usual
+    assert b"Traceback" not in done.stderr

@@ -1,12 +1,17 @@
 """Where data is looked for, and downloads from a server on this machine."""
 
+import contextlib
 import functools
 import gzip
 import hashlib
 import http.server
 import os
 import stat
+import subprocess
+import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 
@@ -130,7 +135,18 @@ def test_what_cannot_be_written_is_told(server, cache):
 
 @pytest.mark.parametrize(
     "url",
-    ["", "file:///tmp", "ftp://localhost", "localhost/mnist", "http://", "http://[", "https:/"],
+    [
+        "",
+        5,
+        b"http://x",
+        ["http://x"],
+        "file:///tmp",
+        "ftp://localhost",
+        "localhost/mnist",
+        "http://",
+        "http://[",
+        "https:/",
+    ],
 )
 def test_what_is_no_web_address(cache, url):
     with pytest.raises(ValueError, match=r"url must begin with http:// or https://.*got"):
@@ -320,3 +336,113 @@ def test_unzipped_files_have_the_published_checksums(real, tmp_path):
         (tmp_path / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
     assert {state for state, _ in datasets.state("mnist", tmp_path).values()} == {"verified"}
     assert load_digits("t10k", 10_000, tmp_path).labels[0] == 7
+
+
+@pytest.fixture
+def dribbling():
+    """Serve a byte now and then: of the headers, or of the file behind them."""
+    stop = threading.Event()
+
+    class Dribble(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            if "headers" in self.path:
+                self.wfile.write(b"HTTP/1.0 200 OK\r\nX-Slow: ")
+            else:
+                self.wfile.write(b"HTTP/1.0 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+            with contextlib.suppress(OSError):
+                while not stop.wait(0.02):
+                    self.wfile.write(b"x")
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Dribble) as http_server:
+        thread = threading.Thread(target=http_server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{http_server.server_port}"
+        stop.set()
+        http_server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("place", ["headers", "body"])
+def test_a_server_that_dribbles_is_left(dribbling, cache, monkeypatch, place):
+    monkeypatch.setattr(datasets, "PATIENCE", 0.3)
+    with pytest.raises(ConnectionError, match=r"cannot download .*images\.gz .*less than 1,000 a"):
+        datasets.fetch("mnist", f"{dribbling}/{place}")
+    assert list((cache / "mnist").iterdir()) == []
+    assert [path.name for path in cache.iterdir()] == ["mnist"]
+
+
+def test_what_a_killed_download_left_is_deleted(server, dribbling, cache):
+    """It is killed as it waits; what else is in the folder stays."""
+    (cache / "mnist").mkdir(parents=True)
+    (cache / "mnist" / "tmp of mine").touch()
+    program = (
+        "import pathlib, sys; from kru_ref import datasets\n"
+        "cache, url = pathlib.Path(sys.argv[1]), sys.argv[2]\n"
+        "datasets.cache_directory = lambda: cache\n"
+        "datasets.fetch('mnist', url)"
+    )
+    command = [sys.executable, "-c", program, str(cache), f"{dribbling}/body"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        while len(list((cache / "mnist").iterdir())) < 2:
+            assert process.poll() is None
+            time.sleep(0.01)
+        # while it lives, nobody else takes its file away
+        with pytest.raises(OSError, match=r"another process does.*mnist\.lock"):
+            datasets.fetch("mnist", server)
+        process.kill()
+    assert len(list((cache / "mnist").iterdir())) == 2
+    datasets.fetch("mnist", server)
+    assert {path.name for path in (cache / "mnist").iterdir()} == {*FILES, "tmp of mine"}
+    assert [path.name for path in cache.iterdir()] == ["mnist"]
+
+
+def test_a_cache_that_cannot_be_written_is_enough_where_all_is_there(server, cache, monkeypatch):
+    datasets.fetch("mnist", server)
+    monkeypatch.setattr(datasets, "_only_process", None)
+    assert len(datasets.fetch("mnist", server)) == 2
+
+
+@pytest.fixture(params=["an error", "a path"])
+def homeless(request, tmp_path, monkeypatch):
+    """No home directory, as versions of platformdirs tell it."""
+    import pooch
+
+    def os_cache(project):
+        if request.param == "an error":
+            raise RuntimeError("could not determine the home directory")
+        return Path("~/.cache") / project
+
+    monkeypatch.setattr(pooch, "os_cache", os_cache)
+    monkeypatch.delenv(datasets.VARIABLE, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("more", [[], ["--data-dir", "."]])
+def test_without_a_home_directory(homeless, more, capsys):
+    assert main(["data", "list", *more]) == 0
+    assert "the user's cache" in capsys.readouterr().out
+    for task in ("pixels", "characters", "music", "phonemes"):
+        assert main(["train", task, "--out", "run", *more]) == 1
+        where = "no folder at all, for there is no home" if not more else ": "
+        err = capsys.readouterr().err
+        assert where in err
+        assert "--data-dir" in err
+    assert main(["data", "fetch", "jsb"]) == 1
+    assert "there is no home directory to keep data in: set HOME" in capsys.readouterr().err
+    assert list(homeless.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [None, 5, ["mnist"], "", "MNIST", float("nan")])
+def test_names_of_no_data_set(name):
+    for call in (
+        datasets.dataset, datasets.fetch, datasets.state, datasets.remedy,
+        lambda name: datasets.locate(name, "images"),
+        lambda name: datasets.locate_folder(name, ".phn"),
+        lambda name: datasets.read_verified(Path("x"), name),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="data set must be one of mnist, "):
+            call(name)

@@ -1,11 +1,17 @@
 """What the tasks hand out, and that it is a function of seed and update alone."""
 
 import dataclasses
+import json
+import math
+import re
+import typing
+from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from kru_ref.tasks import TASKS, Adding, Characters, Copying, Music, Pixels
+from kru_ref.tasks import TASKS, Adding, Characters, Copying, Music, Phonemes, Pixels
 from kru_ref.tasks.pixels import load_digits
 
 
@@ -138,6 +144,21 @@ def test_the_readout_may_have_a_rate_of_its_own():
         (lambda: Music(data="piano-midi", own_data=True), "own_data needs data 'jsb'"),
         (lambda: Pixels(permutation_seed=-1), "permutation_seed must be at least 0"),
         (lambda: Pixels(validation_size=60_000), "must leave a batch of training pictures"),
+        (lambda: Pixels(batch_size=70_000), "batch_size must be below 60,000, .*, got 70,000"),
+        (lambda: Pixels(batch_size=60_000), "batch_size must be below 60,000"),
+        (lambda: Copying(layers=1001), "layers must be at most 1,000, got 1,001"),
+        (lambda: Copying(layers=10**9), "layers must be at most 1,000"),
+        (lambda: Copying(seed=2**128), r"seed must be below 2\^128, got one of 129 bits"),
+        (lambda: Copying(updates=10**5000), r"updates must be below 2\^128, got one of 16610 bits"),
+        (lambda: Copying(rate=10**400), "rate must be finite, got 1000"),
+        (lambda: Copying(rate=10**5000), "rate must be finite, got a int that cannot be shown"),
+        (lambda: Copying(max_norm=math.inf), "max_norm must be finite, got inf; leave it out, or"),
+        (lambda: Copying(init="spread", dtype="float32"), "needs a complex dtype, got float32"),
+        (lambda: Copying(init="spread", hidden_size=8, factors=((2, 4), (4, 2))), "square factors"),
+        (lambda: Pixels(data_dir=""), "data_dir must name a folder, got ''"),
+        (lambda: Pixels(data_dir="a\0b"), "data_dir must name a folder"),
+        (lambda: Copying(cell=["rnn"]), "cell must be one of rnn, lstm, gru, got"),
+        (lambda: Copying(cell=None), "cell must be one of rnn, lstm, gru, got None"),
     ],
 )
 def test_bad_settings(make, message):
@@ -152,6 +173,9 @@ def test_bad_settings(make, message):
         (lambda: Characters(length=2.5), "length"),
         (lambda: Copying(hidden_size="8"), "hidden_size"),
         (lambda: Copying(delay=np.float64(3)), "delay"),
+        (lambda: Copying(layers=None), "layers"),
+        (lambda: Copying(layers=True), "layers"),
+        (lambda: Adding(first_length="9"), "first_length"),
     ],
 )
 def test_numbers_that_are_not_whole(make, name):
@@ -161,10 +185,12 @@ def test_numbers_that_are_not_whole(make, name):
 
 
 @pytest.mark.parametrize("name", TASKS)
-@pytest.mark.parametrize("split", ["train", "training", "valid", None])
+@pytest.mark.parametrize("split", ["train", "training", "valid", None, 0, ["test"]])
 def test_splits_that_there_are_not(name, split):
     """Before any data is looked for."""
-    with pytest.raises(ValueError, match=f"split must be one of validation, test, got {split!r}"):
+    with pytest.raises(
+        ValueError, match=re.escape(f"split must be one of validation, test, got {split!r}")
+    ):
         next(TASKS[name]().held_out(split))
 
 
@@ -208,3 +234,123 @@ def test_permuted_pixels(real):
     np.testing.assert_array_equal(x_permuted, x[order])
     assert not np.array_equal(x_permuted, x_other)
     np.testing.assert_array_equal(next(reseeded.held_out("test"))[0], x_permuted)
+
+
+WRONG = {
+    bool: [None, 0, 1, "yes", math.nan, np.zeros(2)],
+    int: [None, True, 1.0, math.nan, math.inf, "1", b"1", [1], np.ones(2, int), 1j, object],
+    float: [None, True, math.nan, math.inf, -math.inf, "1", [1.0], np.ones(1), 1j, object],
+    str: [None, 0, "", "Adam", b"adam", ["rnn"], math.nan, np.zeros(2), object],
+    Path: ["", "a\0b", b"folder", 0, 1.5, True, ["folder"], object],
+    tuple: ["22", 4, [4], [(2, 2, 2)], [("2", "2")], [(2.0, 2.0)], [(True,)], math.nan, object],
+}
+
+
+def kind_of(field, value):
+    if field.name in ("factors", "data_dir"):
+        return {"factors": tuple, "data_dir": Path}[field.name]
+    optional = {"penalty": float, "max_norm": float, "readout_rate": float}
+    return optional.get(field.name) or (str if value is None else type(value))
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_setting_against_what_it_must_not_be(name):
+    """One that may be left out takes None; the error is short and begins with the name."""
+    optional_numbers = {"first_length": int, "excerpt": int, "permutation_seed": int}
+    for field in dataclasses.fields(TASKS[name]):
+        kind = optional_numbers.get(field.name) or kind_of(field, field.default)
+        for wrong in WRONG[kind]:
+            if wrong is None and type(None) in typing.get_args(field.type):
+                TASKS[name](**{field.name: None})
+                continue
+            with pytest.raises((TypeError, ValueError)) as caught:
+                TASKS[name](**{field.name: wrong})
+            assert str(caught.value).startswith(f"{field.name} must "), (wrong, caught)
+            assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("task", TASKS.values())
+def test_settings_may_be_numbers_of_any_library(task):
+    """As config.json holds them, whoever's they were."""
+    given = {
+        "hidden_size": np.int16(8),
+        "batch_size": np.array(4),
+        "seed": np.uint64(2**63),
+        "dropout": np.float32(0.25),
+        "rate": np.float16(0.5),
+        "factor_rate": Fraction(1, 4),
+        "max_norm": np.longdouble(2),
+        "penalty": 1,
+        "cell": np.str_("rnn"),
+        "activation": np.str_("relu"),
+        "dtype": np.str_("float64"),
+        "factors": np.array([[2, 4], [4, 2]]),
+    }
+    made = dataclasses.asdict(task(**given))
+    plain = {
+        "hidden_size": 8, "batch_size": 4, "seed": 2**63, "dropout": 0.25, "rate": 0.5,
+        "factor_rate": 0.25, "max_norm": 2.0, "penalty": 1.0, "cell": "rnn", "activation": "relu",
+        "dtype": "float64", "factors": ((2, 4), (4, 2)),
+    }  # fmt: skip
+    for name, value in plain.items():
+        assert made[name] == value
+        assert type(made[name]) is type(value)
+    json.dumps(made, allow_nan=False, default=str)
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"cell": "lstm", "activation": "tanh"}, "activation"),
+        ({"cell": "gru", "activation": "modrelu"}, "activation"),
+        *(({"matrix": m, "factors": ((2, 4), (4, 2))}, "factors") for m in ("dense", "full")),
+        *(({"matrix": m, "init": "haar"}, "init") for m in ("dense", "restricted", "full")),
+        *(({"matrix": m, "penalty": 0.0}, "penalty") for m in ("restricted", "full")),
+        *(({"matrix": m, "backend": "cython"}, "backend 'cython'") for m in ("dense", "full")),
+    ],
+)
+@pytest.mark.parametrize("task", [Copying, Phonemes])
+def test_settings_that_cannot_act(task, settings, name):
+    with pytest.raises(ValueError, match=f"^{name} acts only .*: leave it out"):
+        task(hidden_size=8, **{"cell": "rnn"} | settings)
+
+
+def test_a_seed_of_an_order_that_is_not_drawn():
+    with pytest.raises(ValueError, match="permutation_seed acts only with permute: leave it out"):
+        Pixels(permutation_seed=0)
+    assert Pixels(permute=True, permutation_seed=0).permutation_seed == 0
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Copying(matrix="dense", hidden_size=2**25),
+        lambda: Copying(hidden_size=2**40),
+        lambda: Copying(matrix="full", hidden_size=2**100),
+        lambda: Copying(layers=1000, hidden_size=2**14),
+        lambda: Copying(batch_size=2**40),
+        lambda: Copying(delay=2**100),
+        lambda: Adding(length=10**30),
+        lambda: Characters(length=2**40),
+        lambda: Pixels(hidden_size=2**21, batch_size=10_000, validation_size=1),
+        lambda: Music(matrix="dense", hidden_size=2**24),
+    ],
+)
+def test_what_no_machine_holds_is_refused_at_once(make):
+    with pytest.raises(MemoryError, match=r"need at least .* GiB, this machine has"):
+        make()
+
+
+@pytest.mark.parametrize("task", [Copying(delay=4), Adding(length=6)])
+@pytest.mark.parametrize("update", [None, -1, 1.5, math.nan, math.inf, "0", True, [0]])
+def test_updates_that_there_are_not(task, update):
+    for call in (task.batch, task.optimizer_at, lambda u: task.rng("training", u)):
+        with pytest.raises((TypeError, ValueError), match=r"(update|index) must be .*, got"):
+            call(update)
+    assert task.batch(np.int64(3)).x.shape == task.batch(3).x.shape
+
+
+@pytest.mark.parametrize("stream", [None, "Training", 0, ["test"], math.nan])
+def test_streams_that_there_are_not(stream):
+    with pytest.raises(ValueError, match="stream must be one of parameters, training"):
+        Copying().rng(stream)

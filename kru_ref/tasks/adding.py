@@ -52,18 +52,18 @@ class Adding(Task):
     checkpoint_every: int = 500
     held_out_sequences: int = 1000
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.length < 2:
-            raise ValueError(f"length must be at least 2, got {self.length}")
+    def _check_own(self) -> None:
+        self._check_least(2, "length")
+        self._check_least(1, "held_out_sequences")
         if self.first_length is not None and not 2 <= self.first_length <= self.length:
             raise ValueError(
                 f"first_length must be between 2 and length {self.length}, got {self.first_length}"
             )
-        if self.held_out_sequences < 1:
-            raise ValueError(
-                f"held_out_sequences must be at least 1, got {self.held_out_sequences}"
-            )
+
+    @property
+    def n_steps(self) -> int:
+        """The length."""
+        return self.length
 
     @property
     def baseline(self) -> tuple[str, float]:
@@ -78,7 +78,8 @@ class Adding(Task):
 
     def batch(self, update: int) -> Batch:
         """Draw sequences for an update."""
-        return draw(self.rng("training", update), self.length_at(update), self.batch_size)
+        rng = self.rng("training", update)
+        return draw(rng, self.length_at(update), self.batch_size)
 
     def held_out(self, split: Split) -> Iterator[Batch]:
         """Draw sequences that no update sees, the same at each call."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .. import datasets
 from ..losses import Loss, softmax_cross_entropy
-from .task import Batch, Split, Task, check_split
+from .task import Batch, Split, Task, check_split, checked_index
 
 # Types of Penn Treebank: letters, digits, signs, "_" for a space, and the end of a line.
 N_SYMBOLS = 50
@@ -61,10 +61,13 @@ class Characters(Task):
     evaluate_every: int = 1000
     checkpoint_every: int = 200
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.length < 1:
-            raise ValueError(f"length must be at least 1, got {self.length}")
+    def _check_own(self) -> None:
+        self._check_least(1, "length")
+
+    @property
+    def n_steps(self) -> int:
+        """The length."""
+        return self.length
 
     @property
     def baseline(self) -> tuple[str, float]:
@@ -73,7 +76,7 @@ class Characters(Task):
 
     def batch(self, update: int) -> Batch:
         """Take the next piece of each sequence; from the beginning again at an epoch's end."""
-        text = self._texts["train"]
+        update, text = checked_index("update", update), self._texts["train"]
         size = (len(text) - 1) // self.batch_size
         if size < self.length:
             raise ValueError(

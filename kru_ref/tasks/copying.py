@@ -42,16 +42,18 @@ class Copying(Task):
     factor_rate: float = 1e-5
     held_out_sequences: int = 200
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("delay", "held_out_sequences"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+    def _check_own(self) -> None:
+        self._check_least(1, "delay", "held_out_sequences")
+
+    @property
+    def n_steps(self) -> int:
+        """The delay, and what is read and recalled around it."""
+        return self.delay + 2 * LENGTH
 
     @property
     def baseline(self) -> tuple[str, float]:
         """Blanks for certain, then guesses: 10 ln 8 nats over T+20 steps."""
-        return "without memory", LENGTH * math.log(N_SYMBOLS) / (self.delay + 2 * LENGTH)
+        return "without memory", LENGTH * math.log(N_SYMBOLS) / self.n_steps
 
     def batch(self, update: int) -> Batch:
         """Draw sequences for an update."""

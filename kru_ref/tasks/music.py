@@ -71,10 +71,9 @@ class Music(Task):
     evaluate_every: int = 100
     checkpoint_every: int = 100
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.excerpt is not None and self.excerpt < 1:
-            raise ValueError(f"excerpt must be at least 1, got {self.excerpt}")
+    def _check_own(self) -> None:
+        if self.excerpt is not None:
+            self._check_least(1, "excerpt")
         if self.own_data and self.data != "jsb":
             raise ValueError(
                 "own_data needs data 'jsb', whose JSON file may hold pieces of your own; "

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .. import datasets
 from ..idx import read_idx
 from ..losses import Loss, softmax_cross_entropy
-from .task import Batch, Split, Task, check_split
+from .task import Batch, Split, Task, check_split, checked_index
 
 SIDE, N_CLASSES, N_TRAIN, N_TEST = 28, 10, 60_000, 10_000
 
@@ -36,7 +36,7 @@ class Pixels(Task):
     permute
         Read the pixels in one fixed random order instead of row by row.
     permutation_seed
-        Seed of that order: the same for all runs that are to be compared.
+        Seed of that order, 0 if not given: the same for all runs that are to be compared.
     data_dir
         Folder with the four IDX files, gzipped or not, or with a folder `mnist` that has them.
     own_data
@@ -56,7 +56,7 @@ class Pixels(Task):
     last_only: ClassVar[bool] = True
 
     permute: bool = False
-    permutation_seed: int = 0
+    permutation_seed: int | None = None
     data_dir: Path | None = None
     own_data: bool = False
     hidden_size: int = 512
@@ -68,15 +68,26 @@ class Pixels(Task):
     checkpoint_every: int = 25
     validation_size: int = 5000
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.permutation_seed < 0:
-            raise ValueError(f"permutation_seed must be at least 0, got {self.permutation_seed}")
+    def _check_own(self) -> None:
+        if self.permutation_seed is not None:
+            self._check_least(0, "permutation_seed")
+            if not self.permute:
+                raise ValueError("permutation_seed acts only with permute: leave it out")
+        if self.batch_size >= N_TRAIN:
+            raise ValueError(
+                f"batch_size must be below {N_TRAIN:,}, the pictures to train and validate on, "
+                f"got {self.batch_size:,}"
+            )
         if not 1 <= self.validation_size <= N_TRAIN - self.batch_size:
             raise ValueError(
                 f"validation_size must leave a batch of training pictures, from 1 to "
-                f"{N_TRAIN - self.batch_size}, got {self.validation_size}"
+                f"{N_TRAIN - self.batch_size:,}, got {self.validation_size:,}"
             )
+
+    @property
+    def n_steps(self) -> int:
+        """The pixels of a picture."""
+        return SIDE * SIDE
 
     @property
     def baseline(self) -> tuple[str, float]:
@@ -86,7 +97,7 @@ class Pixels(Task):
     def batch(self, update: int) -> Batch:
         """Take pictures for an update; each epoch goes through all of them in a new order."""
         n = N_TRAIN - self.validation_size
-        epoch, position = divmod(update, n // self.batch_size)
+        epoch, position = divmod(checked_index("update", update), n // self.batch_size)
         order = self.rng("training", epoch).permutation(n)
         chosen = order[position * self.batch_size :][: self.batch_size]
         return self._sequences(self._train, chosen)
@@ -123,7 +134,7 @@ class Pixels(Task):
     def _order(self) -> NDArray[np.intp]:
         if not self.permute:
             return np.arange(SIDE * SIDE)
-        return np.random.default_rng(self.permutation_seed).permutation(SIDE * SIDE)
+        return np.random.default_rng(self.permutation_seed or 0).permutation(SIDE * SIDE)
 
     @cached_property
     def _train(self) -> Digits:

@@ -1,16 +1,21 @@
 """What every task says: its model, its batches, its loss and its metric."""
 
+import dataclasses
 import math
+import numbers
 import operator
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from types import NoneType
+from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..archive import shortened
 from ..backend import Backend
 from ..cells import GRU, LSTM, RNN, Cell
 from ..losses import Loss
@@ -22,6 +27,9 @@ Split = Literal["validation", "test"]
 
 # One stream of random numbers for each purpose; see Task.rng.
 STREAMS = ("parameters", "training", "validation", "test", "dropout")
+
+LARGEST_NUMBER = 2**128  # of a setting: seeds may have so many bits
+MOST_LAYERS = 1000
 
 
 class Batch(NamedTuple):
@@ -58,6 +66,8 @@ class Batch(NamedTuple):
 class Task(ABC):
     """Settings that all tasks share. Help texts of the command line are the comments here.
 
+    A setting that cannot act beside the others, such as the activation of an LSTM, is refused.
+
     Attributes
     ----------
     cell
@@ -75,15 +85,15 @@ class Task(ABC):
         Shapes of the Kronecker factors, P Q P Q …; the prime factors of N if not given, 2×2
         throughout for a power of two.
     init
-        How Kronecker factors are drawn: Haar-random, or with the eigenvalues of their product
-        equally spaced, which needs square factors and a complex dtype.
+        How Kronecker factors are drawn: Haar-random, as if not given, or with the eigenvalues of
+        their product equally spaced, which needs square factors and a complex dtype.
     activation
-        Nonlinearity of the simple cell; tanh and relu need a real dtype.
+        Nonlinearity of the simple cell, modrelu if not given; tanh and relu need a real dtype.
     dtype
         Numbers of the hidden state and of W: real or complex, single or double precision. If not
         given, complex64 for the simple cell and float32 for the others, which are real.
     backend
-        Engine of the Kronecker product.
+        Engine of the Kronecker product; other matrices have no compiled one.
     batch_size
         Sequences in a batch.
     updates
@@ -100,9 +110,11 @@ class Task(ABC):
     schedule
         How rates change over the run: not at all, or along half a cosine down to 0.
     penalty
-        Strength λ of the soft unitary penalty. If not given, 0.01 for the simple cell, else 0.
+        Strength λ of the soft unitary penalty on a matrix that is not unitary by itself. If not
+        given, 0.01 for the simple cell, else 0.
     max_norm
-        Longest gradient, all parameters together; longer ones are scaled down to it.
+        Longest gradient, all parameters together; longer ones are scaled down to it. If not
+        given, or None, none is.
     seed
         Seed of everything random.
     log_every
@@ -111,6 +123,13 @@ class Task(ABC):
         Updates between two evaluations on held-out data.
     checkpoint_every
         Updates between two checkpoints.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A setting that is not what it must be, cannot act, or does not fit the others.
+    MemoryError
+        Parameters, or the states of a batch, that this machine cannot hold.
     """
 
     name: ClassVar[str]
@@ -127,8 +146,8 @@ class Task(ABC):
     layers: int = 1
     dropout: float = 0.0
     factors: tuple[tuple[int, int], ...] | None = None
-    init: Literal["haar", "spread"] = "haar"
-    activation: Literal["modrelu", "tanh", "relu", "identity"] = "modrelu"
+    init: Literal["haar", "spread"] | None = None
+    activation: Literal["modrelu", "tanh", "relu", "identity"] | None = None
     dtype: Literal["float32", "float64", "complex64", "complex128"] | None = None
     backend: Backend = "auto"
     batch_size: int = 20
@@ -146,41 +165,74 @@ class Task(ABC):
     checkpoint_every: int = 100
 
     def __post_init__(self) -> None:
-        for name, hint in get_type_hints(type(self)).items():
-            value = getattr(self, name)
-            if value is not None and int in (hint, *get_args(hint)):
-                try:
-                    operator.index(value)
-                except TypeError:
-                    raise TypeError(f"{name} must be a whole number, got {value!r}") from None
-            if isinstance(value, np.generic):  # config.json holds Python's numbers
-                object.__setattr__(self, name, value.item())
-            choices = _choices(hint)
-            if choices and value not in choices:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(c for c in choices if c)}, got {value!r}"
-                )
-        if self.factors is not None:
-            factors = tuple((operator.index(P), operator.index(Q)) for P, Q in self.factors)
-            object.__setattr__(self, "factors", factors)
-        for name in (
-            "layers",
-            "batch_size",
-            "updates",
-            "log_every",
-            "evaluate_every",
-            "checkpoint_every",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be at least 0, got {self.seed}")
-        if not (math.isfinite(self.strength) and self.strength >= 0):
+        hints = get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            value = checked_setting(field.name, getattr(self, field.name), hints[field.name])
+            object.__setattr__(self, field.name, value)
+        every = ("log_every", "evaluate_every", "checkpoint_every")
+        self._check_least(1, "layers", "batch_size", "updates", *every)
+        self._check_least(0, "seed")
+        if self.layers > MOST_LAYERS:
+            raise ValueError(f"layers must be at most {MOST_LAYERS:,}, got {self.layers:,}")
+        if self.penalty is not None and self.penalty < 0:
             raise ValueError(f"penalty must be finite and ≥ 0, got {self.penalty}")
-        if self.max_norm is not None and not self.max_norm > 0:
+        if self.max_norm is not None and self.max_norm <= 0:
             raise ValueError(f"max_norm must be above 0, got {self.max_norm}")
+        self._check_own()
+        self._check_that_all_act()
+        self._check_init()
+        self._check_memory()
         self.model()
         self.optimizer_at(0)
+
+    def _check_own(self) -> None:  # noqa: B027
+        """Check the settings that only this task has."""
+
+    def _check_least(self, least: int, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name):,}")
+
+    def _check_that_all_act(self) -> None:
+        for name, acts, where in (
+            ("factors", self.matrix == "kronecker", "with matrix kronecker"),
+            ("init", self.matrix == "kronecker", "with matrix kronecker"),
+            ("activation", self.cell == "rnn", "in the cell rnn"),
+            ("penalty", self.matrix in ("kronecker", "dense"), "with matrix kronecker or dense"),
+        ):
+            if not acts and getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name} acts only {where}, and this is {self.cell} over {self.matrix}: "
+                    "leave it out"
+                )
+        check_backend(self.backend, self.matrix)
+
+    def _check_init(self) -> None:
+        if self.init != "spread":
+            return
+        if not self.numbers.startswith("complex"):
+            raise ValueError(f"init 'spread' needs a complex dtype, got {self.numbers}")
+        if self.factors is not None and any(P != Q for P, Q in self.factors):
+            raise ValueError(f"init 'spread' needs square factors, got {list(self.factors)}")
+
+    def _check_memory(self) -> None:
+        """Refuse what cannot be held, by arithmetic: the least that an update needs."""
+        first = self._cell(self.input_size)
+        model = SequenceModel(first, self.output_size)
+        n_parameters = model.n_parameters
+        if self.layers > 1:
+            above = SequenceModel(self._cell(first.n_features), self.output_size)
+            readout = math.prod(above.shapes()["readout.V"]) + self.output_size
+            n_parameters += (self.layers - 1) * (above.n_parameters - readout)
+        # parameters, gradients and what the optimizer keeps of each
+        n_parameters *= 2 + len(self.optimizer_at(0).slots)
+        n_states = self.layers * first.n_features * self.n_steps * self.batch_size
+        needed = first.real_dtype.itemsize * (n_parameters + n_states)
+        if needed > memory():
+            raise MemoryError(
+                f"parameters and the states of a batch need at least {needed / 2**30:,.1f} GiB, "
+                f"this machine has {memory() / 2**30:,.1f}"
+            )
 
     def model(self) -> SequenceModel:
         """Return the cells with their readout."""
@@ -192,14 +244,19 @@ class Task(ABC):
         )
 
     def _cell(self, input_size: int) -> Cell:
-        matrix = make_matrix(self.matrix, self.factors, self.backend, self.init)
-        return make_cell(
-            self.cell, input_size, self.hidden_size, matrix, self.activation, self.numbers
-        )
+        matrix = make_matrix(self.matrix, self.factors, self.backend, self.init or "haar")
+        activation = self.activation or "modrelu"
+        return make_cell(self.cell, input_size, self.hidden_size, matrix, activation, self.numbers)
 
     def optimizer_at(self, update: int) -> Optimizer:
-        """Return the rule of an update, with the rates its schedule gives it."""
-        scale = 1.0
+        """Return the rule of an update, with the rates its schedule gives it.
+
+        Raises
+        ------
+        ValueError, TypeError
+            An update that is negative or no whole number.
+        """
+        update, scale = checked_index("update", update), 1.0
         if self.schedule == "cosine":
             scale = 0.5 * (1 + math.cos(math.pi * update / self.updates))
         model = self.model()
@@ -216,7 +273,17 @@ class Task(ABC):
 
         A batch is thus a function of the settings and its index alone: a run that is
         resumed draws what it would have drawn, with no generator to restore.
+
+        Raises
+        ------
+        ValueError
+            A purpose that there is not, or a negative index.
+        TypeError
+            An index that is no whole number.
         """
+        if not isinstance(stream, str) or stream not in STREAMS:
+            raise ValueError(f"stream must be one of {', '.join(STREAMS)}, got {_shown(stream)}")
+        index = checked_index("index", index)
         return np.random.default_rng([self.seed, STREAMS.index(stream), index])
 
     @property
@@ -226,12 +293,19 @@ class Task(ABC):
 
     @property
     def strength(self) -> float:
-        """The penalty given, else 0.01 for the simple cell and 0 for the others."""
-        return self.penalty if self.penalty is not None else 0.01 * (self.cell == "rnn")
+        """The penalty given, else 0.01 for the simple cell over a matrix that has one, else 0."""
+        if self.penalty is not None:
+            return self.penalty
+        return 0.01 * (self.cell == "rnn" and self.matrix in ("kronecker", "dense"))
+
+    @property
+    def n_steps(self) -> int:
+        """Steps of a training sequence, where the settings decide, else 1."""
+        return 1
 
     @abstractmethod
     def batch(self, update: int) -> Batch:
-        """Return x and targets of an update, counted from 0."""
+        """Return x and targets of an update, counted from 0; a negative one raises ValueError."""
 
     @abstractmethod
     def held_out(self, split: Split) -> Iterator[Batch]:
@@ -253,8 +327,8 @@ class Task(ABC):
 
 def check_split(split: str) -> None:
     """Raise ValueError unless a split is one that no update sees."""
-    if split not in get_args(Split):
-        raise ValueError(f"split must be one of {', '.join(get_args(Split))}, got {split!r}")
+    if not isinstance(split, str) or split not in get_args(Split):
+        raise ValueError(f"split must be one of {', '.join(get_args(Split))}, got {_shown(split)}")
 
 
 def pad(sequences: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], NDArray[np.float32]]:
@@ -278,7 +352,7 @@ def pad(sequences: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], NDArray[np.flo
 
 def epoch_of(update: int, n: int, batch_size: int) -> tuple[int, int]:
     """Return the epoch of an update over n sequences, and where in its order its batch begins."""
-    epoch, position = divmod(update, -(-n // batch_size))
+    epoch, position = divmod(checked_index("update", update), -(-n // batch_size))
     return epoch, position * batch_size
 
 
@@ -309,10 +383,93 @@ def make_cell(
     return RNN(input_size, hidden_size, matrix, activation, dtype)
 
 
-def _choices(hint: Any) -> tuple[str | None, ...]:
-    """Return what a field may be, where that is a few words."""
-    if get_origin(hint) is Literal:
-        return get_args(hint)
-    if get_origin(hint) is Union and get_origin(get_args(hint)[0]) is Literal:
-        return (*get_args(get_args(hint)[0]), None)
-    return ()
+def checked_setting(name: str, value: Any, hint: Any) -> Any:
+    """Return a setting as config.json holds it, if it is what its annotation says.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is not: the error names it, what it must be and what came.
+    """
+    kinds = get_args(hint) if NoneType in get_args(hint) else (hint,)
+    if value is None and NoneType in kinds:
+        return None
+    kind, got = kinds[0], f"got {_shown(value)}"
+    if name == "factors":
+        try:
+            return tuple((operator.index(P), operator.index(Q)) for P, Q in value)
+        except (TypeError, ValueError):
+            raise TypeError(f"factors must be pairs of whole numbers, {got}") from None
+    if get_origin(kind) is Literal:
+        if not isinstance(value, str) or value not in get_args(kind):
+            raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, {got}")
+        return str(value)
+    if kind is Path:
+        return _checked_folder(name, value, got)
+    if kind is bool:
+        if not isinstance(value, bool | np.bool_):
+            raise TypeError(f"{name} must be True or False, {got}")
+        return bool(value)
+    if kind is int:
+        return _checked_whole(name, value)
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number, {got}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        needed = "; leave it out, or give None, for no limit" if name == "max_norm" else ""
+        raise ValueError(f"{name} must be finite, {got}{needed}")
+    return number
+
+
+def _checked_whole(name: str, value: Any) -> int:
+    try:
+        whole = None if isinstance(value, bool | np.bool_) else operator.index(value)
+    except TypeError:
+        whole = None
+    if whole is None:
+        raise TypeError(f"{name} must be a whole number, got {_shown(value)}")
+    if abs(whole) >= LARGEST_NUMBER:
+        raise ValueError(f"{name} must be below 2^128, got one of {whole.bit_length()} bits")
+    return whole
+
+
+def _shown(value: Any) -> str:
+    try:
+        return shortened(repr(value))
+    except Exception:  # such as a number of more digits than Python prints
+        return f"a {type(value).__name__} that cannot be shown"
+
+
+def _checked_folder(name: str, value: Any, got: str) -> Path:
+    if not isinstance(value, str | os.PathLike) or isinstance(os.fspath(value), bytes):
+        raise TypeError(f"{name} must be a folder's name, {got}")
+    if os.fspath(value) == "" or "\0" in os.fspath(value):
+        raise ValueError(f"{name} must name a folder, {got}")
+    return Path(value)
+
+
+def checked_index(name: str, value: Any) -> int:
+    """Return a whole number of at least 0."""
+    index = _checked_whole(name, value)
+    if index < 0:
+        raise ValueError(f"{name} must be at least 0, got {index}")
+    return index
+
+
+def check_backend(backend: str, matrix: str) -> None:
+    """Raise ValueError if compiled code is asked for where there is none."""
+    if backend == "cython" and matrix != "kronecker":
+        raise ValueError(
+            f"backend 'cython' acts only with matrix kronecker, and this is {matrix}: leave it out"
+        )
+
+
+def memory() -> int:
+    """Return the bytes of this machine's memory; where it does not tell, more than any has."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows
+        return 2**50
