@@ -358,7 +358,7 @@ def read_arrays(path: Path, sha256: str | None = None) -> Arrays:
     """
     content = _content(path)
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
-        raise ValueError(f"{path} is not the file that the index describes. Write it again")
+        raise ValueError(f"{path}: it is not the file that the index describes. Write it again")
     try:
         return read_npz(path, LARGEST_ARRAY)
     except ArchiveError as error:

@@ -76,7 +76,7 @@ def test_resume_keeps_the_settings_of_the_run(tmp_path, capsys):
         ("params --hidden 0", "hidden sizes must be at least 1"),
         ("gradcheck --factors 2 3", "multiply to 2×3"),
         ("gradcheck --steps -1", "steps and batch_size must be at least 1"),
-        ("params --hidden 2305843009213693951", "N must be between 1 and"),
+        ("params --hidden 2305843009213693951", "hidden_size must be at most"),
         ("train copying --out {out} --delay 100000000000000", "not enough memory"),
         ("train copying --out {out} --matrix dense --hidden-size 10000000", "not enough memory"),
         ("reproduce --list --seed 1", "leave the rest out"),

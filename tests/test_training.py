@@ -761,9 +761,18 @@ ROW = '"loss": 1.0, "gradient_norm": 1.0, "defect": 0.1, "seconds": 0.1'
         (lambda rows: ["\n", *rows], "lines that the run did not write"),
         (lambda rows: ["\0" * 500 + "\n", *rows], "lines that the run did not write"),
         (lambda rows: ["[" * 100_000 + "\n", *rows], "lines that the run did not write"),
-        (lambda rows: [r.replace("20", '"20"') for r in rows], "updates 20 are missing"),
-        (lambda rows: [r.replace("20", "null") for r in rows], "updates 20 are missing"),
-        (lambda rows: [r.replace("20", "true") for r in rows], "updates 20 are missing"),
+        (
+            lambda rows: [r.replace('"step": 20', '"step": ' + '"20"') for r in rows],
+            "updates 20 are missing",
+        ),
+        (
+            lambda rows: [r.replace('"step": 20', '"step": ' + "null") for r in rows],
+            "updates 20 are missing",
+        ),
+        (
+            lambda rows: [r.replace('"step": 20', '"step": ' + "true") for r in rows],
+            "updates 20 are missing",
+        ),
         (lambda rows: [r.replace('"seconds": ', '"seconds": NaN, "x": ') for r in rows], "5, 10"),
         (lambda rows: [r.replace("loss", "lo\x7fs") for r in rows], "5, 10, 15, 20 are missing"),
         (lambda rows: [r.replace(", ", ",\r", 1) for r in rows], "5, 10, 15, 20 are missing"),

@@ -545,7 +545,7 @@ def test_other_archives_that_are_damaged(tmp_path):
         assert len(text.replace(str(path), "")) < 300
         assert "pickle" not in text
     zipped(path, {"a": good})
-    with pytest.raises(ValueError, match=r"a is no \.npy"):
+    with pytest.raises(ValueError, match=r"it holds 'a', which is no \.npy"):
         vectors.read_arrays(path)
     zipped(path, {"a.npy": good, "b.npy": good})
     path.write_bytes(path.read_bytes().replace(b"b.npy", b"a.npy"))
