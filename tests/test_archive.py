@@ -91,15 +91,15 @@ def test_what_is_no_archive(tmp_path, content):
     ("name", "content", "reason"),
     [
         ("a.txt", b"words", "'a.txt', which is no .npy"),
-        ("a.npy", b"words", "magic string"),
-        ("a.npy", b"", "EOF"),
+        ("a.npy", b"words", "no NPY file"),
+        ("a.npy", b"", "no NPY file"),
         ("a.npy", npy(np.array([print], object)), "it holds Python objects"),
         ("a.npy", npy(np.array(["word"])), "must hold numbers, got <U4"),
         ("a.npy", npy(np.zeros(2, "datetime64[s]")), "must hold numbers"),
         ("a.npy", npy(np.zeros(2, [("x", "f8")])), "must hold numbers"),
         ("a.npy", npy(np.ones(3))[:-1], "not those of its shape"),
         ("a.npy", npy(np.ones(3)) + b"1", "not those of its shape"),
-        ("a.npy", npy(np.ones(3)).replace(b"\x01\x00", b"\x03\x00", 1), "version (3, 0)"),
+        ("a.npy", npy(np.ones(3)).replace(b"\x01\x00", b"\x03\x00", 1), "no NPY file"),
         ("a.npy", header("{'descr': '<f8', 'fortran_order': False, 'shape': (10**15,)}"), "NPY"),
         (
             "a.npy",

@@ -549,7 +549,7 @@ def test_other_archives_that_are_damaged(tmp_path):
         vectors.read_arrays(path)
     zipped(path, {"a.npy": good, "b.npy": good})
     path.write_bytes(path.read_bytes().replace(b"b.npy", b"a.npy"))
-    with pytest.raises(ValueError, match="two of its members have the same name"):
+    with pytest.raises(ValueError, match="it holds 'a' twice"):
         vectors.read_arrays(path)
     zipped(path, {f"{i}.npy": bytes(2**20) for i in range(17)}, compression=zipfile.ZIP_DEFLATED)
     with pytest.raises(ValueError, match="its arrays together are larger than 16,777,216 bytes"):
