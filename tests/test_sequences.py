@@ -810,3 +810,15 @@ def test_padded_steps_change_nothing(rng, cell, backend):
     assert loss == pytest.approx(value, rel=1e-13)
     for name, g in grads.items():
         np.testing.assert_allclose(g, total[name], rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("depth", [5, 300, 900, *range(960, 1000, 4), 10_000, 10**6])
+def test_json_that_is_nested_deeply(tmp_path, depth):
+    path = tmp_path / "nested.json"
+    for around in ("%s", '{"train": [%s], "valid": [[[]]], "test": [[[]]]}',
+                   '{"train": [[[60], %s]], "valid": [[[]]], "test": [[[]]]}',
+                   '{"train": [[[60], [%s]]], "valid": [[[]]], "test": [[[]]]}'):  # fmt: skip
+        path.write_text(around % ("[" * depth + "]" * depth))
+        with pytest.raises(ValueError, match=r"nested\.json") as caught:
+            music.read_json(path)
+        assert len(str(caught.value).removeprefix(str(path))) < 300

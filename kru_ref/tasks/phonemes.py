@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from .. import datasets
 from ..archive import shortened
+from ..arrays import as_array
 from ..extras import require
 from ..losses import Loss, softmax_cross_entropy
 from .task import Batch, Split, Task, check_split, epoch_of, pad
@@ -209,6 +210,7 @@ def split_speakers(root: Path) -> dict[str, list[Path]]:
     OSError
         A folder cannot be read.
     """
+    root = datasets.checked_path("root", root)
     found = sorted(datasets.files_below(root, ".phn"))
     found = [p for p in found if not p.stem.lower().startswith("sa")]
     parts = {path: {part.lower() for part in path.relative_to(root).parts[:-1]} for path in found}
@@ -272,6 +274,7 @@ def read_utterance(path: Path) -> Utterance:
     ImportError
         librosa or soundfile is not installed.
     """
+    path = datasets.checked_path("path", path)
     ends, labels = read_phonemes(path)
     wanted = f"{path.stem}.wav".lower()
     recordings = [p for p in path.parent.iterdir() if p.name.lower() == wanted]
@@ -453,9 +456,20 @@ def mfcc(samples: NDArray[np.float32]) -> NDArray[np.float32]:
 
     Raises
     ------
+    ValueError, TypeError
+        Too few samples for five frames, or such as are not finite real numbers.
     ImportError
         librosa is not installed.
     """
+    samples = as_array("samples", samples)
+    shortest = WINDOW + (SHORTEST - 1) * HOP
+    if samples.ndim != 1 or len(samples) < shortest or samples.dtype.kind == "c":
+        raise ValueError(
+            f"samples must be {shortest} real numbers or more, got {samples.dtype} of shape "
+            f"{samples.shape}"
+        )
+    if not np.isfinite(samples).all():
+        raise ValueError("samples must be finite")
     librosa = require("librosa", "speech")
     emphasised = librosa.effects.preemphasis(samples, coef=0.97)
     bands = librosa.feature.melspectrogram(
