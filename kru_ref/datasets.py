@@ -237,7 +237,7 @@ def files_below(folder: Path, suffix: str) -> Iterator[Path]:
             "move it away"
         ) from error
 
-    for root, _, names in os.walk(folder, onerror=refuse):
+    for root, _, names in os.walk(checked_path("folder", folder), onerror=refuse):
         yield from (Path(root, name) for name in names if name.lower().endswith(suffix))
 
 
@@ -278,6 +278,28 @@ def _cache(name: str) -> str:
         return "the user's cache"
 
 
+def checked_path(name: str, value: Any) -> Path:
+    """Return a file's or folder's name as a path.
+
+    Raises
+    ------
+    TypeError
+        It is no name: only str and os.PathLike are.
+    ValueError
+        It is empty, or holds a null character.
+    """
+    if not isinstance(value, str | os.PathLike) or isinstance(os.fspath(value), bytes):
+        raise TypeError(
+            f"{name} must be the name of a file or folder, got {type(value).__name__}; "
+            "give a str or a pathlib.Path"
+        )
+    if os.fspath(value) == "" or "\0" in os.fspath(value):
+        raise ValueError(
+            f"{name} must name a file or folder, got {shortened(repr(os.fspath(value)))}"
+        )
+    return Path(value)
+
+
 def read_verified(path: Path, name: str, *, may_be_own: bool = False) -> bytes:
     """Read a file of a data set that must be, to the byte, the published one.
 
@@ -297,6 +319,7 @@ def read_verified(path: Path, name: str, *, may_be_own: bool = False) -> bytes:
     OSError
         It cannot be read.
     """
+    path = checked_path("path", path)
     expected = dataset(name).digest(path.name)
     if expected is None:
         raise ValueError(
@@ -327,7 +350,10 @@ def read_at_most(largest: int, path: Path) -> bytes:
         It is larger.
     OSError
         It cannot be read, or is a folder; the error names it.
+    TypeError
+        path is no name.
     """
+    path = checked_path("path", path)
     try:
         # a pipe would be waited for
         if not stat.S_ISREG(os.stat(path).st_mode):
@@ -577,7 +603,7 @@ def _folders(name: str, data_dir: Path | None) -> Iterator[Path]:
 
 def _roots(data_dir: Path | None) -> Iterator[Path]:
     if data_dir is not None:
-        yield Path(data_dir)
+        yield checked_path("data_dir", data_dir)
         return
     if os.environ.get(VARIABLE):
         yield Path(os.environ[VARIABLE])

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from .archive import shortened
+from .arrays import checked_size
 from .datasets import read_at_most
 
 GZIP_MAGIC = b"\x1f\x8b"
@@ -33,11 +35,15 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
 
     Raises
     ------
-    ValueError
-        No IDX file, another type or shape, too short, too long, or damaged gzip.
+    TypeError, ValueError
+        No IDX file, another type or shape, too short, too long, or damaged gzip; or a ``shape``
+        that is none.
     OSError
         The file cannot be read.
     """
+    shape = tuple(checked_size("shape", size) for size in shape)
+    if not 1 <= len(shape) <= 255 or max(shape) >= 2**32:
+        raise ValueError(f"shape must be 1 to 255 sizes below 2^32, got {shortened(repr(shape))}")
     header = struct.pack(f">BBBB{len(shape)}I", 0, 0, UNSIGNED_BYTE, len(shape), *shape)
     size = len(header) + math.prod(shape)
     # gzip makes no file much larger, but for a name and a comment in its header

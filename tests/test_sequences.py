@@ -471,6 +471,84 @@ def test_recordings_that_were_cut(tmp_path, container, left):
         phonemes.read_samples(path)
 
 
+def nist(samples, **fields):
+    """Return a NIST SPHERE file, with other values of some of its fields; None leaves one out."""
+    lines = {
+        "database_id": "-s5 TIMIT", "utterance_id": "-s8 cjf0_sa1", "channel_count": "-i 1",
+        "sample_count": f"-i {len(samples)}", "sample_rate": "-i 16000", "sample_min": "-i -9",
+        "sample_n_bytes": "-i 2", "sample_byte_format": "-s2 01", "sample_sig_bits": "-i 16",
+    }  # fmt: skip
+    lines = {name: value for name, value in (lines | fields).items() if value is not None}
+    head = "NIST_1A\n   1024\n" + "".join(f"{k} {v}\n" for k, v in lines.items()) + "end_head\n"
+    order = ">i2" if lines.get("sample_byte_format") == "-s2 10" else "<i2"
+    return head.encode().ljust(1024) + samples.astype(order).tobytes()
+
+
+@pytest.fixture
+def sound(rng):
+    pytest.importorskip("soundfile", reason="speech needs the extra 'speech'")
+    return (3000 * rng.standard_normal(1500)).astype(np.int16)
+
+
+@pytest.mark.parametrize("fields", [{}, {"sample_byte_format": "-s2 10"}, {"x": "-r 1.5"}])
+def test_nist_headers_that_are_right(tmp_path, sound, fields):
+    (tmp_path / "a.wav").write_bytes(nist(sound, **fields))
+    np.testing.assert_array_equal(phonemes.read_samples(tmp_path / "a.wav"), sound / 2**15)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("sample_byte_format", "-s2 11", "says '11' for sample_byte_format"),
+        ("sample_byte_format", "-s1 1", "says '1' for"),
+        ("sample_byte_format", None, "says 'nothing' for sample_byte_format"),
+        ("sample_byte_format", "-s3 01", "is none"),
+        ("sample_byte_format", "-i 01x", "is none"),
+        ("sample_byte_format", "01", "is none"),
+        (
+            "sample_byte_fosmat",
+            "-s2 10\nsample_byte_format -s2 01\nsample_byte_fosmat -s1 x",
+            "none",
+        ),
+        ("sample_n_bytes", "-i 1", "says '1' for sample_n_bytes"),
+        ("sample_n_bytes", None, "says 'nothing' for sample_n_bytes"),
+        ("sample_sig_bits", "-i 12", "says '12' for sample_sig_bits"),
+        ("sample_rate", "-i 8000", "says '8000' for sample_rate"),
+        ("channel_count", "-i 2", "says '2' for channel_count"),
+        ("sample_coding", "-s4 ulaw", "says 'ulaw' for sample_coding"),
+        ("sample_coding", "-s26 pcm,embedded-shorten-v2.00", "says .*shorten.* for sample_coding"),
+        ("sample_count", None, "says 0 bytes of samples, it has 3000"),
+        ("end_head\nx", "-i 3", "is none"),
+    ],
+)
+def test_nist_headers_that_are_wrong(tmp_path, sound, name, value, says):
+    path = tmp_path / "a.wav"
+    path.write_bytes(nist(sound, **{name: value}))
+    with pytest.raises(ValueError, match=rf"a\.wav: expected NIST.*{says}") as caught:
+        phonemes.read_samples(path)
+    assert len(str(caught.value).removeprefix(str(path))) < 300
+
+
+@pytest.mark.parametrize("container", ["WAV", "NIST"])
+def test_no_changed_bit_of_a_header_changes_samples(tmp_path, sound, container):
+    """Each is either refused or of no matter."""
+    whole = nist(sound)
+    path = tmp_path / "a.wav"
+    if container == "WAV":
+        whole = write_utterance(tmp_path, n=1500)[0].with_suffix(".wav").read_bytes()
+    path.write_bytes(whole)
+    right, refused = phonemes.read_samples(path), 0
+    for bit in range(8 * 360 if container == "NIST" else 8 * 44):
+        content = bytearray(whole)
+        content[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(content)
+        try:
+            np.testing.assert_array_equal(phonemes.read_samples(path), right)
+        except ValueError:
+            refused += 1
+    assert refused > 250
+
+
 @pytest.mark.parametrize("count", [99_999, 15_999, 2**40, 0, -5, "many"])
 def test_a_forged_number_of_samples(tmp_path, count):
     path, _ = write_utterance(tmp_path, container="NIST")
@@ -732,3 +810,15 @@ def test_padded_steps_change_nothing(rng, cell, backend):
     assert loss == pytest.approx(value, rel=1e-13)
     for name, g in grads.items():
         np.testing.assert_allclose(g, total[name], rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("depth", [5, 300, 900, *range(960, 1000, 4), 10_000, 10**6])
+def test_json_that_is_nested_deeply(tmp_path, depth):
+    path = tmp_path / "nested.json"
+    for around in ("%s", '{"train": [%s], "valid": [[[]]], "test": [[[]]]}',
+                   '{"train": [[[60], %s]], "valid": [[[]]], "test": [[[]]]}',
+                   '{"train": [[[60], [%s]]], "valid": [[[]]], "test": [[[]]]}'):  # fmt: skip
+        path.write_text(around % ("[" * depth + "]" * depth))
+        with pytest.raises(ValueError, match=r"nested\.json") as caught:
+            music.read_json(path)
+        assert len(str(caught.value).removeprefix(str(path))) < 300

@@ -11,8 +11,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kru_ref.tasks import TASKS, Adding, Characters, Copying, Music, Phonemes, Pixels
+from kru_ref import datasets
+from kru_ref.idx import read_idx
+from kru_ref.tasks import (
+    TASKS,
+    Adding,
+    Characters,
+    Copying,
+    Music,
+    Phonemes,
+    Pixels,
+    characters,
+    music,
+    phonemes,
+)
 from kru_ref.tasks.pixels import load_digits
+from kru_ref.tasks.task import make_cell, make_matrix
 
 
 def test_copying():
@@ -155,8 +169,8 @@ def test_the_readout_may_have_a_rate_of_its_own():
         (lambda: Copying(max_norm=math.inf), "max_norm must be finite, got inf; leave it out, or"),
         (lambda: Copying(init="spread", dtype="float32"), "needs a complex dtype, got float32"),
         (lambda: Copying(init="spread", hidden_size=8, factors=((2, 4), (4, 2))), "square factors"),
-        (lambda: Pixels(data_dir=""), "data_dir must name a folder, got ''"),
-        (lambda: Pixels(data_dir="a\0b"), "data_dir must name a folder"),
+        (lambda: Pixels(data_dir=""), "data_dir must name a file or folder, got ''"),
+        (lambda: Pixels(data_dir="a\0b"), "data_dir must name a file or folder"),
         (lambda: Copying(cell=["rnn"]), "cell must be one of rnn, lstm, gru, got"),
         (lambda: Copying(cell=None), "cell must be one of rnn, lstm, gru, got None"),
     ],
@@ -354,3 +368,51 @@ def test_updates_that_there_are_not(task, update):
 def test_streams_that_there_are_not(stream):
     with pytest.raises(ValueError, match="stream must be one of parameters, training"):
         Copying().rng(stream)
+
+
+READERS = {
+    "read_at_most": lambda path: datasets.read_at_most(10, path),
+    "read_verified": lambda path: datasets.read_verified(path, "jsb"),
+    "files_below": lambda path: list(datasets.files_below(path, ".phn")),
+    "read_idx": lambda path: read_idx(path, (1,)),
+    "load_digits": lambda path: load_digits("train", 10, path if path is not None else 0),
+    "locate": lambda path: datasets.locate("mnist", "images", path if path is not None else 0),
+    "state": lambda path: datasets.state("timit", path if path is not None else 0),
+    "read_symbols": characters.read_symbols,
+    "read_json": music.read_json,
+    "read_mat": lambda path: music.read_mat(path, "jsb"),
+    "read_phonemes": phonemes.read_phonemes,
+    "read_utterance": phonemes.read_utterance,
+    "split_speakers": phonemes.split_speakers,
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("path", [None, 0, 5, 1.5, b"x", ["x"], np.zeros(3), object(), "", "a\0b"])
+def test_paths_that_are_none(name, path):
+    """A number would be one of the process's open files, nothing this folder."""
+    with pytest.raises((TypeError, ValueError), match=r"^(path|folder|root|data_dir) must "):
+        READERS[name](path)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (-1,), (2**32,), (1,) * 256, (1.5,), ("1",), (True,)])
+def test_shapes_that_are_none(tmp_path, shape):
+    with pytest.raises((TypeError, ValueError), match=r"^shape must be"):
+        read_idx(tmp_path / "x", shape)
+
+
+@pytest.mark.parametrize(
+    "samples", [None, 0.0, "x", [], np.zeros(1039), np.zeros((2, 2000)), np.zeros(2000, complex),
+                np.full(2000, np.nan), np.full(2000, np.inf)],
+)  # fmt: skip
+def test_samples_of_no_sound(samples):
+    with pytest.raises((TypeError, ValueError), match="samples"):
+        phonemes.mfcc(samples)
+
+
+@pytest.mark.parametrize("name", [None, "", "Dense", "KRU", 0, ["rnn"]])
+def test_names_of_no_cell_and_no_matrix(name):
+    with pytest.raises(ValueError, match="cell must be one of rnn, lstm, gru, got"):
+        make_cell(name, 1, 2, make_matrix("dense", None, "auto"), "tanh", "float32")
+    with pytest.raises(ValueError, match="matrix must be one of kronecker, dense, restricted"):
+        make_matrix(name, None, "auto")

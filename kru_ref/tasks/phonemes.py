@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
@@ -12,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import datasets
+from ..archive import shortened
+from ..arrays import as_array
 from ..extras import require
 from ..losses import Loss, softmax_cross_entropy
 from .task import Batch, Split, Task, check_split, epoch_of, pad
@@ -207,6 +210,7 @@ def split_speakers(root: Path) -> dict[str, list[Path]]:
     OSError
         A folder cannot be read.
     """
+    root = datasets.checked_path("root", root)
     found = sorted(datasets.files_below(root, ".phn"))
     found = [p for p in found if not p.stem.lower().startswith("sa")]
     parts = {path: {part.lower() for part in path.relative_to(root).parts[:-1]} for path in found}
@@ -270,6 +274,7 @@ def read_utterance(path: Path) -> Utterance:
     ImportError
         librosa or soundfile is not installed.
     """
+    path = datasets.checked_path("path", path)
     ends, labels = read_phonemes(path)
     wanted = f"{path.stem}.wav".lower()
     recordings = [p for p in path.parent.iterdir() if p.name.lower() == wanted]
@@ -348,43 +353,91 @@ def read_samples(path: Path) -> NDArray[np.float32]:
     soundfile = require("soundfile", "speech")
     content = datasets.read_at_most(LARGEST_RECORDING, path)
     expected = f"{path}: expected NIST SPHERE or RIFF audio, 16-bit PCM, 1 channel, {RATE} Hz"
-    try:
-        info = soundfile.info(str(path))
-        form = f"{info.format} {info.subtype}, {info.channels} channels, {info.samplerate} Hz"
-        right = (info.format, info.subtype, info.channels, info.samplerate) in {
-            (container, "PCM_16", 1, RATE) for container in ("WAV", "WAVEX", "NIST")
-        }
-        if not right:
-            raise ValueError(f"{expected}; got {form}")
-        # libsndfile reads what there is, and memory is never allocated on the header's word
-        says, has = _sizes(content)
-        if not says == has == 2 * info.frames:
-            raise ValueError(
-                f"{expected}; its header says {says} bytes of samples, it has {has}: the file is "
-                "cut or damaged, delete or replace it"
-            )
-        if info.frames > LONGEST * HOP:
-            raise ValueError(f"{expected}, at most {LONGEST * HOP} samples; got {info.frames}")
-        samples, _ = soundfile.read(str(path), dtype="float32")
-    except (soundfile.SoundFileError, RuntimeError) as error:
-        raise ValueError(f"{expected}; got {error}") from error
+    damaged = "the file is cut or damaged, delete or replace it"
+    if content[:4] == b"NIST":
+        samples = _nist_samples(content, expected, damaged)
+    else:
+        try:
+            with soundfile.SoundFile(BytesIO(content)) as file:
+                form = f"{file.format} {file.subtype}, {file.channels} channels, {file.samplerate}"
+                if form not in {f"{kind} PCM_16, 1 channels, {RATE}" for kind in ("WAV", "WAVEX")}:
+                    raise ValueError(f"{expected}; got {form} Hz")
+                # libsndfile reads what there is, and memory is never allocated on the header's word
+                says, has = _riff_sizes(content)
+                if not says == has == 2 * file.frames:
+                    raise ValueError(
+                        f"{expected}; its header says {says} bytes of samples, it has {has}: "
+                        f"{damaged}"
+                    )
+                samples = file.read(dtype="float32")
+        except (soundfile.SoundFileError, RuntimeError) as error:
+            raise ValueError(f"{expected}; got {shortened(str(error))}") from error
+    if len(samples) > LONGEST * HOP:
+        raise ValueError(f"{expected}, at most {LONGEST * HOP} samples; got {len(samples)}")
     if len(samples) < WINDOW + (SHORTEST - 1) * HOP:
         raise ValueError(f"{path}: {len(samples)} samples are too short for {SHORTEST} frames")
     return samples
 
 
-def _sizes(content: bytes) -> tuple[int | None, int]:
-    """Return the bytes of samples that a NIST or RIFF header says, and those that are there."""
-    if content[:4] == b"NIST":
-        says = re.search(rb"\nsample_count -i (-?\d{1,9})\n", content[:NIST_HEADER])
-        return (2 * int(says[1]) if says else None), len(content) - NIST_HEADER
-    at = 12  # behind RIFF, the size and WAVE
+# A line of a header: a whole number, a real one, or text with the number of its characters.
+NIST_LINE = re.compile(rb"(\w+) -(?:i (-?\d{1,12})|r (\S{1,30})|s(\d{1,3}) (.*))")
+
+
+def _nist_samples(content: bytes, expected: str, damaged: str) -> NDArray[np.float32]:
+    """Read NIST SPHERE strictly: libsndfile takes what a damaged line no longer says for granted.
+
+    Raises ValueError.
+    """
+    head, _, rest = content[:NIST_HEADER].partition(b"\nend_head\n")
+    first, size, *lines = [*head.split(b"\n"), b""]
+    fields: dict[bytes, bytes] = {}
+    good = (first, size) == (b"NIST_1A", b"%7d" % NIST_HEADER) and not rest.strip(b" \n\0")
+    for line in lines:
+        found = NIST_LINE.fullmatch(line)
+        if found:
+            name, whole, real, n, text = found.groups()
+            good = good and name not in fields and (text is None or len(text) == int(n))
+            fields[name] = next(value for value in (whole, real, text) if value is not None)
+        elif line and not line.startswith(b";"):
+            good = False
+    if not good:
+        raise ValueError(f"{expected}; its NIST header is none: {damaged}")
+    for name, values in (
+        (b"channel_count", (b"1",)),
+        (b"sample_rate", (b"%d" % RATE,)),
+        (b"sample_n_bytes", (b"2",)),
+        (b"sample_sig_bits", (b"16",)),
+        (b"sample_byte_format", (b"01", b"10")),
+        (b"sample_coding", (b"pcm", None)),
+    ):
+        if fields.get(name) not in values:
+            got = shortened(repr(fields.get(name, b"nothing").decode("ascii", "replace")))
+            raise ValueError(f"{expected}; its NIST header says {got} for {name.decode()}")
+    says, has = 2 * int(fields.get(b"sample_count", b"0")), len(content) - NIST_HEADER
+    if says != has:
+        raise ValueError(
+            f"{expected}; its header says {says} bytes of samples, it has {has}: {damaged}"
+        )
+    order = "<i2" if fields[b"sample_byte_format"] == b"01" else ">i2"
+    samples = np.frombuffer(content, order, offset=NIST_HEADER)
+    return samples.astype(np.float32) / np.float32(2**15)
+
+
+def _riff_sizes(content: bytes) -> tuple[int | None, int]:
+    """Return the bytes of samples that a RIFF header says, and those that are there.
+
+    There are none if what stands around them is not made of chunks.
+    """
+    at, says, has = 12, None, 0  # behind RIFF, the size and WAVE
     while at + 8 <= len(content):
-        size = int.from_bytes(content[at + 4 : at + 8], "little")
-        if content[at : at + 4] == b"data":
-            return size, min(size, len(content) - at - 8)
+        name, size = content[at : at + 4], int.from_bytes(content[at + 4 : at + 8], "little")
+        if name == b"data" and says is None:
+            says, has = size, min(size, len(content) - at - 8)
+        elif not (name.isascii() and name.decode().isprintable()):
+            return says, 0
         at += 8 + size + size % 2
-    return None, 0
+    # the last byte of an odd chunk may be missing
+    return says, has if at in (len(content), len(content) + 1) or has != says else 0
 
 
 def mfcc(samples: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -403,9 +456,20 @@ def mfcc(samples: NDArray[np.float32]) -> NDArray[np.float32]:
 
     Raises
     ------
+    ValueError, TypeError
+        Too few samples for five frames, or such as are not finite real numbers.
     ImportError
         librosa is not installed.
     """
+    samples = as_array("samples", samples)
+    shortest = WINDOW + (SHORTEST - 1) * HOP
+    if samples.ndim != 1 or len(samples) < shortest or samples.dtype.kind == "c":
+        raise ValueError(
+            f"samples must be {shortest} real numbers or more, got {samples.dtype} of shape "
+            f"{samples.shape}"
+        )
+    if not np.isfinite(samples).all():
+        raise ValueError("samples must be finite")
     librosa = require("librosa", "speech")
     emphasised = librosa.effects.preemphasis(samples, coef=0.97)
     bands = librosa.feature.melspectrogram(

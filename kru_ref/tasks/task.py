@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ..archive import shortened
 from ..backend import Backend
 from ..cells import GRU, LSTM, RNN, Cell
+from ..datasets import checked_path
 from ..losses import Loss
 from ..matrices import Dense, FullUnitary, Kronecker, Matrix, RestrictedUnitary
 from ..model import SequenceModel
@@ -362,13 +363,15 @@ def make_matrix(
     backend: Backend,
     init: Literal["haar", "spread"] = "haar",
 ) -> Matrix:
-    """Return the recurrent matrix of a name."""
+    """Return the recurrent matrix of a name; of another than these raise ValueError."""
     matrices: dict[str, Matrix] = {
         "kronecker": Kronecker(factors, backend, init),
         "dense": Dense(),
         "restricted": RestrictedUnitary(),
         "full": FullUnitary(),
     }
+    if not isinstance(name, str) or name not in matrices:
+        raise ValueError(f"matrix must be one of {', '.join(matrices)}, got {_shown(name)}")
     return matrices[name]
 
 
@@ -380,7 +383,9 @@ def make_cell(
         return LSTM(input_size, hidden_size, matrix, dtype)
     if name == "gru":
         return GRU(input_size, hidden_size, matrix, dtype)
-    return RNN(input_size, hidden_size, matrix, activation, dtype)
+    if name == "rnn":
+        return RNN(input_size, hidden_size, matrix, activation, dtype)
+    raise ValueError(f"cell must be one of rnn, lstm, gru, got {_shown(name)}")
 
 
 def checked_setting(name: str, value: Any, hint: Any) -> Any:
@@ -405,7 +410,7 @@ def checked_setting(name: str, value: Any, hint: Any) -> Any:
             raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, {got}")
         return str(value)
     if kind is Path:
-        return _checked_folder(name, value, got)
+        return checked_path(name, value)
     if kind is bool:
         if not isinstance(value, bool | np.bool_):
             raise TypeError(f"{name} must be True or False, {got}")
@@ -441,14 +446,6 @@ def _shown(value: Any) -> str:
         return shortened(repr(value))
     except Exception:  # such as a number of more digits than Python prints
         return f"a {type(value).__name__} that cannot be shown"
-
-
-def _checked_folder(name: str, value: Any, got: str) -> Path:
-    if not isinstance(value, str | os.PathLike) or isinstance(os.fspath(value), bytes):
-        raise TypeError(f"{name} must be a folder's name, {got}")
-    if os.fspath(value) == "" or "\0" in os.fspath(value):
-        raise ValueError(f"{name} must name a folder, {got}")
-    return Path(value)
 
 
 def checked_index(name: str, value: Any) -> int:
