@@ -1,6 +1,6 @@
 """Kronecker Recurrent Units in NumPy and Cython, with gradients you can check."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # first: it lets Ctrl-C end the command without a traceback while all else is imported
 from . import interrupts as interrupts
