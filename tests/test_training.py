@@ -1107,7 +1107,7 @@ def test_a_run_records_what_computes_it(tmp_path):
         ("scipy", lambda patch: patch.setattr(training.scipy, "__version__", "1.0")),
         ("python", lambda patch: patch.setattr(training.platform, "python_version", lambda: "3")),
         ("machine", lambda patch: patch.setattr(training.platform, "machine", lambda: "pdp11")),
-        ("kru_ref", lambda patch: patch.setattr(training, "__version__", "0.1.7")),
+        ("kru_ref", lambda patch: patch.setattr(training, "__version__", "0.2.7")),
         ("blas", lambda patch: patch.setattr("threadpoolctl.threadpool_info", list)),
     ],
 )
