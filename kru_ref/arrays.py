@@ -1,5 +1,7 @@
 """What every boundary shares: arrays, taken from whatever the caller holds."""
 
+from __future__ import annotations
+
 import operator
 from typing import Any
 
