@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
-from .arrays import Array, as_array, check_rng, checked_size, divided
+from .arrays import MOST_PROBES, Array, as_array, check_rng, check_tolerance, checked_size, divided
 from .optimizers import as_real
 
 Real = NDArray[np.floating]
@@ -80,15 +80,19 @@ def check_adjoint(
         No operator, or no generator.
     """
     check_rng(rng)
-    probes = checked_size("probes", probes)
-    A = aslinearoperator(operator)
+    probes = checked_size("probes", probes, most=MOST_PROBES)
+    try:
+        A = aslinearoperator(operator)
+    except Exception as cause:  # SciPy's reasons are many
+        raise TypeError(f"operator must be an operator or a matrix, got {operator!r}") from cause
+    if np.dtype(A.dtype).kind not in "fciub":
+        raise TypeError(f"operator must hold real or complex numbers, got {A.dtype}")
     if 0 in A.shape:
         raise ValueError(f"operator must not be empty, or nothing is checked; got {A.shape}")
     single = np.dtype(A.dtype).name in ("float32", "complex64")
     if tolerance is None:
         tolerance = 1e-5 if single else 1e-12
-    if not (math.isfinite(tolerance) and tolerance > 0):
-        raise ValueError(f"tolerance must be finite and above 0, got {tolerance}")
+    check_tolerance(tolerance)
     found = []
     for _ in range(probes):
         x, y = (

@@ -102,13 +102,14 @@ def _array(info: zipfile.ZipInfo, archive: zipfile.ZipFile) -> NDArray[Any]:
     name = info.filename[:60]
     content = archive.read(info)
     file = io.BytesIO(content)
-    version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    elif version == (2, 0):
-        shape, is_fortran, dtype = np.lib.format.read_array_header_2_0(file)
-    else:
-        raise ValueError(f"{name} is of NPY's version {version}, expected 1.0 or 2.0")
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    try:
+        shape, is_fortran, dtype = readers[np.lib.format.read_magic(file)](file)
+    except Exception:  # a header is Python's text, and damaged raises anything
+        raise ValueError(f"{name} is no NPY file of version 1.0 or 2.0") from None
     if dtype.hasobject:
         raise ValueError(f"{name}: it holds Python objects")
     if dtype.kind not in "biufc" or dtype.subdtype is not None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import numbers
 import operator
+import warnings
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +15,12 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 # Real or complex, single or double precision: decided at run time, and decides what is computed.
 Array = NDArray[Any]
+
+# More than fits any memory; factorising by trial division stays quick.
+LARGEST_SIZE = 2**40
+
+# Of a check: more would run for hours.
+MOST_PROBES = 2**20
 
 DTYPES = ("float32", "float64", "complex64", "complex128")
 
@@ -48,9 +59,10 @@ def as_array(name: str, value: ArrayLike) -> Array:
     except Exception as error:  # whatever another library's __array__ raises
         raise TypeError(f"{name} must be an array, got {what}: {error}") from error
     if array.dtype.kind not in "fciub":
+        how = ".toarray()" if hasattr(value, "toarray") else ".astype"
         raise TypeError(
-            f"expected numbers for {name}, got {what} of dtype {array.dtype}; convert it first, "
-            "as a sparse matrix with .toarray()"
+            f"{name}: expected real or complex numbers, got {array.dtype} in a {what}; convert "
+            f"with {how} first"
         )
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
@@ -60,12 +72,20 @@ def divided(a: Array, size: Any) -> Array:
     return a.real / size + 1j * (a.imag / size) if np.iscomplexobj(a) else a / size
 
 
+def as_arrays(name: str, arrays: Mapping[str, ArrayLike]) -> dict[str, Array]:
+    """Return a dict of plain arrays; see :func:`as_array`."""
+    if not isinstance(arrays, Mapping):
+        raise TypeError(f"{name} must be a dict of arrays by name, got {type(arrays).__name__}")
+    return {key: as_array(key, a) for key, a in arrays.items()}
+
+
 def check_dtype(dtype: DTypeLike) -> np.dtype:
     """Return the NumPy dtype, if it is one of the four we compute in."""
-    try:
-        checked = None if dtype is None else np.dtype(dtype)  # None would be float64 to NumPy
-    except TypeError:
-        checked = None
+    checked = None
+    # to NumPy None is float64, and a number its own dtype
+    if isinstance(dtype, str | type | np.dtype):
+        with contextlib.suppress(TypeError), warnings.catch_warnings(action="ignore"):
+            checked = np.dtype(dtype)
     if checked is None or checked.name not in DTYPES:
         raise TypeError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     return checked.newbyteorder("=")
@@ -97,17 +117,50 @@ def converted(name: str, array: Array, dtype: np.dtype) -> Array:
     return result
 
 
-def checked_size(name: str, value: Any) -> int:
-    """Return a size as an integer of at least 1."""
+def checked_size(name: str, value: Any, least: int = 1, most: int = LARGEST_SIZE) -> int:
+    """Return a whole number between two others."""
     try:
         size = operator.index(value)
     except TypeError:
         size = None
     if size is None or isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be a whole number, got {value!r}")
-    if size < 1:
-        raise ValueError(f"{name} must be at least 1, got {size}")
+    if size < least:
+        raise ValueError(f"{name} must be at least {least}, got {size}")
+    if size > most:
+        raise ValueError(f"{name} must be at most {most:,}, got {size:,}")
     return size
+
+
+def checked_number(name: str, value: Any) -> float:
+    """Return a real number as Python's own: one of NumPy's would decide a result's precision."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def checked_flag(name: str, value: Any) -> bool:
+    """Return True or False; what only counts as one, such as "False", is a mistake."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def checked_choice(name: str, value: Any, choices: Iterable[str]) -> str:
+    """Return one of a few words."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+    return value
+
+
+def check_tolerance(tolerance: float) -> None:
+    """Raise for a tolerance that passes everything or nothing."""
+    number = checked_number("tolerance", tolerance)
+    if not (math.isfinite(number) and number > 0):
+        raise ValueError(f"tolerance must be finite and above 0, got {tolerance}")
 
 
 def check_rng(rng: np.random.Generator) -> None:

@@ -3,10 +3,12 @@
 import importlib
 import os
 import platform
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import scipy
+
+from .arrays import checked_choice
 
 kernels: Any = None
 try:
@@ -35,15 +37,14 @@ def resolve(backend: str) -> Literal["numpy", "cython"]:
     ImportError
         ``"cython"`` was asked for and was not built.
     """
+    checked_choice("backend", backend, get_args(Backend))
     if backend == "auto":
         return "numpy" if kernels is None else "cython"
     if backend == "numpy":
         return "numpy"
-    if backend == "cython":
-        if kernels is None:
-            raise ImportError(f"backend 'cython' is not available: {reason}; {REMEDY}")
-        return "cython"
-    raise ValueError(f"backend must be 'auto', 'numpy' or 'cython', got {backend!r}")
+    if kernels is None:
+        raise ImportError(f"backend 'cython' is not available: {reason}; {REMEDY}")
+    return "cython"
 
 
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512")

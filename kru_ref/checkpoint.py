@@ -35,8 +35,8 @@ class RunState(NamedTuple):
         The optimizer's state.
     carried : tuple, optional
         Each cell's state after the last batch, for one that continues it.
-    rows : tuple of int
-        The updates that metrics.jsonl has lines of.
+    rows : tuple of int, optional
+        The updates that metrics.jsonl has lines of; None where an earlier version wrote it.
     """
 
     update: int
@@ -44,7 +44,7 @@ class RunState(NamedTuple):
     params: Params
     optimizer: State
     carried: tuple[CellState, ...] | None
-    rows: tuple[int, ...] = ()
+    rows: tuple[int, ...] | None = ()
 
 
 def save_checkpoint(path: Path, state: RunState, previous: Path | None = None) -> None:
@@ -65,7 +65,7 @@ def save_checkpoint(path: Path, state: RunState, previous: Path | None = None) -
     arrays: dict[str, Any] = {
         "update": np.array(state.update),
         "seconds": np.array(state.seconds),
-        "rows": np.array(state.rows, np.int64),
+        "rows": np.array(state.rows or (), np.int64),
         "optimizer/steps": np.array(state.optimizer["steps"]),
     }
     arrays |= {f"params/{name}": value for name, value in state.params.items()}
@@ -96,7 +96,7 @@ def load_checkpoint(path: Path, model: SequenceModel, optimizer: Optimizer) -> R
     OSError
         It is not there or cannot be read.
     """
-    known = {"update", "seconds", "rows", "optimizer/steps"}
+    known = {"update", "seconds", "optimizer/steps"}
     for slot in ("params", *(f"optimizer/{slot}" for slot in optimizer.slots)):
         known |= {f"{slot}/{name}" for name in model.shapes()}
     carried = {
@@ -108,7 +108,7 @@ def load_checkpoint(path: Path, model: SequenceModel, optimizer: Optimizer) -> R
         raise ValueError(f"{path} is damaged or no checkpoint: {error.reason}") from error
     try:
         check_params(_under(arrays, "params/"), model.shapes(), model.dtypes())
-        if unknown := arrays.keys() - known - carried:
+        if unknown := arrays.keys() - known - carried - {"rows"}:
             raise ValueError(f"it holds {min(unknown)!r}")
         if missing := known - arrays.keys():
             raise ValueError(f"it lacks {min(missing)!r}")
@@ -133,7 +133,7 @@ def load_checkpoint(path: Path, model: SequenceModel, optimizer: Optimizer) -> R
                 raise ValueError(f"{name} must be finite")
         if seconds < 0:
             raise ValueError(f"seconds must be at least 0, got {float(seconds):g}")
-        rows = _rows(arrays["rows"], update)
+        rows = _rows(arrays["rows"], update) if "rows" in arrays else None
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is damaged or no checkpoint: {error}") from error
     return RunState(update, float(seconds), _under(arrays, "params/"), state, states, rows)

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -32,9 +32,6 @@ from . import compiled
 from .arrays import DTYPES, Array, as_array, checked_size
 from .backend import Backend
 from .sweeps import sweeps
-
-# More than fits any memory; factorising by trial division stays quick.
-LARGEST_SIZE = 2**40
 
 
 @np.errstate(under="ignore")
@@ -336,8 +333,6 @@ def factor_sizes(N: int, n_factors: int | None = None) -> tuple[int, ...]:
     (5, 6, 10)
     """
     N = checked_size("N", N)
-    if N > LARGEST_SIZE:
-        raise ValueError(f"N must be between 1 and {LARGEST_SIZE:,}, got {N:,}")
     primes = _prime_factors(N)
     if n_factors is None:
         return primes or (1,)
@@ -415,14 +410,9 @@ def _prepared(factors: Sequence[ArrayLike], x: ArrayLike) -> tuple[Sequence[Arra
 
 
 def _as_matrices(factors: Sequence[ArrayLike]) -> list[Array]:
-    try:
-        arrays = [as_array(f"factor {f}", W) for f, W in enumerate(factors)]
-    except TypeError:
-        if hasattr(factors, "__iter__"):
-            raise
-        raise TypeError(
-            f"factors must be a sequence of matrices, got {type(factors).__name__}"
-        ) from None
+    if not isinstance(factors, Iterable) or getattr(factors, "ndim", 1) == 0:
+        raise TypeError(f"factors must be a sequence of matrices, got {factors!r}")
+    arrays = [as_array(f"factor {f}", W) for f, W in enumerate(factors)]
     if not arrays:
         raise ValueError("factors must hold at least one matrix, got none")
     for f, W in enumerate(arrays):

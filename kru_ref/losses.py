@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .activations import logistic
-from .arrays import as_array, converted
+from .arrays import as_array, checked_flag, converted
 
 # Imaginary parts above are no complex step, but a mistake.
 LARGEST_COMPLEX_STEP = 1e-12
@@ -242,6 +242,7 @@ def _steps(
 ) -> tuple[Real, NDArray[Any], Real]:
     """Return the steps that have targets, with a time axis on these and weights of sum 1."""
     logits, targets = as_array("logits", logits), as_array("targets", targets)
+    checked_flag("last_only", last_only)
     if logits.ndim != 3 or logits.size == 0:
         raise ValueError(f"logits must be a non-empty (T, M, B), got shape {logits.shape}")
     is_step = np.iscomplexobj(logits) and np.abs(logits.imag).max() < LARGEST_COMPLEX_STEP

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from . import backend as _backend
 from . import plans
-from .arrays import Array, divided
+from .arrays import Array, checked_choice, checked_size, divided
 from .backend import Backend
 from .kronecker import factor_sizes, kron_matvec, kron_matvec_backward, kron_matvec_jvp
 from .unitary import random_unitary, soft_unitary, spread_unitary, unitarity_defect
@@ -143,10 +143,7 @@ class Dense(Entries):
     init_scheme: Literal["haar", "glorot", "identity"] = "haar"
 
     def __post_init__(self) -> None:
-        if self.init_scheme not in ("haar", "glorot", "identity"):
-            raise ValueError(
-                f"init_scheme must be 'haar', 'glorot' or 'identity', got {self.init_scheme!r}"
-            )
+        checked_choice("init_scheme", self.init_scheme, ("haar", "glorot", "identity"))
 
     def init(self, N: int, rng: np.random.Generator, dtype: np.dtype) -> list[Array]:
         """Draw W."""
@@ -191,8 +188,7 @@ class Kronecker:
 
     def __post_init__(self) -> None:
         _backend.resolve(self.backend)
-        if self.init_scheme not in ("haar", "spread"):
-            raise ValueError(f"init_scheme must be 'haar' or 'spread', got {self.init_scheme!r}")
+        checked_choice("init_scheme", self.init_scheme, ("haar", "spread"))
         if self.factors is None:
             return
         try:
@@ -298,8 +294,8 @@ class RestrictedUnitary:
     permutation_seed: int = 0
 
     def __post_init__(self) -> None:
-        if operator.index(self.permutation_seed) < 0:
-            raise ValueError(f"permutation_seed must be at least 0, got {self.permutation_seed}")
+        seed = checked_size("permutation_seed", self.permutation_seed, least=0, most=2**128)
+        object.__setattr__(self, "permutation_seed", seed)
 
     def shapes(self, N: int, dtype: np.dtype) -> dict[str, tuple[int, ...]]:
         """Return the angles (3, n) and the reflections (2, n)."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import compiled
-from .arrays import Array, as_array, check_rng, checked_array, checked_size
+from .arrays import Array, as_array, check_rng, checked_array, checked_flag, checked_size
 from .cells import Cell, Params, Saved, State, check_params
 from .cells.cell import input_gradients, over_time
 from .compiled import ReadoutGradient
@@ -90,7 +90,7 @@ class SequenceModel:
     def __post_init__(self) -> None:
         given = self.cell
         if not isinstance(given, Cell):
-            cells = tuple(given) if isinstance(given, Iterable) else ()
+            cells = tuple(given) if isinstance(given, list | tuple) else ()
             if not cells or not all(isinstance(cell, Cell) for cell in cells):
                 raise ValueError(f"cell must be a cell or a sequence of cells, got {given!r}")
             object.__setattr__(self, "cell", cells)
@@ -106,6 +106,7 @@ class SequenceModel:
                 raise ValueError(
                     f"cells must have one precision, got {below.dtype} and {above.dtype}"
                 )
+        object.__setattr__(self, "last_only", checked_flag("last_only", self.last_only))
         object.__setattr__(self, "output_size", checked_size("output_size", self.output_size))
         is_number = isinstance(self.dropout, numbers.Real) and not isinstance(self.dropout, bool)
         if not is_number or not 0 <= self.dropout < 1:
@@ -398,6 +399,7 @@ class SequenceModel:
         grads : dict of str to ndarray
             {"cell.W.0": …}: only the recurrent matrices' parameters.
         """
+        params = check_params(params, self.shapes(), self.dtypes())
         value, grads = 0.0, Params()
         for prefix, cell, own in zip(
             self.prefixes, self.cells, self.cell_params(params), strict=True
@@ -409,6 +411,7 @@ class SequenceModel:
 
     def defect(self, params: Mapping[str, Array]) -> float:
         """Return ‖W^H W - I‖₂, the largest of all recurrent matrices."""
+        params = check_params(params, self.shapes(), self.dtypes())
         return max(
             cell.defect(own) for cell, own in zip(self.cells, self.cell_params(params), strict=True)
         )

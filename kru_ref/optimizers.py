@@ -10,7 +10,6 @@ keys of the parameters.
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -19,7 +18,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from .arrays import Array, as_array
+from .arrays import Array, as_array, as_arrays, checked_number
 from .cells import Params
 
 State = dict[str, Any]
@@ -56,14 +55,16 @@ class Optimizer:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if name not in ("rates", "unitary"):
-                object.__setattr__(self, name, _number(name, value))
-        if isinstance(self.unitary, str) or not isinstance(self.rates, Mapping):
-            raise TypeError(
-                "unitary must be a sequence of names and rates a dict by names, got "
-                f"{self.unitary!r} and {self.rates!r}"
-            )
+                object.__setattr__(self, name, checked_number(name, value))
+        is_sequence = isinstance(self.unitary, list | tuple)
+        if not is_sequence or not all(isinstance(name, str) for name in self.unitary):
+            raise TypeError(f"unitary must be a sequence of names, got {self.unitary!r}")
+        if not isinstance(self.rates, Mapping):
+            raise TypeError(f"rates must be a dict of numbers by name, got {self.rates!r}")
         object.__setattr__(self, "unitary", tuple(self.unitary))
-        rates = {name: _number(f"rate of {name!r}", rate) for name, rate in self.rates.items()}
+        rates = {
+            name: checked_number(f"rate of {name!r}", rate) for name, rate in self.rates.items()
+        }
         object.__setattr__(self, "rates", rates)
         for name, rate in {"rate": self.rate, **self.rates}.items():
             if not (math.isfinite(rate) and rate >= 0):
@@ -84,7 +85,7 @@ class Optimizer:
         for name in self.unitary:
             if name not in params or params[name].ndim != 2 or len(set(params[name].shape)) != 1:
                 raise ValueError(f"no square matrix is called {name!r}: {sorted(params)}")
-        params = {name: as_array(name, p) for name, p in params.items()}
+        params = as_arrays("params", params)
         zeros = {slot: {k: np.zeros_like(p) for k, p in params.items()} for slot in self.slots}
         return {"steps": 0, **zeros}
 
@@ -102,8 +103,9 @@ class Optimizer:
         TypeError
             A parameter that is neither real nor complex, or a complex gradient of a real one.
         """
-        params = {name: as_array(name, p) for name, p in params.items()}
-        grads = {name: as_array(name, g) for name, g in grads.items()}
+        params, grads = as_arrays("params", params), as_arrays("grads", grads)
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state must be what init or update returned, got {state!r}")
         if params.keys() != grads.keys():
             raise ValueError(f"grads must have the keys of params, {sorted(params)}")
         for slot in self.slots:
@@ -306,7 +308,12 @@ def clip_by_global_norm(grads: Mapping[str, Array], max_norm: float) -> tuple[Pa
     ValueError
         max_norm not above 0.
     """
-    grads = {name: as_array(name, g) for name, g in grads.items()}
+    grads, max_norm = as_arrays("grads", grads), checked_number("max_norm", max_norm)
+    for name, g in grads.items():
+        if g.dtype.kind not in "fc":
+            raise TypeError(
+                f"gradient {name!r} must be real or complex floating point, got {g.dtype}"
+            )
     if not max_norm > 0:
         raise ValueError(f"max_norm must be above 0, got {max_norm}")
     # relative to the largest: squares of large entries overflow
@@ -316,20 +323,13 @@ def clip_by_global_norm(grads: Mapping[str, Array], max_norm: float) -> tuple[Pa
     norm = scale * math.sqrt(sum(squares))
     if norm <= max_norm or not math.isfinite(norm):
         return grads, norm
-    return {name: g * (float(max_norm) / norm) for name, g in grads.items()}, norm
+    return {name: g * (max_norm / norm) for name, g in grads.items()}, norm
 
 
 def as_real(p: Array) -> Real:
     """View a complex array as real numbers, (…, n) as (…, 2n); a real one as it is."""
     p = np.ascontiguousarray(p, p.dtype.newbyteorder("="))
     return p.view(np.finfo(p.dtype).dtype)
-
-
-def _number(name: str, value: Any) -> float:
-    # Python's own: one of NumPy's would turn single precision into double
-    if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    return float(value)
 
 
 def _count(steps: Any) -> int:

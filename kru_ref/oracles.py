@@ -77,8 +77,12 @@ def pytorch(problem: Problem, params: Mapping[str, Array]) -> tuple[float, Param
     ------
     ImportError
         PyTorch is not installed.
+    ValueError, TypeError
+        A loss that the oracles do not know, a model that reads out the last step only, or what
+        kru_ref itself refuses: of these there is nothing to compare.
     """
     torch = require("torch", "oracles")
+    _check(problem, params)
     p = {k: torch.tensor(v, requires_grad=True) for k, v in _double(params).items()}
     value = objective(torch, torch.tensor, problem, p)
     value.backward()
@@ -95,15 +99,27 @@ def jax(problem: Problem, params: Mapping[str, Array]) -> tuple[float, Params]:
     ------
     ImportError
         JAX is not installed.
+    ValueError, TypeError
+        As :func:`pytorch`.
     """
     module = require("jax", "oracles")
     xp = require("jax.numpy", "oracles")
+    _check(problem, params)
     with module.enable_x64(True):
         value, grads = module.value_and_grad(
             lambda p: objective(xp, xp.asarray, problem, p), allow_int=True
         )(_double(params))
         # JAX's is the conjugate
         return float(value), {name: np.asarray(g).conj() for name, g in grads.items()}
+
+
+def _check(problem: Problem, params: Mapping[str, Array]) -> None:
+    """Raise for a problem that kru_ref does not compute, or the oracles would compute otherwise."""
+    if problem.loss not in LOSSES:
+        raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {problem.loss!r}")
+    if problem.model.last_only:
+        raise ValueError("model must read out every time step, as the oracles do, got last_only")
+    problem.value(dict(params))
 
 
 def objective(xp: Any, array: Callable[[Any], Any], problem: Problem, p: Mapping[str, Any]) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .arrays import Array, checked_array
+from .arrays import Array, checked_array, checked_size
 from .cells import GRU, LSTM, RNN, Cell, Params, check_params
 from .matrices import Dense
 
@@ -42,7 +42,10 @@ def from_pytorch(cell: Cell, weights: Mapping[str, ArrayLike], layer: int = 0) -
     _check_cell(cell)
     if not isinstance(cell.matrix, Dense):
         raise TypeError(f"PyTorch's weights are dense, the cell's matrix is {cell.matrix!r}")
-    unknown = sorted(name for name in weights if not _NAME.fullmatch(name))
+    if not isinstance(weights, Mapping):
+        raise TypeError(f"weights must be a dict of arrays by name, got {weights!r}")
+    layer = checked_size("layer", layer, least=0)
+    unknown = sorted(name for name in weights if not _NAME.fullmatch(str(name)))
     if unknown:
         raise ValueError(
             f"{unknown[0]!r} is no weight that this cell has: take the state_dict() of the "
@@ -101,6 +104,7 @@ def to_pytorch(cell: Cell, params: Mapping[str, Array], layer: int = 0) -> dict[
         A cell that no PyTorch module computes, or parameters of another cell.
     """
     _check_cell(cell)
+    layer = checked_size("layer", layer, least=0)
     params = check_params(params, cell.shapes(), cell.dtypes())
     identity = np.eye(cell.hidden_size, dtype=cell.dtype)
     weight_hh = [cell.matrix.matvec(W, identity) for W in cell.matrices(params)]

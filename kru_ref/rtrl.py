@@ -63,9 +63,10 @@ class RealTimeLearning:
     def __init__(
         self, model: SequenceModel, params: Mapping[str, Array], B: int, h0: Any = None
     ) -> None:
+        check_model(model)
         params = check_params(params, model.shapes(), model.dtypes())
         self.model, self.params = model, dict(params)
-        B = checked_size("B", B)
+        B = checked_size("B", B, most=2**31)
         self._given = model.states_of(h0)
         self._state = self._initial(self.params, B)
         self.directions = [
@@ -170,6 +171,12 @@ class RealTimeLearning:
         return after, after_dot
 
 
+def check_model(model: SequenceModel) -> None:
+    """Raise unless it is a model."""
+    if not isinstance(model, SequenceModel):
+        raise TypeError(f"model must be a SequenceModel, got {model!r}")
+
+
 def rtrl(
     model: SequenceModel, params: Mapping[str, Array], x: ArrayLike, dlogits: ArrayLike
 ) -> Params:
@@ -192,6 +199,7 @@ def rtrl(
     ValueError, TypeError
         As ``model.forward``; dlogits of another shape.
     """
+    check_model(model)
     x, dlogits = model.cells[0].checked_input(x), as_array("dlogits", dlogits)
     shape = (1 if model.last_only else len(x), model.output_size, x.shape[-1])
     if dlogits.shape != shape:

@@ -200,7 +200,7 @@ def _run(
             line["seconds"] = round(after.seconds, 3)
             if log_now:
                 _append(out, line)
-                after = after._replace(rows=(*after.rows, after.update))
+                after = after._replace(rows=(*(after.rows or ()), after.update))
             # From here on the update counts: before, an interruption would repeat it.
             state = after
             if last or state.update % task.checkpoint_every == 0:
@@ -365,10 +365,11 @@ def _read_config(out: Path) -> tuple[Task, list[dict[str, Any]]]:
         raise FileNotFoundError(f"no run to resume: {path} does not exist")
     try:
         content = json.loads(read_at_most(LARGEST_CONFIG, path), parse_constant=_refuse_constant)
-        if set(content) != {"task", "kru_ref", "settings", "computed"}:
+        if content.keys() - {"computed"} != {"task", "kru_ref", "settings"}:
             raise ValueError("it must have task, kru_ref, settings and computed, no more")
-        version, settings, computed = content["kru_ref"], content["settings"], content["computed"]
-        if not computed or not all(isinstance(part["update"], int) for part in computed):
+        version, settings = content["kru_ref"], content["settings"]
+        computed = content.get("computed", [])  # earlier versions did not record it
+        if not isinstance(computed, list) or not all(type(c["update"]) is int for c in computed):
             raise ValueError("computed must say from which update on")
         made_by = [int(number) for number in version.split(".")[:2]]
         kind = TASKS[content["task"]]
@@ -454,11 +455,11 @@ def _resumed(
             f"got {task.updates}"
         )
     now = what_computes(task)
-    before = {name: value for name, value in computed[-1].items() if name != "update"}
+    before = computed[-1] if computed else {}
     differing = [
-        f"{name} was {before.get(name)}, is {now.get(name)}"
-        for name in sorted(now.keys() | before.keys())
-        if now.get(name) != before.get(name)
+        f"{name} was {before[name]}, is {value}" if name in before else f"{name} is {value}"
+        for name, value in now.items()
+        if name not in before or value != before[name]
     ]
     if differing:
         computed = [*computed, {"update": state.update, **now}]
@@ -472,23 +473,13 @@ def _resumed(
 
 
 def _last_state(task: Task, model: SequenceModel, out: Path) -> RunState:
-    path, previous, metrics = out / CHECKPOINT, out / PREVIOUS, out / METRICS
-    optimizer = task.optimizer_at(0)
-    instead = f"start again in another folder, or put {path} back"
-    if os.path.lexists(previous):
-        try:
-            kept = load_checkpoint(previous, model, optimizer)
-            instead = (
-                f"{previous} is whole and holds update {kept.update}: rename it to {CHECKPOINT} to "
-                "continue from there"
-            )
-        except (ValueError, OSError) as error:
-            instead = f"{instead} ({error})"
+    path, metrics = out / CHECKPOINT, out / METRICS
     if not os.path.lexists(path):
-        if os.path.lexists(previous) or (metrics.exists() and metrics.stat().st_size):
+        made = [name for name in (METRICS, PREVIOUS) if os.path.lexists(out / name)]
+        if made and not (made == [METRICS] and metrics.is_file() and not metrics.stat().st_size):
             raise FileNotFoundError(
-                f"{path} is gone, but {out} holds metrics or a checkpoint of updates that were "
-                f"made ({METRICS}, {PREVIOUS}): {instead}"
+                f"{path} is gone, but there are metrics or a checkpoint of updates that were made "
+                f"({', '.join(str(out / name) for name in made)}): {_way_on(task, model, out)}"
             )
         warnings.warn(
             f"{out} has no {CHECKPOINT} and no metrics: the run begins at update 1",
@@ -497,9 +488,25 @@ def _last_state(task: Task, model: SequenceModel, out: Path) -> RunState:
         )
         return _beginning(task, model)
     try:
-        return load_checkpoint(path, model, optimizer)
+        return load_checkpoint(path, model, task.optimizer_at(0))
     except ValueError as error:
-        raise ValueError(f"{error}; {instead}") from error
+        raise ValueError(f"{error}; {_way_on(task, model, out)}") from error
+
+
+def _way_on(task: Task, model: SequenceModel, out: Path) -> str:
+    """Say what to do without a good checkpoint."""
+    previous = out / PREVIOUS
+    again = f"put {out / CHECKPOINT} back, or start again in another folder"
+    if not os.path.lexists(previous):
+        return again
+    try:
+        kept = load_checkpoint(previous, model, task.optimizer_at(0))
+    except (ValueError, OSError) as error:
+        return f"{again} ({error})"
+    return (
+        f"{previous} is whole and holds update {kept.update}: rename it to {CHECKPOINT} to "
+        "continue from there"
+    )
 
 
 def _rows_so_far(out: Path, state: RunState) -> dict[int, str]:
@@ -510,10 +517,14 @@ def _rows_so_far(out: Path, state: RunState) -> dict[int, str]:
     """
     path = out / METRICS
     content = read_at_most(LARGEST_METRICS, path) if os.path.lexists(path) else b""
-    expected, known = set(state.rows), dict[int, str]()
+    what = []
+    rows = [(_row(text), text) for text in content.split(b"\n")[:-1]]
+    expected, known = set(state.rows or ()), dict[int, str]()
+    if state.rows is None:
+        expected = {row["step"] for row, _ in rows if row}
+        what.append("an earlier kru_ref wrote the checkpoint: it cannot tell of missing lines")
     is_changed, last = False, 0
-    for text in content.split(b"\n")[:-1]:
-        row = _row(text)
+    for row, text in rows:
         step = row.get("step", 0)
         if step > state.update or "test_loss" in row:
             continue
@@ -521,8 +532,7 @@ def _rows_so_far(out: Path, state: RunState) -> dict[int, str]:
         if step in expected and step not in known:
             known[step] = text.decode()
             last = max(last, step)
-    what = []
-    if missing := [str(step) for step in state.rows if step not in known]:
+    if missing := [str(step) for step in state.rows or () if step not in known]:
         what.append(f"lines of updates {', '.join(missing)} are missing")
     if is_changed:
         with _writing(out):
@@ -536,17 +546,17 @@ def _rows_so_far(out: Path, state: RunState) -> dict[int, str]:
 
 
 def _row(text: bytes) -> dict[str, Any]:
-    """Return a line of metrics, or nothing if it is none."""
+    """Return a line of metrics, or nothing if it is none that a run writes."""
     try:
         row = json.loads(text)
     except (ValueError, RecursionError):
         return {}
-    if not isinstance(row, dict) or not {"step", "loss", "seconds", "defect"} <= row.keys():
+    always = {"step", "loss", "gradient_norm", "seconds", "defect"}
+    if not isinstance(row, dict) or not always <= row.keys() or type(row["step"]) is not int:
         return {}
-    is_good = type(row["step"]) is int and all(
-        type(value) in (int, float) and math.isfinite(value) for value in row.values()
-    )
-    return row if is_good else {}
+    if not all(type(v) in (int, float) and math.isfinite(v) for v in row.values()):
+        return {}
+    return row if json.dumps(row).encode() == text else {}
 
 
 def _put_aside(path: Path, content: bytes) -> Path:

@@ -180,9 +180,10 @@ def spread_unitary(
             "with the scheme 'haar'"
         )
     check_rng(rng)
+    sizes = sizes.tolist() if isinstance(sizes, np.ndarray) else sizes
+    if not isinstance(sizes, Sequence) or len(sizes) == 0:
+        raise ValueError(f"sizes must be a sequence of at least one size, got {sizes!r}")
     sizes = [checked_size("a size", size) for size in sizes]
-    if not sizes:
-        raise ValueError("sizes must hold at least one, got none")
     strides, stride = {}, 1
     for f in rng.permutation(len(sizes)):
         stride *= sizes[f]

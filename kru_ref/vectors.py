@@ -7,7 +7,10 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+import os
+import re
+import reprlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +32,10 @@ from .oracles import LOSSES
 FORMAT = 1
 INDEX, PAGE = "index.json", "README.md"
 FACTORS = ((1, 2), (2, 3), (3, 1))
-D, N, M = 2, 6, 3
+# No two of 2, T, B, M, D, N and of what a mean may be over are alike: the error tells the mean.
+D, N, M = 7, 6, 5
+SHORT = ((1, 3), (4, 1), (3, 4))
+LONG = ((1, 3), (4, 1), (17, 3))
 STRENGTH = 0.5
 # A case may not take more of a reader's memory.
 LARGEST_ARRAY = 2**24
@@ -62,57 +68,63 @@ def cases(backend: Backend = "numpy") -> Iterator[Case]:
     ]:
         cell = RNN(D, N, Kronecker(FACTORS, backend), activation, dtype)
         what = f"kru-{activation}-{'complex' if cell.is_complex else 'real'}"
-        for T, B in ((1, 1), (2, 3), (17, 2)):
-            yield _network(f"{what}-{T}", [cell], T, B)
-        yield _network(f"{what}-penalty", [cell], 5, 2, strength=STRENGTH)
-        yield _network(f"{what}-one-hot", [cell], 5, 2, one_hot=True)
-        yield _network(f"{what}-mask", [cell], 5, 3, masked=True)
+        for T, B in LONG if activation in ("modrelu", "tanh") else SHORT:
+            yield _network(f"{what}-{T}-{B}", [cell], T, B)
+        if activation == "modrelu":  # no other one makes a difference to these
+            yield _network(f"{what}-1-1", [cell], 1, 1)
+            yield _network(f"{what}-3-4", [cell], 3, 4)
+            yield _network(f"{what}-penalty", [cell], 4, 3, strength=STRENGTH)
+            yield _network(f"{what}-one-hot", [cell], 4, 3, one_hot=True)
+            yield _network(f"{what}-mask", [cell], 4, 3, masked=True)
     kru = RNN(D, N, Kronecker(FACTORS, backend), "modrelu", "complex128")
     for loss in ("squared", "bernoulli"):
         yield _network(f"kru-{loss}", [kru], 4, 3, loss=loss)
         yield _network(f"kru-{loss}-mask", [kru], 4, 3, loss=loss, masked=True)
         yield _network(f"kru-{loss}-last-step", [kru], 4, 3, loss=loss, last_only=True)
-    yield _network("kru-last-step", [kru], 6, 2, last_only=True)
+    yield _network("kru-last-step", [kru], 4, 3, last_only=True)
     yield _network("kru-last-step-mask", [kru], 3, 4, last_only=True, weighted=True)
-    yield _network("kru-weights", [kru], 5, 3, weighted=True)
+    yield _network("kru-weights", [kru], 4, 3, weighted=True)
     tall = RNN(D, N, Kronecker(((1, 3), (6, 2)), backend), "modrelu", "complex128")
-    yield _network("kru-tall-factors-penalty", [tall], 3, 2, strength=STRENGTH)
-    yield _network("kru-all", [kru], 17, 2, strength=STRENGTH, weighted=True, one_hot=True)
+    yield _network("kru-tall-factors-penalty", [tall], 3, 4, strength=STRENGTH)
+    for dtype in ("float64", "complex128"):
+        single = RNN(D, 4, Kronecker(((4, 4),), backend), "modrelu", dtype)
+        yield _network(f"kru-one-factor-{dtype}", [single], 3, 8)
+    yield _network("kru-all", [kru], 17, 3, strength=STRENGTH, weighted=True, one_hot=True)
     yield _network(
         "kru-two-layers",
         [kru, RNN(2 * N, 4, Kronecker(None, backend), "modrelu", "complex128")],
-        4,
-        2,
+        3,
+        8,
     )
     kronecker, dense, restricted = Kronecker(FACTORS, backend), Dense(), RestrictedUnitary()
     gated: RNN | LSTM | GRU
     matrix: Matrix
-    for matrix in (dense, kronecker, restricted):
+    for matrix, lengths in ((dense, SHORT), (kronecker, LONG), (restricted, SHORT[-1:])):
         for name, gated in (
             ("lstm", LSTM(D, N, matrix, "float64")),
             ("gru", GRU(D, N, matrix, "float64")),
         ):
             what = f"{KINDS[type(matrix)]}-{name}"
-            for T, B in ((1, 1), (17, 2)):
-                yield _network(f"{what}-{T}", [gated], T, B)
+            for T, B in lengths:
+                yield _network(f"{what}-{T}-{B}", [gated], T, B)
     yield _network(
         "kronecker-lstm-mask",
         [LSTM(D, N, Kronecker(FACTORS, backend), "float64")],
-        5,
+        4,
         3,
         masked=True,
     )
     below, above = LSTM(D, 4, Kronecker(None, backend), "float64"), GRU(4, N, dense, "float64")
-    yield _network("two-gated-layers", [below, above], 4, 2)
+    yield _network("two-gated-layers", [below, above], 3, 8)
     lstm = LSTM(D, N, kronecker, "float64")
-    yield _network("kronecker-lstm-penalty", [lstm], 3, 2, strength=STRENGTH)
+    yield _network("kronecker-lstm-penalty", [lstm], 4, 3, strength=STRENGTH)
     for matrix in (dense, restricted, FullUnitary()):
         for dtype in ("float64", "complex128"):
+            what = f"{KINDS[type(matrix)]}-rnn-{dtype}"
             rnn = RNN(D, N, matrix, "modrelu", dtype)
-            yield _network(f"{KINDS[type(matrix)]}-rnn-{dtype}", [rnn], 7, 2)
-            yield _network(
-                f"{KINDS[type(matrix)]}-rnn-{dtype}-penalty", [rnn], 2, 2, strength=STRENGTH
-            )
+            if not matrix.kept_unitary:  # without the penalty it is a dense one
+                yield _network(what, [rnn], 4, 3)
+            yield _network(f"{what}-penalty", [rnn], 3, 4, strength=STRENGTH)
 
 
 KINDS: dict[type, str] = {
@@ -304,23 +316,33 @@ def read_index(folder: Path) -> dict[str, Any]:
     Raises
     ------
     FileNotFoundError, ValueError
-        None, or one of another format.
+        None, or one that is damaged or of another format.
+    OSError
+        It may not be read.
     """
-    path = folder / INDEX
+    path = Path(folder) / INDEX
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: make it with `kru-ref vectors write`")
+    content = _content(path)
     try:
-        index = json.loads(path.read_text())
-        if index["format"] != FORMAT:
+        index = json.loads(content.decode())
+        if type(index) is not dict:
+            raise ValueError(f"expected an object, got {reprlib.repr(index)}")
+        if type(index.get("format")) is int and index["format"] != FORMAT:
             raise ValueError(
-                f"{path}: format must be {FORMAT}, got {index['format']}; use the kru_ref that "
-                "wrote it"
+                f"format must be {FORMAT}, got {reprlib.repr(index['format'])}; use the kru_ref "
+                "that wrote it"
             )
-        names = [(case["name"], case["file"], case["settings"]) for case in index["cases"]]
-        if not names or any(Path(file).name != file for _, file, _ in names):
-            raise ValueError("no cases, or files outside the folder")
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+        _check(index, {"format": _whole, "cases": _filled_list, "kru_ref": _text}, "the index")
+        for case in index["cases"]:
+            _check_case(case)
+        for key in ("name", "file"):
+            if len({case[key] for case in index["cases"]}) < len(index["cases"]):
+                raise ValueError(f"two cases have the same {key}")
+    except UnicodeDecodeError:
+        raise ValueError(_damaged(path, "it is not UTF-8")) from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(_damaged(path, error)) from error
     return index
 
 
@@ -330,13 +352,184 @@ def read_arrays(path: Path, sha256: str | None = None) -> Arrays:
     Raises
     ------
     ValueError
-        It is damaged, holds anything but plain arrays, or is not the file of that hash.
+        It is damaged, holds anything but arrays of numbers, or is not the file of that hash.
     OSError
-        It cannot be read.
+        There is none, or it may not be read.
     """
+    content = _content(path)
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise ValueError(f"{path}: it is not the file that the index describes. Write it again")
     try:
-        if sha256 is not None and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
-            raise ArchiveError(path, "it is not the file that the index describes")
         return read_npz(path, LARGEST_ARRAY)
     except ArchiveError as error:
         raise ValueError(f"{error}. Write it again") from error
+
+
+def _content(path: Path) -> bytes:
+    """Read a file, of which there is no reason to be larger than a reader's memory."""
+    try:
+        if os.path.lexists(path) and not path.is_file():
+            raise ValueError(f"{path} is no file: put one there, or take it away")
+        if path.stat().st_size > 4 * LARGEST_ARRAY:
+            raise ValueError(f"{path} is larger than {4 * LARGEST_ARRAY:,} bytes: write it again")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist: write it again") from None
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise type(error)(f"{path} cannot be read: {reason}; see to its permissions") from error
+
+
+Condition = tuple[str, Callable[[Any], bool]]
+
+
+def _one_of(*values: str) -> Condition:
+    return f"one of {', '.join(values)}", lambda v: type(v) is str and v in values
+
+
+def _each(condition: Condition) -> Condition:
+    what, holds = condition
+    return f"a list, each {what}", lambda v: type(v) is list and bool(v) and all(map(holds, v))
+
+
+_whole: Condition = "a whole number from 1 on", lambda v: type(v) is int and 1 <= v <= LARGEST_ARRAY
+_text: Condition = "a text", lambda v: type(v) is str
+_truth: Condition = "true or false", lambda v: type(v) is bool
+_object: Condition = "an object", lambda v: type(v) is dict
+_filled: Condition = "an object that holds something", lambda v: type(v) is dict and bool(v)
+_filled_list: Condition = (
+    "a list of at least one case, not of no cases",
+    lambda v: type(v) is list and bool(v),
+)
+_strength: Condition = (
+    "a number from 0 on",
+    lambda v: type(v) in (int, float) and 0 <= v < math.inf,
+)
+_indices: Condition = (
+    "the numbers from 0 on in some order",
+    lambda v: (
+        type(v) is list
+        and bool(v)
+        and all(type(i) is int for i in v)
+        and sorted(v) == list(range(len(v)))
+    ),
+)
+_number = _one_of("float64", "complex128")
+_shapes = _each(("a pair of whole numbers", lambda v: _each(_whole)[1](v) and len(v) == 2))
+_CASE = {
+    "name": (
+        "a name",
+        lambda v: (
+            type(v) is str and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", v) is not None
+        ),
+    ),
+    "file": (
+        "the name of an .npz file, not of one outside the folder",
+        lambda v: (
+            type(v) is str and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.npz", v) is not None
+        ),
+    ),
+    "sha256": (
+        "64 digits from 0 to f",
+        lambda v: type(v) is str and re.fullmatch(r"[0-9a-f]{64}", v) is not None,
+    ),
+    "settings": _object,
+    "arrays": _filled,
+}
+_KINDS: dict[str, dict[str, Condition]] = {
+    "product": {
+        "kind": _one_of("product"),
+        "factors": _shapes,
+        "dtype": _number,
+        "B": _whole,
+    },
+    "network": {
+        "kind": _one_of("network"),
+        "cells": _each(_filled),
+        "output_size": _whole,
+        "T": _whole,
+        "B": _whole,
+        "loss": _one_of(*LOSSES),
+        "penalty": _strength,
+        "one_hot": _truth,
+        "mask": _truth,
+        "last_only": _truth,
+    },
+}
+_CELL: dict[str, Condition] = {
+    "cell": _one_of("rnn", "lstm", "gru"),
+    "input_size": _whole,
+    "hidden_size": _whole,
+    "matrix": _one_of(*KINDS.values()),
+    "dtype": _number,
+}
+# What only some cells have.
+_CELL_OF: dict[tuple[str, str], dict[str, Condition]] = {
+    ("matrix", "kronecker"): {"factors": _shapes},
+    ("matrix", "restricted"): {"permutation": _indices},
+    ("cell", "rnn"): {"activation": _one_of("modrelu", "tanh", "relu", "identity")},
+}
+_ARRAY: dict[str, Condition] = {
+    "dtype": _one_of("float64", "complex128", "int64"),
+    "shape": (
+        "a list of whole numbers",
+        lambda v: type(v) is list and (not v or _each(_whole)[1](v)),
+    ),
+}
+
+
+def _check(found: Any, conditions: Mapping[str, Condition], what: str) -> None:
+    """Raise unless an object of the index has the keys it must have, and they hold what fits."""
+    if type(found) is not dict:
+        raise ValueError(f"{what} must be an object, got {reprlib.repr(found)}")
+    for key in found:
+        if key not in conditions:
+            raise ValueError(f"{what} has an unknown key {reprlib.repr(key)}")
+    for key, (wanted, holds) in conditions.items():
+        if key not in found:
+            raise ValueError(f"{what} has no {key!r}")
+        if not holds(found[key]):
+            raise ValueError(f"{key} of {what} must be {wanted}, got {reprlib.repr(found[key])}")
+
+
+def _check_case(case: Any) -> None:
+    """Raise unless the index describes a case with a solution that can be compared."""
+    name = reprlib.repr(case.get("name")) if type(case) is dict else "?"
+    what = f"case {name}"
+    _check(case, _CASE, what)
+    settings, arrays = case["settings"], case["arrays"]
+    kind = settings.get("kind")
+    if type(kind) is not str or kind not in _KINDS:
+        raise ValueError(
+            f"kind of {what} must be one of {', '.join(_KINDS)}, got {reprlib.repr(kind)}"
+        )
+    _check(settings, _KINDS[kind], what)
+    for cell in settings.get("cells", []):
+        more: dict[str, Condition] = {}
+        for (key, value), conditions in _CELL_OF.items():
+            if cell.get(key) == value:
+                more |= conditions
+        _check(cell, _CELL | more, f"a cell of {what}")
+    for array in arrays.values():
+        _check(array, _ARRAY, f"an array of {what}")
+    params = {key.removeprefix("params/") for key in arrays if key.startswith("params/")}
+    solved = {f"grads/{key}" for key in params}
+    if kind == "product":
+        solved |= {"outputs/y", "grads/x"}
+    else:
+        n = len(settings["cells"])
+        prefixes = ["cell"] if n == 1 else [f"cell.{i}" for i in range(n)]
+        solved |= {"outputs/loss", "outputs/logits", *(f"outputs/{key}.h" for key in prefixes)}
+    missing = sorted(solved - set(arrays))
+    if missing or not params:
+        raise ValueError(f"{what} has no array {missing[0] if missing else 'params/…'}")
+
+
+def _damaged(path: Path, reason: object) -> str:
+    return f"{path} is damaged: {_short(reason)}. Make it again with `kru-ref vectors write`"
+
+
+def _short(reason: object) -> str:
+    """Return a reason in one line that a terminal holds; an empty one by its kind."""
+    text = " ".join(str(reason).split()) or type(reason).__name__
+    return text if len(text) <= 160 else f"{text[:159]}…"

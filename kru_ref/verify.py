@@ -1,6 +1,10 @@
 """Another implementation's results beside the conformance vectors: what differs, and why."""
 
+import itertools
 import math
+import os
+import re
+import reprlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -58,30 +62,42 @@ def verify(folder: Path, results: Path, tolerance: float = TOLERANCE) -> list[Ve
     FileNotFoundError
         No index, or no result at all.
     ValueError
-        Vectors of another format, or damaged; a result that is no .npz of plain arrays.
+        Vectors of another format, or damaged, or without a solution; results that are the vectors
+        themselves, or have names of no case; a tolerance that would pass anything.
+    OSError
+        Vectors or the folder of results may not be read.
     """
+    folder, results = Path(folder), Path(results)
     index = read_index(folder)
+    _check_tolerance(tolerance)
+    present = _names(results)
+    if results.resolve() == folder.resolve():
+        raise ValueError(
+            f"{results} holds the vectors themselves: give the folder that your program wrote"
+        )
     verdicts = []
     for case in index["cases"]:
-        expected = read_arrays(folder / case["file"], case.get("sha256"))
-        path = results / case["file"]
-        if not path.is_file():
-            verdicts.append(Verdict(case["name"], case["settings"], False, (), 0.0))
+        file, settings = case["file"], case["settings"]
+        expected = _described(folder / file, case)
+        if file not in present:
+            verdicts.append(Verdict(case["name"], settings, False, (), 0.0))
             continue
         try:
-            got = read_arrays(path)
-        except ValueError as error:
-            wrong, largest = [Difference(path.name, str(error))], math.inf
+            got = read_arrays(results / file)
+        except (ValueError, OSError) as error:
+            wrong, largest = [Difference(file, str(error))], math.inf
         else:
-            wrong, largest = compare(expected, got, tolerance, case["settings"])
-        verdicts.append(Verdict(case["name"], case["settings"], True, tuple(wrong), largest))
+            wrong, largest = compare(expected, got, tolerance, settings)
+        verdicts.append(Verdict(case["name"], settings, True, tuple(wrong), largest))
     strangers = sorted(
-        {p.name for p in results.glob("*.npz")} - {c["file"] for c in index["cases"]}
+        name
+        for name in present - {c["file"] for c in index["cases"]}
+        if name.lower().endswith(".npz")
     )
     if strangers:
         raise ValueError(
-            f"{results} holds {', '.join(strangers[:5])}, but no case has such a file: results "
-            "have the names of the vectors' files"
+            f"{results} holds {', '.join(reprlib.repr(name)[1:-1] for name in strangers[:5])}, but "
+            "no case has such a file: results have the names of the vectors' files"
         )
     if not any(verdict.attempted for verdict in verdicts):
         raise FileNotFoundError(
@@ -91,29 +107,79 @@ def verify(folder: Path, results: Path, tolerance: float = TOLERANCE) -> list[Ve
     return verdicts
 
 
+def _check_tolerance(tolerance: float) -> None:
+    """Raise for one that passes anything: at an error of 1, zeros pass for what is expected."""
+    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float | np.number):
+        raise TypeError(f"tolerance must be a number, got {reprlib.repr(tolerance)}")
+    if not 0 <= tolerance < 1:
+        raise ValueError(f"tolerance must lie in [0, 1), got {tolerance!r}")
+
+
+def _names(results: Path) -> set[str]:
+    """Return what lies in the folder of results."""
+    try:
+        return set(os.listdir(results))
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+    except OSError as error:
+        raise type(error)(
+            f"{results} cannot be read: {error.strerror}; see to its permissions"
+        ) from error
+
+
+def _described(path: Path, case: Mapping[str, Any]) -> Arrays:
+    """Read a case's arrays; raise unless they are what the index says."""
+    arrays = read_arrays(path, case["sha256"])
+    found = {key: {"dtype": a.dtype.name, "shape": list(a.shape)} for key, a in arrays.items()}
+    for key in found.keys() | case["arrays"].keys():
+        if found.get(key) != case["arrays"].get(key):
+            raise ValueError(
+                f"{path} and the index do not agree on {reprlib.repr(key)}. Make them again with "
+                "`kru-ref vectors write`"
+            )
+    return arrays
+
+
 def compare(
     expected: Arrays, got: Arrays, tolerance: float, settings: Mapping[str, Any] | None = None
 ) -> tuple[list[Difference], float]:
     """Return what differs in outputs and gradients, and the largest relative error.
 
     Where an output is wrong, the gradients follow from it: they are listed without a cause.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Nothing is expected that could be compared, outputs and gradients, all finite; a tolerance
+        that would pass anything.
     """
-    wrong, largest, forward_is_wrong = [], 0.0, False
+    _check_tolerance(tolerance)
     wanted = {k: a for k, a in expected.items() if k.startswith(("outputs/", "grads/"))}
-    gradients = [a for key, a in wanted.items() if key.startswith("grads/") and a.size]
-    floor = 1e-3 * max((float(np.abs(g).max()) for g in gradients), default=0.0)
+    for kind in ("outputs/", "grads/"):
+        if not any(key.startswith(kind) and a.size for key, a in wanted.items()):
+            raise ValueError(f"expected holds no {kind}…: there is nothing to compare")
     for key, a in wanted.items():
-        scale = max(float(np.abs(a).max(initial=0)), floor if key.startswith("grads/") else 0.0)
+        if a.dtype.kind not in "fc" or not a.size or not np.isfinite(a).all():
+            raise ValueError(f"{key} of expected must hold finite floating-point numbers")
+    wrong, largest, forward_is_wrong = [], 0.0, False
+    gradients = [a for key, a in wanted.items() if key.startswith("grads/")]
+    floor = 1e-3 * max(float(np.abs(g).max()) for g in gradients)
+    sizes = _sizes(settings or {}, expected)
+    for key, a in wanted.items():
+        scale = max(float(np.abs(a).max()), floor if key.startswith("grads/") else 0.0)
         misfit = _misfit(a, got.get(key))
         if misfit:
             wrong.append(Difference(key, misfit))
+            largest = math.inf
             continue
         b = got[key]
-        error = float(np.abs(a - b).max(initial=0)) / max(scale, np.finfo(float).tiny)
-        largest = max(largest, error)
-        if not error > tolerance:
+        with np.errstate(over="ignore", invalid="ignore"):
+            distance = np.abs(a - b)
+            error = float(distance.max()) / max(scale, np.finfo(float).tiny)
+        largest = max(largest, error if error >= 0 else math.inf)
+        if error <= tolerance:
             continue
-        at = np.unravel_index(int(np.abs(a - b).argmax()), a.shape)
+        at = np.unravel_index(int(distance.argmax()), a.shape)
         where = f"[{', '.join(str(int(i)) for i in at)}]"
         what = f"relative error {error:.1e}, at {where} expected {a[at]:.6g}, got {b[at]:.6g}"
         hint = ""
@@ -122,16 +188,18 @@ def compare(
         elif key.endswith(".h"):
             hint = _wrong_states(a, b, tolerance * scale)
         elif key == "outputs/loss" and not forward_is_wrong:
-            hint = _wrong_loss(float(b) / float(a), settings or {})
+            hint = _multiple(a, b, sizes, tolerance)
         elif key.startswith("grads/") and not forward_is_wrong:
-            hint = likely_cause(b.astype(a.dtype), a, max(10 * tolerance, 1e-6))
+            hint = _multiple(a, b, sizes, tolerance)
+            hint = hint or likely_cause(b.astype(a.dtype), a, max(10 * tolerance, 1e-6))
         forward_is_wrong = forward_is_wrong or (
             key.startswith("outputs/") and key != "outputs/loss"
         )
         wrong.append(Difference(key, f"{what}; {hint}" if hint else what))
     unknown = sorted(set(got) - set(expected))
     if unknown and any(d.what == "is missing" for d in wrong):
-        wrong.append(Difference(", ".join(unknown), "is unknown"))
+        names = ", ".join(reprlib.repr(name)[1:-1] for name in unknown[:5])
+        wrong.append(Difference(names, "is unknown"))
     return wrong, largest
 
 
@@ -146,16 +214,48 @@ def _misfit(a: NDArray[Any], b: NDArray[Any] | None) -> str:
     return "" if np.isfinite(b).all() else "is not finite"
 
 
-def _wrong_loss(ratio: float, settings: Mapping[str, Any]) -> str:
-    """Say what a loss was multiplied or not divided by."""
-    T, B = (settings.get(name, 1) for name in ("T", "B"))
-    outputs = settings.get("output_size", 1)
-    sizes = {"T B": T * B, "M T B": outputs * T * B, "B": B, "T": T, "M": outputs, "2": 2}
-    for name, size in sizes.items():
-        for what, value in ((name, size), (f"1/({name})", 1 / size)):
-            if size > 1 and math.isclose(ratio, value, rel_tol=1e-6):
-                return f"{what} times what it should be: a sum for a mean, or the reverse?"
-    return ""
+def _sizes(settings: Mapping[str, Any], arrays: Arrays) -> dict[str, float]:
+    """Return what a case's mean may be over, each under its name."""
+    known = {"T": settings.get("T", 1), "B": settings.get("B", 1)}
+    if "output_size" in settings:
+        known["M"] = settings["output_size"]
+        known["D"] = settings["cells"][0]["input_size"]
+        known["N"] = settings["cells"][-1]["hidden_size"]
+    known = {name: size for name, size in known.items() if size > 1}
+    sizes: dict[str, float] = dict(known)
+    for names in (("T", "B"), ("M", "T"), ("M", "B"), ("M", "T", "B")):
+        if all(name in known for name in names):
+            sizes[" ".join(names)] = math.prod(known[name] for name in names)
+    if "inputs/mask" in arrays:
+        mask = arrays["inputs/mask"]
+        sizes["the mask's sum"] = float(mask.sum())
+        sizes["the mask's mean"] = float(mask.mean())
+    return sizes
+
+
+def _multiple(
+    a: NDArray[Any], b: NDArray[Any], sizes: Mapping[str, float], tolerance: float
+) -> str:
+    """Say by what an array, or the loss, was multiplied; a size only if no other one explains it.
+
+    Nothing of a factor -1, which is a sign, nor of one near 1, which is rounding.
+    """
+    length = float(np.vdot(b, b).real)
+    ratio = float(np.vdot(b, a).real) / length if 0 < length < math.inf else 0.0
+    if ratio in (0.0, -1.0) or min(abs(ratio - 1), abs(ratio + 1)) < 1e-3:
+        return ""
+    if np.abs(ratio * b - a).max() > max(10 * tolerance, 1e-6) * np.abs(a).max():
+        return ""
+    found = [
+        name
+        for size_name, size in sizes.items()
+        for name, value in ((size_name, size), (f"1/({size_name})", 1 / size))
+        if math.isclose(1 / ratio, value, rel_tol=1e-6) and abs(value - 1) > 1e-3
+    ]
+    plain = math.isclose(abs(math.log2(abs(ratio))), 1, rel_tol=1e-6)  # any square's 2
+    if len(found) == 1 and not plain:
+        return f"{found[0]} times what it should be: a sum for a mean, or the reverse?"
+    return f"{ratio:.6g} times it is right"
 
 
 def _wrong_product(arrays: Arrays, y: NDArray[Any], tolerance: float) -> str:
@@ -191,6 +291,9 @@ def _wrong_states(h: NDArray[Any], got: NDArray[Any], tolerance: float) -> str:
 def pattern(verdicts: list[Verdict]) -> list[str]:
     """Say what the wrong cases have in common that no right one has.
 
+    Among all cases, or else among those that have one of the arrays that are wrong: no other one
+    could show the mistake. One fact, or else two together; nothing where several would do.
+
     Returns
     -------
     common : list of str
@@ -198,30 +301,70 @@ def pattern(verdicts: list[Verdict]) -> list[str]:
     """
     tried = [verdict for verdict in verdicts if verdict.attempted]
     wrong = {verdict.name for verdict in tried if verdict.differences}
-    having: dict[str, set[str]] = {}
-    for verdict in tried:
-        for fact in _facts(verdict.settings):
-            having.setdefault(fact, set()).add(verdict.name)
-    everywhere = {verdict.name for verdict in tried}
-    common = sorted(
-        fact for fact, names in having.items() if wrong and names == wrong and names != everywhere
-    )
-    # all other things that only products, or only networks, have follow
-    kind = [fact for fact in common if fact.startswith("kind")]
-    return kind or common
+    suspects = {kind for verdict in tried for kind in _wrong_kinds(verdict)}
+    touched = [v for v in tried if v.name in wrong or suspects & _kinds(v.settings)]
+    facts = {verdict.name: set(_facts(verdict.settings)) for verdict in tried}
+    for together in (1, 2):
+        for cases in (tried, touched):
+            names = {verdict.name for verdict in cases}
+            if not wrong or names == wrong:
+                continue
+            common = sorted(set.intersection(*(facts[name] for name in wrong)))
+            found = [
+                chosen
+                for chosen in itertools.combinations(common, together)
+                if {name for name in names if facts[name].issuperset(chosen)} == wrong
+            ]
+            # all other things that only products, or only networks, have follow
+            kind = [chosen for chosen in found if chosen[0].startswith("kind")]
+            found = kind if kind and together == 1 else found
+            if len(found) == 1:
+                return list(found[0])
+            if found:
+                return []
+    return []
+
+
+def _wrong_kinds(verdict: Verdict) -> set[str]:
+    """Return the arrays that are wrong by themselves: gradients follow from states."""
+    found = [_kind(d.array) for d in verdict.differences]
+    outputs = [kind for kind in found if kind.startswith("outputs") and kind != "outputs/loss"]
+    return set(outputs[:1] or found)
+
+
+def _kind(array: str) -> str:
+    """Return an array's name without its layer and the number of its factor."""
+    return re.sub(r"cell\.(\d+\.)?|\.\d+$", "", array)
+
+
+def _kinds(settings: Mapping[str, Any]) -> set[str]:
+    """Return the kinds of arrays that are to be computed for a case."""
+    if settings["kind"] == "product":
+        return {"outputs/y", "grads/x", "grads/W"}
+    kinds = {"outputs/h", "outputs/logits", "outputs/loss", "grads/readout.V", "grads/readout.c"}
+    gates = {"rnn": ("",), "lstm": (".i", ".f", ".g", ".o"), "gru": (".r", ".z", ".n")}
+    for cell in settings["cells"]:
+        kinds |= {f"grads/{name}" for name in ("U", "b", "h0")}
+        kinds |= {"lstm": {"grads/c0"}, "gru": {"grads/b_h"}}.get(cell["cell"], set())
+        ends = (".phases", ".reflections") if cell["matrix"] == "restricted" else ("",)
+        kinds |= {f"grads/W{gate}{end}" for gate in gates[cell["cell"]] for end in ends}
+    return kinds
 
 
 def _facts(settings: Mapping[str, Any]) -> Iterator[str]:
+    penalized = any(cell["matrix"] in ("dense", "kronecker") for cell in settings.get("cells", []))
     for key, value in settings.items():
         if key == "cells":
             yield f"layers = {len(value)}"
             for cell in value:
                 yield from _facts(cell)
         elif key == "penalty":
-            yield f"penalty {'> 0' if value else '= 0'}"
+            yield f"penalty {'> 0' if value and penalized else '= 0'}"
         elif key in ("T", "B"):
             yield f"{key} {'> 1' if value > 1 else '= 1'}"
-        elif key not in ("input_size", "hidden_size", "output_size", "factors", "permutation"):
+        elif key == "factors":
+            yield f"factors {'> 1' if len(value) > 1 else '= 1'}"
+        elif key not in ("input_size", "hidden_size", "output_size", "permutation"):
             yield f"{key} = {value}"
 
 
@@ -245,7 +388,8 @@ def report(verdicts: list[Verdict]) -> str:
     causes = Counter(d.what.partition("; ")[2] for d in wrong if "; " in d.what)
     if causes and len(wrong) > 1:
         cause, times = causes.most_common(1)[0]
-        lines.append(f"most often, {times} times: {cause}")
+        if 2 * times > causes.total():  # else what is wrong has no single look
+            lines.append(f"most often, {times} times: {cause}")
     small = all(v.largest_error < SINGLE_PRECISION for v in tried)
     if wrong and small and all(d.what.startswith("relative error") for d in wrong):
         lines.append(

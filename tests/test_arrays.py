@@ -189,16 +189,24 @@ HALF_MASKED = np.ma.masked_array(np.ones((4, 4)), mask=np.eye(4))
     ("value", "error", "message"),
     [
         (HALF_MASKED, ValueError, "has masked entries"),
-        (scipy.sparse.csr_array(np.eye(4)), TypeError, "expected numbers for .*toarray"),
-        (scipy.sparse.coo_matrix(np.eye(4)), TypeError, "expected numbers for .*toarray"),
+        (
+            scipy.sparse.csr_array(np.eye(4)),
+            TypeError,
+            r"numbers, got object .*toarray",
+        ),
+        (
+            scipy.sparse.coo_matrix(np.eye(4)),
+            TypeError,
+            r"numbers, got object .*toarray",
+        ),
         ([[1.0, 2], [3]], ValueError, "must be an array, got a list that is none"),
-        ({"a": 1}, TypeError, "expected numbers"),
-        (None, TypeError, "expected numbers"),
-        (np.array([[Fraction(1, 2)]]), TypeError, "expected numbers"),
-        ("text", TypeError, "expected numbers"),
-        (np.array(["a"]), TypeError, "expected numbers"),
-        (np.datetime64("2020-01-01"), TypeError, "expected numbers"),
-        (np.zeros(3, [("a", float)]), TypeError, "expected numbers"),
+        ({"a": 1}, TypeError, "expected real or complex numbers"),
+        (None, TypeError, "expected real or complex numbers"),
+        (np.array([[Fraction(1, 2)]]), TypeError, "expected real or complex numbers"),
+        ("text", TypeError, "expected real or complex numbers"),
+        (np.array(["a"]), TypeError, "expected real or complex numbers"),
+        (np.datetime64("2020-01-01"), TypeError, "expected real or complex numbers"),
+        (np.zeros(3, [("a", float)]), TypeError, "expected real or complex numbers"),
     ],
     ids=str,
 )
@@ -345,6 +353,14 @@ def test_nothing_that_a_call_returned_changes_by_another_call(rng, kind):
     for part in state if isinstance(state, tuple) else (state,):
         part[:, 1] = 0
     same(model.backward(params, second, dlogits), expected)
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_states_are_read_only(rng, kind):
+    cell = CELLS[kind]()
+    h, _ = cell.forward(cell.init(rng), np.zeros((3, N, B)))
+    with pytest.raises(ValueError, match="read-only"):
+        h[-1][:, 0] = 0
 
 
 @pytest.mark.parametrize("kind", CELLS)

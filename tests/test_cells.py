@@ -218,7 +218,7 @@ def test_only_h_is_kept(rng):
     x = rng.standard_normal((50, D, 8)).astype("float32")
     h, saved = cell.forward(cell.init(rng), x)
     arrays = [a for a in saved if isinstance(a, np.ndarray)]
-    assert any(a is h for a in arrays)
+    assert any(np.shares_memory(a, h) for a in arrays)
     assert sum(a.size for a in arrays) == h.size + x.size + 64 * 8
 
 
@@ -313,7 +313,7 @@ def test_same_seed_same_parameters():
         (lambda: kru.RNN(3, 4, kru.Dense), TypeError, r"such as Dense\(\) or Kronecker\(\)"),
         (lambda: kru.RNN(3, 4, "dense"), TypeError, "matrix must be a matrix"),
         (lambda: kru.RNN(3, 4).init(0), TypeError, "rng must be a numpy.random.Generator"),
-        (lambda: kru.Dense("zeros"), ValueError, "'haar', 'glorot' or 'identity', got 'zeros'"),
+        (lambda: kru.Dense("zeros"), ValueError, "haar, glorot, identity, got 'zeros'"),
     ],
 )
 def test_bad_descriptions(make, error, message):
@@ -373,7 +373,7 @@ def test_memory_that_is_read_is_not_used_again(rng, cell, read_as):
         (np.full((2, 5), -1), ValueError, "got -1 to -1"),
         (np.zeros((0, 3, 5)), ValueError, "at least one time step"),
         (np.zeros((4, 0), int), ValueError, "at least one time step and one sequence"),
-        (np.array([["a"]]), ValueError, "must have shape"),
+        (np.array([["a"]]), TypeError, "expected real or complex numbers, got <U1"),
     ],
 )
 def test_bad_input(rng, x, error, message):

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -75,7 +76,7 @@ def test_resume_keeps_the_settings_of_the_run(tmp_path, capsys):
         ("params --hidden 0", "hidden sizes must be at least 1"),
         ("gradcheck --factors 2 3", "multiply to 2×3"),
         ("gradcheck --steps -1", "steps and batch_size must be at least 1"),
-        ("params --hidden 2305843009213693951", "N must be between 1 and"),
+        ("params --hidden 2305843009213693951", "hidden_size must be at most"),
         ("train copying --out {out} --delay 100000000000000", "not enough memory"),
         ("train copying --out {out} --matrix dense --hidden-size 10000000", "not enough memory"),
         ("reproduce --list --seed 1", "leave the rest out"),
@@ -269,6 +270,118 @@ def test_every_recipe_starts(name):
     if task.matrix == "kronecker":
         dense = replace(task, matrix="dense", factors=None, init=None).model()
         assert 10 * model.n_recurrent_parameters < dense.n_recurrent_parameters
+
+
+class Broken:
+    """A standard error whose reader is gone, or that somebody closed."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def write(self, text):
+        raise self.error
+
+    def flush(self):
+        raise self.error
+
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(
+    "stderr",
+    [
+        None,
+        Broken(BrokenPipeError(32, "Broken pipe")),
+        Broken(ValueError("I/O operation on closed file")),
+        Broken(UnicodeEncodeError("ascii", "█", 0, 1, "no such character")),
+        Broken(RuntimeError("anything")),
+    ],
+)
+def test_a_display_that_fails_ends_no_run(tmp_path, monkeypatch, capsys, stderr):
+    monkeypatch.setattr(sys, "stderr", stderr)
+    line = f"train copying --delay 3 {SMALL} --out {tmp_path}/run"
+    assert run(line) == 0
+    monkeypatch.setattr("kru_ref.training.evaluate", interrupt)
+    assert run(f"{line} --resume") == 130
+    rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(row)["step"] for row in rows]
+    assert steps == [10, 20]
+    assert "unitarity defect" in capsys.readouterr().out
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def test_a_bar_in_a_file_is_short(tmp_path, capsys):
+    line = f"train copying --delay 3 {SMALL.replace('--updates 20', '--updates 2000')}"
+    assert run(f"{line} --out {tmp_path}/run") == 0
+    err = capsys.readouterr().err
+    assert "2000/2000" in err
+    assert len(err) < 1000
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX shells")
+@pytest.mark.parametrize(
+    "redirection", ["2>&1 | head -c 50", "2>&-", "2>/dev/full", "2>&1 >&- | cat"]
+)
+def test_a_run_outlives_its_terminal(tmp_path, redirection):
+    line = f"train copying --delay 3 {SMALL.replace('20', '300', 1)} --out {tmp_path}/run"
+    command = f"{shlex.quote(sys.executable)} -m kru_ref {line} {redirection}"
+    shown = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert "Traceback" not in shown.stdout + shown.stderr
+    last = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1]
+    assert "test_loss" in last
+
+
+def test_a_warning_is_a_sentence(tmp_path, capsys):
+    assert run(f"train copying --delay 3 {SMALL} --out {tmp_path}/run --quiet") == 0
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    capsys.readouterr()
+    assert run(f"train copying --out {tmp_path}/run --resume --quiet") == 0
+    err = capsys.readouterr().err
+    assert err.startswith("kru-ref: warning: ")
+    assert "metrics.jsonl: lines of updates 10, 20 are missing" in err
+    assert err.count("\n") == 1
+
+
+def test_what_ends_a_run_says_which_update_is_saved(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("kru_ref.training.evaluate", interrupt)
+    line = f"train copying --delay 3 {SMALL} --out {tmp_path}/run --quiet"
+    assert run(line) == 130
+    err = capsys.readouterr().err
+    assert "checkpoint.npz holds update 9\nstopped; continue with: kru-ref train copying" in err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+@pytest.mark.parametrize("entry", ["module", "script"])
+def test_control_c_while_python_imports(tmp_path, entry):
+    """At any of these moments: while the package, NumPy or the command line is imported."""
+    script = tmp_path / "kru-ref"
+    script.write_text("import sys\nfrom kru_ref.__main__ import main\nsys.exit(main())\n")
+    hook = (
+        "import os, signal, sys\n"
+        "class Hook:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == os.environ['AT']:\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Hook())\n"
+    )
+    (tmp_path / "sitecustomize.py").write_text(hook)
+    command = ["-m", "kru_ref"] if entry == "module" else [str(script)]
+    path = os.pathsep.join([str(tmp_path), str(Path(kru_ref.__file__).parents[1])])
+    for at in ("kru_ref.adjoints", "numpy", "scipy.linalg", "kru_ref.cli", "tyro", "kru_ref.tasks"):
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        ended = subprocess.run(
+            [sys.executable, *command, "config"],
+            env={**os.environ, "AT": at, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+        )
+        signal.signal(signal.SIGINT, before)
+        assert ended.returncode == 130, at
+        assert "Traceback" not in ended.stderr
 
 
 @pytest.mark.parametrize(

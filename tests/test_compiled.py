@@ -334,3 +334,45 @@ def test_a_backend_that_is_missing(monkeypatch, call):
     monkeypatch.setattr(backend, "kernels", None)
     with pytest.raises(ImportError, match=r"backend 'cython' is not available.* C compiler"):
         call()
+
+
+BITS = """
+import hashlib
+import numpy as np, kru_ref as kru
+models = [
+    kru.SequenceModel(kru.KRU(3, 512), 64),
+    kru.SequenceModel([kru.KRU(3, 256), kru.KRU(512, 32, dtype="complex64")], 5),
+    kru.SequenceModel(kru.KRU(3, 512, [(16, 16), (32, 32)], "tanh", "float32"), 9, last_only=True),
+    kru.SequenceModel(kru.LSTM(3, 1024, kru.Kronecker([(32, 32), (32, 32)])), 64),
+    kru.SequenceModel(kru.GRU(3, 96, kru.Kronecker()), 7, dropout=0.5),
+]
+for model in models:
+    rng = np.random.default_rng(0)
+    params = model.init(rng)
+    optimizer = kru.Adam()
+    state = optimizer.init(params)
+    digest = hashlib.sha256()
+    for _ in range(2):
+        x = rng.standard_normal((7, 3, 100)).astype("float32")
+        logits, saved = model.forward(params, x, rng=rng)
+        grads = model.backward(params, saved, logits)
+        for name, dW in model.penalty(params)[1].items():
+            grads[name] = grads[name] + dW
+        grads, _ = kru.clip_by_global_norm(grads, 1.0)
+        params, state = optimizer.update(params, grads, state)
+    for p in params.values():
+        digest.update(np.ascontiguousarray(p).tobytes())
+    print(digest.hexdigest())
+"""
+
+
+def test_updates_have_the_same_bits_for_any_number_of_threads():
+    """Of the networks of which README says so, BLAS's threads included."""
+    found = set()
+    for threads in ("1", "2", "3"):
+        named = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+        environment = os.environ | dict.fromkeys(named, threads)
+        run = [sys.executable, "-c", BITS]
+        found.add(subprocess.run(run, env=environment, check=True, capture_output=True).stdout)
+    assert len(found) == 1
+    assert len(set(found.pop().split())) == 5

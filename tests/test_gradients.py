@@ -404,9 +404,6 @@ HINTS = {
     "2 times it is right: a square's 2 missing, or a mean for a sum": lambda g: g / 2,
     "0.5 times it is right: a 2 too many, or a sum for a mean": lambda g: 2 * g,
     "7 times it is right: a mean for a sum, over the batch": lambda g: g / 7,
-    "is a part of a sum missing, over the batch": lambda g: (
-        g * (1 - 0.4 * (np.arange(9).reshape(3, 3) % 2))
-    ),
     "it is 0: never computed": lambda g: 0 * g,
     "it is not finite": lambda g: g * np.nan,
 }
@@ -449,6 +446,9 @@ def test_no_hint_where_nothing_fits(draw):
     report = kru.check_gradient(f, {"W": W}, {"W": draw((3, 3))})
     assert not report
     assert [c.hint for c in report.checks] == [""]
+    # that it points about where it should says nothing of the cause
+    most = {"W": 2 * W * (1 - 0.4 * (np.arange(9).reshape(3, 3) % 2))}
+    assert [c.hint for c in kru.check_gradient(f, {"W": W}, most).checks] == [""]
     unused = kru.check_gradient(lambda p: 1.0, {"W": W}, {"W": W})
     assert unused.checks[0].hint.startswith("the loss does not depend on it")
 

@@ -56,7 +56,7 @@ def test_sums_and_products_with_other_operators(square, draw):
 
 def test_svds(product):
     """The largest singular values, found through matvec and rmatvec alone."""
-    found = svds(product, k=3, return_singular_vectors=False, rng=np.random.default_rng(0))
+    found = svds(product, k=3, return_singular_vectors=False, v0=np.ones(10))
     np.testing.assert_allclose(np.sort(found)[::-1], product.singular_values()[:3])
 
 
@@ -130,7 +130,7 @@ def test_it_refuses_what_kron_matvec_refuses(product):
         kru.KroneckerProduct([])
     with pytest.raises(ValueError, match="backend must be"):
         kru.KroneckerProduct([np.eye(2)], "fortran")
-    with pytest.raises(TypeError, match=r"got <U1, float64; convert"):
+    with pytest.raises(TypeError, match=r"got <U1 in a ndarray; convert"):
         kru.kron_matvec([np.array([["a"]])], np.ones(1))
     with pytest.raises(ValueError, match=r"(?i)dimension mismatch"):
         product @ np.ones(3)

@@ -165,7 +165,7 @@ def test_a_complex_gradient_of_a_real_parameter():
     with pytest.raises(TypeError, match="a must be real or complex floating point"):
         o.update(params, {"a": np.ones(2, complex)}, o.init(params))
     for kind in (int, "S1"):
-        with pytest.raises(TypeError, match="a must be real or complex floating point"):
+        with pytest.raises(TypeError, match=r"a(:| must be) .*real or complex"):
             o.update({"a": np.ones(2, kind)}, {"a": np.ones(2)}, {"steps": 0, "momentum": params})
 
 

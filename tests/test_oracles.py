@@ -71,6 +71,22 @@ def test_layers(rng, oracle, record_error):
     check(model, problem, params, oracle, record_error)
 
 
+def test_what_cannot_be_compared_is_refused(rng, oracle):
+    """The oracles take no targets at their word that the loss itself refuses."""
+    cell = kru.KRU(gradcheck.D, 6, dtype="complex128")
+    problem, params = draw(kru.SequenceModel(cell, 3), rng, 2, 4, "softmax", True, False)
+    refused = {
+        "loss must be one of": problem._replace(loss="cosine"),
+        "every time step": problem._replace(model=kru.SequenceModel(cell, 3, last_only=True)),
+        "targets": problem._replace(targets=problem.targets + 3),
+        "mask": problem._replace(mask=0 * problem.mask),
+        "x ": problem._replace(x=problem.x[:0]),
+    }
+    for words, other in refused.items():
+        with pytest.raises(ValueError, match=words):
+            ORACLES[oracle](other, params)
+
+
 def test_what_is_said_without_an_oracle(monkeypatch, rng):
     model = kru.SequenceModel(kru.KRU(gradcheck.D, 6, dtype="complex128"), gradcheck.M)
     problem, params = draw(model, rng, 1, 1, "softmax", False, False)
@@ -116,6 +132,43 @@ def test_limits_of_a_row():
         assert Row(subject, {oracle: limit}).passed
         assert not Row(subject, {oracle: 1.01 * limit}).passed
         assert not Row(subject, {oracle: float("nan")}).passed
+    assert not Row(subject, {}).passed
+
+
+def test_a_comparison_of_nothing_does_not_pass(rng, monkeypatch, capsys):
+    one = {"a": np.ones(2), "b": np.ones((2, 2))}
+    assert relative_error(one, one) == 0
+    nothing = {"a": np.zeros(2)}
+    assert relative_error(nothing, nothing) == 0
+    assert relative_error({"a": np.ones(2)}, nothing) > 1
+    for grads in ({}, {"a": np.ones(2)}, one | {"c": np.ones(1)}):
+        with pytest.raises(ValueError, match="expected gradients of"):
+            relative_error(grads, one)
+        with pytest.raises(ValueError, match="expected gradients of"):
+            relative_error(one, grads)
+    with pytest.raises(ValueError, match="at least one gradient"):
+        relative_error({}, {})
+    for other in (np.ones(1), np.ones((2, 1)), np.ones(()), np.ones(0)):
+        with pytest.raises(ValueError, match=r"a must have shape \(2,\)"):
+            relative_error(one | {"a": other}, one)
+    with pytest.raises(ValueError, match=r"a must have shape \(0,\)"):
+        relative_error({"a": np.ones(0)}, {"a": np.ones(0)})
+    for bad in (np.nan, np.inf, -np.inf):
+        for name in one:
+            a = one[name].copy()
+            a.flat[0] = bad
+            for pair in ((one | {name: a}, one), (one, one | {name: a}), (one | {name: a},) * 2):
+                assert not relative_error(*pair) <= 1
+    subject = SUBJECTS["GRU over Dense, numpy"]
+    with monkeypatch.context() as patch:
+        patch.setattr(gradcheck, "BATCHES", [])
+        assert not gradcheck.check(subject, rng).passed
+    with monkeypatch.context() as patch:
+        patch.setattr(gradcheck, "compare", lambda *arguments: {"RTRL": float("nan")})
+        assert not gradcheck.check(subject, rng).passed
+    monkeypatch.setattr(gradcheck, "subjects", lambda: iter(()))
+    assert cli.main(["gradcheck", "--all"]) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "FAILED"
 
 
 def test_there_is_a_subject_for_every_cell_and_matrix():

@@ -340,7 +340,7 @@ def test_a_seed_of_an_order_that_is_not_drawn():
     [
         lambda: Copying(matrix="dense", hidden_size=2**25),
         lambda: Copying(hidden_size=2**40),
-        lambda: Copying(matrix="full", hidden_size=2**100),
+        lambda: Copying(matrix="full", hidden_size=2**39),
         lambda: Copying(layers=1000, hidden_size=2**14),
         lambda: Copying(batch_size=2**40),
         lambda: Copying(delay=2**100),

@@ -1,15 +1,21 @@
 """Runs on disk: what they write, how they stop, and that resuming repeats them to the bit."""
 
+import builtins
 import copy
 import dataclasses
 import errno
+import itertools
 import json
 import os
 import random
+import re
 import resource
 import signal
+import socket
+import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -18,9 +24,9 @@ import pytest
 
 pytest.importorskip("filelock", reason="training needs the extra 'train'")
 
-from kru_ref import checkpoint, training
+from kru_ref import backend, checkpoint, training
 from kru_ref.tasks import Adding, Characters, Copying, Music
-from kru_ref.training import Diverged, RunWarning, train
+from kru_ref.training import Diverged, Locked, RunWarning, train
 
 SMALL = Copying(
     delay=5,
@@ -424,7 +430,7 @@ def test_a_held_out_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch)
             for batch in super().held_out(split):
                 yield batch._replace(targets=batch.targets * 1e200)
 
-    task = Far(length=6, hidden_size=8, updates=10, evaluate_every=5)
+    task = Far(length=6, hidden_size=8, updates=10, evaluate_every=5, dtype="complex128")
     with np.errstate(over="ignore"), pytest.raises(Diverged, match="validation data must be"):
         train(task, tmp_path)
 
@@ -584,3 +590,594 @@ def test_a_read_only_folder(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(OSError, match="cannot write the run to"):
         train(SMALL, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Return the folder of a run that nothing stopped."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    train(SMALL, out)
+    return out
+
+
+def stopped_run(out, update=20):
+    """Leave a run that was stopped, with its checkpoint before."""
+    with pytest.raises(Stop):
+        train(SMALL, out, on_update=stop_after(update))
+    assert {p.name for p in out.iterdir()} == {
+        "config.json",
+        "metrics.jsonl",
+        "checkpoint.npz",
+        "checkpoint.previous.npz",
+    }
+
+
+def test_a_checkpoint_that_is_gone_is_no_new_run(tmp_path, whole):
+    """Not a byte of the run is touched, and the way on is named."""
+    stopped_run(tmp_path)
+    (tmp_path / "checkpoint.npz").unlink()
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    message = r"checkpoint\.npz is gone.*metrics\.jsonl.*previous\.npz is whole and holds update 10"
+    with pytest.raises(FileNotFoundError, match=message):
+        train(SMALL, tmp_path, resume=True)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    (tmp_path / "checkpoint.previous.npz").rename(tmp_path / "checkpoint.npz")
+    train(SMALL, tmp_path, resume=True)
+    assert_same_run(whole, tmp_path)
+
+
+@pytest.mark.parametrize("left", ["metrics.jsonl", "checkpoint.previous.npz"])
+def test_either_trace_of_updates_is_enough(tmp_path, left):
+    stopped_run(tmp_path)
+    for name in {"metrics.jsonl", "checkpoint.npz", "checkpoint.previous.npz"} - {left}:
+        (tmp_path / name).unlink()
+    with pytest.raises(FileNotFoundError, match=r"checkpoint\.npz is gone, but"):
+        train(SMALL, tmp_path, resume=True)
+
+
+def test_a_run_that_was_stopped_before_its_first_checkpoint_begins(tmp_path):
+    train(SMALL, tmp_path / "whole")
+    (tmp_path / "run").mkdir()
+    config = (tmp_path / "whole" / "config.json").read_bytes()
+    (tmp_path / "run" / "config.json").write_bytes(config)
+    with pytest.warns(RunWarning, match="the run begins at update 1"):
+        train(SMALL, tmp_path / "run", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_damaged_checkpoint_names_the_one_before(tmp_path):
+    stopped_run(tmp_path, 25)
+    assert arrays(tmp_path)["update"] == 25
+    (tmp_path / "checkpoint.npz").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"damaged.*previous\.npz is whole and holds update 20"):
+        train(SMALL, tmp_path, resume=True)
+    (tmp_path / "checkpoint.previous.npz").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"damaged.*start again.*previous\.npz is damaged"):
+        train(SMALL, tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("update", np.array(-5), "update must be a whole number"),
+        ("update", np.array(20.0), "update must be a whole number"),
+        ("update", np.array([20]), "update must be a whole number"),
+        ("update", np.array(True), "update must be a whole number"),
+        ("update", np.array(19), "update is 19, but optimizer/steps 20"),
+        ("optimizer/steps", np.array(19), "update is 20, but optimizer/steps 19"),
+        ("optimizer/steps", np.array(20.0), "optimizer/steps must be a whole number"),
+        ("seconds", np.array(np.nan), "seconds must be finite"),
+        ("seconds", np.array(-1.0), "seconds must be at least 0"),
+        ("seconds", np.array(1), "seconds must be a real number"),
+        ("rows", np.array([5, 5]), "rows must be updates in order"),
+        ("rows", np.array([5, 25]), "rows must be updates in order, from 1 to 20"),
+        ("rows", np.array([0, 5]), "rows must be updates in order"),
+        ("rows", np.array([[5]]), "rows must be whole numbers"),
+        ("optimizer/steps", None, "it lacks 'optimizer/steps'"),
+        ("seconds", None, "it lacks 'seconds'"),
+        ("mine", np.array(1), "it holds 'mine'"),
+        ("optimizer/mine/cell.b", np.array(1), "it holds 'optimizer/mine"),
+        ("params/cell.b", np.full(8, np.nan, np.float32), "params/cell.b must be finite"),
+        ("optimizer/mean_square/cell.b", np.full(8, np.inf, np.float32), "must be finite"),
+        ("params/cell.b", np.zeros(8), "cell.b must have dtype float32"),
+        ("params/" + "x" * 5000, np.zeros(8), "another model"),
+    ],
+)  # fmt: skip
+def test_each_member_of_a_checkpoint_is_checked(tmp_path, name, value, message):
+    stopped_run(tmp_path)
+    path = tmp_path / "checkpoint.npz"
+    with np.load(path) as archive:
+        content = dict(archive)
+    content[name] = value
+    np.savez(path, **{k: v for k, v in content.items() if v is not None})
+    with pytest.raises(ValueError, match=r"checkpoint\.npz is .*" + message) as caught:
+        train(SMALL, tmp_path, resume=True)
+    assert "checkpoint.previous.npz is whole and holds update 10" in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "carried",
+    [
+        {"carried/0/0": np.zeros((9, 4), np.complex64)},
+        {"carried/0/0": np.zeros(8, np.complex64)},
+        {"carried/0/0": np.zeros((8, 4), np.complex128)},
+        {"carried/0/0": np.full((8, 4), np.nan, np.complex64)},
+        {"carried/1/0": np.zeros((8, 4), np.complex64)},
+    ],
+)
+def test_a_carried_state_is_checked(tmp_path, carried):
+    stopped_run(tmp_path)
+    path = tmp_path / "checkpoint.npz"
+    with np.load(path) as archive:
+        content = dict(archive)
+    np.savez(path, **content, **carried)
+    with pytest.raises(ValueError, match=r"checkpoint\.npz is"):
+        train(SMALL, tmp_path, resume=True)
+
+
+def test_metrics_are_on_the_disk_before_the_checkpoint_that_knows_of_them(tmp_path, monkeypatch):
+    done = []
+    real_fsync, real_replace = os.fsync, os.replace
+
+    def fsync(descriptor):
+        done.append(("fsync", os.readlink(f"/proc/self/fd/{descriptor}")))
+        return real_fsync(descriptor)
+
+    def replace(source, target):
+        done.append(("replace", str(target)))
+        return real_replace(source, target)
+
+    if not os.path.isdir("/proc/self/fd"):
+        pytest.skip("needs /proc")
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    train(SMALL, tmp_path / "run")
+    path = str(tmp_path / "run" / "checkpoint.npz")
+    renamed = [i for i, what in enumerate(done) if what == ("replace", path)]
+    assert len(renamed) == 4
+    for before, i in itertools.pairwise(renamed):
+        assert ("fsync", str(tmp_path / "run" / "metrics.jsonl")) in done[before:i]
+        assert ("replace", str(tmp_path / "run" / "checkpoint.previous.npz")) in done[before:i]
+        assert done[i + 1] == ("fsync", str(tmp_path / "run"))
+
+
+ROW = '"loss": 1.0, "gradient_norm": 1.0, "defect": 0.1, "seconds": 0.1'
+
+
+@pytest.mark.parametrize(
+    ("damage", "warning"),
+    [
+        (lambda rows: rows[1:], "lines of updates 5 are missing"),
+        (lambda rows: [rows[0], *rows[2:]], "lines of updates 10 are missing"),
+        (lambda rows: rows[:-1], "lines of updates 20 are missing"),
+        (lambda rows: [], "lines of updates 5, 10, 15, 20 are missing"),
+        (lambda rows: [*rows[:-1], rows[-1][:-9]], "lines of updates 20 are missing"),
+        (lambda rows: [rows[0][:30] + "\n", *rows[1:]], "updates 5 are missing; lines that"),
+        (lambda rows: [rows[1], rows[0], *rows[2:]], "lines that the run did not write"),
+        (lambda rows: [*rows, rows[-1]], "lines that the run did not write"),
+        (lambda rows: [*rows, '{"mine": 1}\n'], "lines that the run did not write"),
+        (lambda rows: [f'{{"step": 7, {ROW}}}\n', *rows], "lines that the run did not write"),
+        (lambda rows: ["\n", *rows], "lines that the run did not write"),
+        (lambda rows: ["\0" * 500 + "\n", *rows], "lines that the run did not write"),
+        (lambda rows: ["[" * 100_000 + "\n", *rows], "lines that the run did not write"),
+        (
+            lambda rows: [r.replace('"step": 20', '"step": ' + '"20"') for r in rows],
+            "updates 20 are missing",
+        ),
+        (
+            lambda rows: [r.replace('"step": 20', '"step": ' + "null") for r in rows],
+            "updates 20 are missing",
+        ),
+        (
+            lambda rows: [r.replace('"step": 20', '"step": ' + "true") for r in rows],
+            "updates 20 are missing",
+        ),
+        (lambda rows: [r.replace('"seconds": ', '"seconds": NaN, "x": ') for r in rows], "5, 10"),
+        (lambda rows: [r.replace("loss", "lo\x7fs") for r in rows], "5, 10, 15, 20 are missing"),
+        (lambda rows: [r.replace(", ", ",\r", 1) for r in rows], "5, 10, 15, 20 are missing"),
+        (
+            lambda rows: [r.replace("accuracy", "a\u2028") for r in rows],
+            "5, 10, 15, 20 are missing",
+        ),
+        (lambda rows: [r.replace('"loss"', '"loss": 1.0, "loss"') for r in rows], "5, 10, 15, 20"),
+        (lambda rows: [r.encode().replace(b"loss", b"lo\xffs") for r in rows], "5, 10, 15, 20"),
+    ],
+)
+def test_metrics_are_never_lost_silently(tmp_path, damage, warning, whole):
+    """What is missing is told, what was changed is kept beside; the run goes on, and once told."""
+    stopped_run(tmp_path)
+    path = tmp_path / "metrics.jsonl"
+    rows = damage([r.replace("\n", "") + "\n" for r in path.read_text().splitlines()])
+    damaged = b"".join(r if isinstance(r, bytes) else r.encode() for r in rows)
+    path.write_bytes(damaged)
+    with pytest.warns(RunWarning, match=f"metrics.jsonl: .*{warning}") as caught:
+        train(SMALL, tmp_path, resume=True)
+    assert len(caught) == 1
+    assert len(str(caught[0].message)) < 500
+    left = metrics(tmp_path)
+    steps = [row["step"] for row in left]
+    assert steps == sorted(steps)
+    told = re.search(r"updates ([\d, ]+) are missing", str(caught[0].message))
+    missing = [int(step) for step in told[1].split(",")] if told else []
+    assert sorted([*missing, *steps]) == [5, 10, 15, 20, 25, 30, 30]
+    aside = tmp_path / "metrics.damaged-1.jsonl"
+    assert aside.exists() == ("did not write" in str(caught[0].message))
+    if aside.exists():
+        assert aside.read_bytes() == damaged
+    train(SMALL, tmp_path, resume=True)
+    for name, value in arrays(whole).items():
+        if name != "rows":
+            np.testing.assert_array_equal(arrays(tmp_path)[name], value)
+
+
+def test_an_incomplete_last_line_is_what_a_kill_leaves(tmp_path, whole):
+    stopped_run(tmp_path)
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 25, "lo')
+    train(SMALL, tmp_path, resume=True)
+    assert_same_run(whole, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c["settings"].update(batch_size=True),
+        lambda c: c["settings"].update(batch_size="4"),
+        lambda c: c["settings"].update(batch_size=4.0),
+        lambda c: c["settings"].update(batch_size=None),
+        lambda c: c["settings"].update(rate="0.1"),
+        lambda c: c["settings"].update(rate=True),
+        lambda c: c["settings"].update(rate=float("nan")),
+        lambda c: c["settings"].update(cell=1),
+        lambda c: c["settings"].update(cell="x" * 5000),
+        lambda c: c["settings"].update(name=[1]),
+        lambda c: c["settings"].update(factors=[[2, 2, 2]]),
+        lambda c: c["settings"].update(factors=[[2.0, 2]]),
+        lambda c: c["settings"].update(factors=8),
+        lambda c: c["settings"].pop("rate"),
+        lambda c: c.update(settings=None),
+        lambda c: c.update(settings=[]),
+        lambda c: c.update(task=[1]),
+        lambda c: c.update(task="juggling"),
+        lambda c: c.update(version="99.0"),
+        lambda c: c.update(kru_ref=None),
+        lambda c: c.update(kru_ref=1.0),
+        lambda c: c.update(kru_ref="new"),
+        lambda c: c.update(kru_ref="99.0"),
+        lambda c: c.update(kru_ref="0.99.0"),
+        lambda c: c.update(computed={}),
+        lambda c: c.update(computed=None),
+        lambda c: c.update(computed=[1]),
+        lambda c: c.update(computed=[{"threads": 1}]),
+    ],
+)
+def test_each_entry_of_a_config_is_checked(tmp_path, change):
+    stopped_run(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    change(content)
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(
+        ValueError, match=r"config\.json .*(again in another|the newer one)"
+    ) as caught:
+        train(SMALL, tmp_path, resume=True)
+    assert len(str(caught.value)) < 500 + len(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe{", b"", b"[" * 100_000, b'{"task": ' * 50_000, b"null", b"1" * 10_000]
+)
+def test_a_config_that_is_none(tmp_path, content):
+    stopped_run(tmp_path)
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"config\.json is damaged") as caught:
+        train(SMALL, tmp_path, resume=True)
+    assert len(str(caught.value)) < 500 + len(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "checkpoint.npz"])
+def test_a_file_without_permission_is_not_called_damaged(tmp_path, monkeypatch, name):
+    stopped_run(tmp_path)
+    real = builtins.open
+
+    def refuse(path, *args, **kwargs):
+        if str(path) == str(tmp_path / name):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "open", refuse)
+    with pytest.raises(PermissionError, match=f"{name}: Permission denied; make it readable"):
+        train(SMALL, tmp_path, resume=True)
+
+
+def test_two_runs_in_one_folder(tmp_path):
+    """The second is told who writes there, and touches nothing; so is one of the same process."""
+    before = {}
+
+    def second(line):
+        if line["step"] != 12:
+            return
+        before.update({p.name: p.read_bytes() for p in tmp_path.iterdir()})
+        for resume in (True, False):
+            kind = Locked if resume else FileExistsError
+            message = (
+                f"process {os.getpid()} on {socket.gethostname()} writes to"
+                if resume
+                else "already"
+            )
+            with pytest.raises(kind, match=message):
+                train(SMALL, tmp_path, resume=resume)
+        assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+    train(SMALL, tmp_path, on_update=second)
+    assert before
+    assert not (tmp_path / "run.lock").exists()
+
+
+def test_two_runs_that_begin_together(tmp_path):
+    """One of them has the folder, whichever it is; the other has nothing in it."""
+    outcomes = {}
+
+    def begin(seed):
+        try:
+            outcomes[seed] = train(dataclasses.replace(SMALL, seed=seed), tmp_path / "run")
+        except (Locked, FileExistsError) as error:
+            outcomes[seed] = error
+
+    threads = [threading.Thread(target=begin, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (seed,) = [seed for seed, outcome in outcomes.items() if isinstance(outcome, dict)]
+    train(dataclasses.replace(SMALL, seed=seed), tmp_path / "alone")
+    assert_same_run(tmp_path / "alone", tmp_path / "run")
+    assert training.read_config(tmp_path / "run").seed == seed
+
+
+def test_the_lock_of_a_dead_process(tmp_path):
+    stopped_run(tmp_path)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / "run.lock").write_text(f"{dead.pid}\n{socket.gethostname()}\n")
+    train(SMALL, tmp_path, resume=True)
+    assert not (tmp_path / "run.lock").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "owner"),
+    [("77\nelsewhere\n", "process 77 on elsewhere"), ("", "another process")],
+)
+def test_the_lock_of_another_machine(tmp_path, content, owner):
+    """Whether that process lives cannot be known: the user is told what to do."""
+    stopped_run(tmp_path)
+    (tmp_path / "run.lock").write_text(content)
+    with pytest.raises(Locked, match=rf"{owner} writes to .* delete .*run\.lock"):
+        train(SMALL, tmp_path, resume=True)
+    (tmp_path / "run.lock").unlink()
+    train(SMALL, tmp_path, resume=True)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs symbolic links and a umask")
+def test_temporary_files_are_nobody_elses(tmp_path, monkeypatch):
+    """Each has a name of its own; a link in its place is not followed; permissions are usual."""
+    victim, path = tmp_path / "victim", tmp_path / "file"
+    victim.write_bytes(b"mine")
+    drawn = iter(["taken", "free", "free"])
+    monkeypatch.setattr(checkpoint.secrets, "token_hex", lambda n: next(drawn))
+    (tmp_path / ".file.taken.partial").symlink_to(victim)
+    with pytest.raises(FileExistsError):
+        checkpoint.write_atomically(path, lambda file: file.write(b"new"))
+    assert victim.read_bytes() == b"mine"
+    before = os.umask(0o027)
+    try:
+        checkpoint.write_atomically(path, lambda file: file.write(b"new"))
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert path.read_bytes() == b"new"
+
+
+def test_what_killed_writers_left_is_removed(tmp_path):
+    stopped_run(tmp_path)
+    for name in (".checkpoint.npz.0a.partial", ".metrics.jsonl.1b.partial", "own.partial"):
+        (tmp_path / name).write_text("half")
+    train(SMALL, tmp_path, resume=True)
+    assert [p.name for p in tmp_path.glob("*.partial")] == ["own.partial"]
+
+
+@pytest.mark.parametrize("error", [Stop, MemoryError, SystemExit, GeneratorExit, RuntimeError])
+def test_whatever_ends_a_run_saves_it_first(tmp_path, error, whole):
+    with pytest.raises(error) as caught:
+        train(SMALL, tmp_path, on_update=stop_after(13, error))
+    assert arrays(tmp_path)["update"] == 13
+    assert caught.value.__notes__ == [f"{tmp_path / 'checkpoint.npz'} holds update 13"]
+    train(SMALL, tmp_path, resume=True)
+    assert_same_run(whole, tmp_path)
+
+
+def test_a_state_that_cannot_be_saved_does_not_hide_why_the_run_ended(tmp_path, monkeypatch):
+    def stop(line):
+        if line["step"] == 13:
+            monkeypatch.setattr(checkpoint.np, "savez", None)
+            raise Stop
+
+    with pytest.raises(Stop) as caught:
+        train(SMALL, tmp_path, on_update=stop)
+    assert "update 13 could not be saved" in caught.value.__notes__[0]
+    assert caught.value.__notes__[1].endswith("holds update 10")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGHUP", 129)])
+def test_signals_that_end_a_run_in_a_script(tmp_path, name, status):
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+
+    def send(line):
+        if line["step"] == 13:
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(SystemExit) as caught:
+        train(SMALL, tmp_path, on_update=send)
+    assert caught.value.code == status
+    assert arrays(tmp_path)["update"] == 13
+    assert signal.getsignal(number) == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+def test_a_signal_that_somebody_handles_is_left_to_them(tmp_path):
+    received = []
+    before = signal.signal(signal.SIGTERM, lambda *_: received.append(1))
+    try:
+        train(SMALL, tmp_path, on_update=lambda line: os.kill(os.getpid(), signal.SIGTERM))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert len(received) == 30
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+def test_a_second_control_c_does_not_interrupt_the_saving(tmp_path, monkeypatch):
+    save = training.save_checkpoint
+
+    def interrupted(*args):
+        for _ in range(5):
+            os.kill(os.getpid(), signal.SIGINT)
+        save(*args)
+
+    def stop(line):
+        if line["step"] == 13:
+            monkeypatch.setattr(training, "save_checkpoint", interrupted)
+            raise error
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        for error in (Stop, KeyboardInterrupt):
+            monkeypatch.setattr(training, "save_checkpoint", save)
+            with pytest.raises(error):
+                train(SMALL, tmp_path / error.__name__, on_update=stop)
+            assert arrays(tmp_path / error.__name__)["update"] == 13
+        assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_five_signals_in_a_row_end_the_command_cleanly(tmp_path, name, status):
+    pytest.importorskip("tyro", reason="the command line needs the extra 'train'")
+    out = tmp_path / "run"
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = run_command(out, "--updates", "10000000")
+    signal.signal(signal.SIGINT, before)
+    while not (out / "metrics.jsonl").exists():
+        time.sleep(0.01)
+        assert process.poll() is None
+    for _ in range(5):
+        process.send_signal(getattr(signal, name))
+        time.sleep(0.005)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == status, err
+    assert "Traceback" not in err
+    update = arrays(out)["update"]
+    assert f"holds update {update}" in err
+    assert "stopped; continue with: kru-ref train copying --out" in err
+    assert not (out / "run.lock").exists()
+    finish(run_command(out, "--resume", "--updates", str(update + 1)))
+
+
+def test_a_run_records_what_computes_it(tmp_path):
+    train(SMALL, tmp_path)
+    (part,) = json.loads((tmp_path / "config.json").read_text())["computed"]
+    assert part["update"] == 0
+    assert part["numpy"] == np.__version__
+    assert part["backend"] == backend.resolve("auto")
+    assert part["data"] is None
+    assert {"kru_ref", "python", "scipy", "machine", "instruction_set", "threads"} <= part.keys()
+    assert any("threads" in library for library in part["blas"])
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("threads", lambda patch: patch.setattr(backend, "n_threads", lambda: 77)),
+        ("instruction_set", lambda patch: patch.setattr(backend, "instruction_set", lambda: "x")),
+        ("backend", lambda patch: patch.setattr(backend, "kernels", None)),
+        ("numpy", lambda patch: patch.setattr(np, "__version__", "2.0")),
+        ("scipy", lambda patch: patch.setattr(training.scipy, "__version__", "1.0")),
+        ("python", lambda patch: patch.setattr(training.platform, "python_version", lambda: "3")),
+        ("machine", lambda patch: patch.setattr(training.platform, "machine", lambda: "pdp11")),
+        ("kru_ref", lambda patch: patch.setattr(training, "__version__", "0.1.7")),
+        ("blas", lambda patch: patch.setattr("threadpoolctl.threadpool_info", list)),
+    ],
+)
+def test_a_run_that_something_else_goes_on_with(tmp_path, monkeypatch, name, change):
+    """It goes on, with a sentence that names what differs; the record has both, and warns once."""
+    if backend.kernels is None and name in ("threads", "instruction_set", "backend"):
+        pytest.skip("the compiled kernels are not built")
+    stopped_run(tmp_path)
+    was = training.what_computes(SMALL)[name]
+    change(monkeypatch)
+    with pytest.warns(RunWarning, match=f"may end at other bits.*{name} was") as caught:
+        train(SMALL, tmp_path, resume=True)
+    assert len(caught) == 1
+    first, second = json.loads((tmp_path / "config.json").read_text())["computed"]
+    assert (first["update"], first[name]) == (0, was)
+    assert (second["update"], second[name]) == (20, training.what_computes(SMALL)[name])
+    train(SMALL, tmp_path, resume=True)
+
+
+def test_a_run_of_an_earlier_version_goes_on(tmp_path, whole):
+    """It recorded neither what computed it nor which lines of metrics there are."""
+    stopped_run(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    del content["computed"]
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with np.load(tmp_path / "checkpoint.npz") as archive:
+        old = {name: archive[name] for name in archive.files if name != "rows"}
+    np.savez(tmp_path / "checkpoint.npz", **old)
+    with pytest.warns(RunWarning) as caught:
+        train(SMALL, tmp_path, resume=True)
+    assert "may end at other bits than without a stop: kru_ref is " in str(caught[0].message)
+    assert "an earlier kru_ref wrote the checkpoint" in str(caught[1].message)
+    assert len(caught) == 2
+    assert_same_run(whole, tmp_path)
+    train(SMALL, tmp_path, resume=True)
+
+
+def test_data_of_ones_own_is_part_of_the_record(tmp_path):
+    for name in ("train", "valid", "test"):
+        (tmp_path / f"ptb.char.{name}.txt").write_text("a b c " * 100)
+    task = Characters(
+        length=5, batch_size=4, hidden_size=8, updates=3, data_dir=tmp_path, own_data=True
+    )
+    train(task, tmp_path / "run")
+    train(task, tmp_path / "run", resume=True)
+    (tmp_path / "ptb.char.valid.txt").write_text("a c b " * 100)
+    changed = dataclasses.replace(task)
+    with pytest.warns(RunWarning, match="data was"):
+        train(changed, tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        (errno.ENOSPC, "Free some space"),
+        (errno.EDQUOT, "Free some space, or ask"),
+        (errno.EROFS, "read-only: choose another folder"),
+        (errno.EACCES, "Make the folder writable"),
+        (errno.EPERM, "Make the folder writable"),
+        (errno.EIO, "The disk or the network fails"),
+        (errno.ENAMETOOLONG, "shorter name"),
+        (errno.EFBIG, "Allow larger files"),
+        (errno.ESTALE, "Choose a folder that can be written"),
+    ],
+)
+def test_a_failed_write_advises_what_helps(tmp_path, monkeypatch, code, advice):
+    def refuse(*args, **kwargs):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(checkpoint.np, "savez", refuse)
+    with pytest.raises(OSError, match=f"{os.strerror(code)}.*{advice}") as caught:
+        train(SMALL, tmp_path)
+    assert ("Free some space" in str(caught.value)) == (code in (errno.ENOSPC, errno.EDQUOT))

@@ -121,7 +121,7 @@ def test_spread_factors_of_a_cell(rng):
             r"a size must be at least 1, got 0",
         ),
         (lambda rng: kru.spread_unitary([2], 0), TypeError, "rng must be"),
-        (lambda rng: kru.Kronecker(init_scheme="x"), ValueError, "'haar' or 'spread', got 'x'"),
+        (lambda rng: kru.Kronecker(init_scheme="x"), ValueError, "haar, spread, got 'x'"),
         (
             lambda rng: kru.Kronecker([(2, 3), (3, 2)], init_scheme="spread").init(
                 6, rng, np.dtype("complex64")

@@ -23,10 +23,12 @@ def written(tmp_path_factory):
     return folder
 
 
-def results_of(folder, results, change=lambda case, name, a: a):
+def results_of(folder, results, change=lambda case, name, a: a, cases=None):
     """Copy outputs and gradients, changed, to a folder of results."""
     results.mkdir(exist_ok=True)
     for case in vectors.read_index(folder)["cases"]:
+        if cases is not None and case["name"] not in cases:
+            continue
         arrays = vectors.read_arrays(folder / case["file"])
         changed = {
             name: change(case, name, a)
@@ -96,7 +98,7 @@ def test_what_the_cases_cover(written):
     }  # fmt: skip
     kru = [(c["activation"], c["dtype"]) for c in cells if c["cell"] == "rnn"]
     assert len(set(kru)) == 6
-    assert {s["T"] for s in networks} >= {1, 2, 17}
+    assert {s["T"] for s in networks} >= {1, 3, 17}
     for fact in ("one_hot", "mask", "last_only", "penalty"):
         assert {bool(s[fact]) for s in networks} == {True, False}
     assert {s["loss"] for s in networks} == {"softmax", "squared", "bernoulli"}
@@ -111,11 +113,11 @@ def test_what_the_cases_cover(written):
 def test_verify_passes_what_is_right(written, tmp_path, capsys):
     results = results_of(written, tmp_path / "results")
     assert cli.main(["vectors", "verify", str(written), str(results)]) == 0
-    assert "91 of 91 cases passed, 0 not attempted" in capsys.readouterr().out
+    assert "85 of 85 cases passed, 0 not attempted" in capsys.readouterr().out
     for path in sorted(results.iterdir())[5:]:
         path.unlink()
     assert cli.main(["vectors", "verify", str(written), str(results)]) == 0
-    assert "5 of 5 cases passed, 86 not attempted" in capsys.readouterr().out
+    assert "5 of 5 cases passed, 80 not attempted" in capsys.readouterr().out
 
 
 def test_single_precision_results(written, tmp_path):
@@ -134,11 +136,11 @@ def test_single_precision_results(written, tmp_path):
 
 CHANGES = {
     "is missing": lambda a: None,
-    "must have shape (24, 2), got (2, 24)": lambda a: a.T,
+    "must have shape (24, 7), got (7, 24)": lambda a: a.T,
     "must be float64, got complex128": lambda a: a + 0j,
     "is not finite": lambda a: a * np.where(a == a.max(), np.nan, 1),
-    "relative error 1.0e-07, at [3, 1] expected": lambda a: (
-        a + 1e-7 * np.abs(a).max() * (np.arange(48).reshape(24, 2) == 7)
+    "relative error 1.0e-07, at [1, 0] expected": lambda a: (
+        a + 1e-7 * np.abs(a).max() * (np.arange(168).reshape(24, 7) == 7)
     ),
     "2 times it is right": lambda a: a / 2,
     "it has the wrong sign": lambda a: -a,
@@ -149,7 +151,7 @@ CHANGES = {
 @pytest.mark.parametrize("message", CHANGES)
 def test_verify_says_what_is_wrong(written, tmp_path, capsys, message):
     def change(case, name, a):
-        wrong = case["name"] == "kronecker-lstm-17" and name == "grads/cell.U"
+        wrong = case["name"] == "kronecker-lstm-17-3" and name == "grads/cell.U"
         return CHANGES[message](a) if wrong else a
 
     results = results_of(written, tmp_path / "results", change)
@@ -159,8 +161,8 @@ def test_verify_says_what_is_wrong(written, tmp_path, capsys, message):
     assert len(wrong) == 1
     assert wrong[0].startswith("  grads/cell.U")
     assert message in wrong[0]
-    assert "kronecker-lstm-17: wrong" in out
-    assert "90 of 91 cases passed" in out
+    assert "kronecker-lstm-17-3: wrong" in out
+    assert "84 of 85 cases passed" in out
 
 
 def test_verify_finds_what_wrong_cases_have_in_common(written, tmp_path):
@@ -191,7 +193,7 @@ def test_a_program_from_outside_passes(tmp_path):
     """Written from the page alone, without kru_ref: products and all KRU networks."""
     assert "kru_ref" not in OUTSIDE.read_text().split('"""')[2]
     lines = outside(tmp_path)
-    assert lines[-1] == "64 of 64 cases passed, 27 not attempted"
+    assert lines[-1] == "58 of 58 cases passed, 27 not attempted"
 
 
 NAMED = {
@@ -215,12 +217,12 @@ def test_planted_mistakes_are_named(tmp_path, mistake):
     lines = outside(tmp_path, "--mistake", mistake)
     for words in NAMED[mistake]:
         assert any(words in line for line in lines), words
-    assert not lines[-1].startswith("64 of 64")
+    assert not lines[-1].startswith("58 of 58")
 
 
 def test_a_wrong_forward_pass_is_the_cause_of_all_else(written, tmp_path):
     def late(case, name, a):
-        return a + 0.1 if case["name"] == "kru-tanh-real-17" else a
+        return a + 0.1 if case["name"] == "kru-tanh-real-17-3" else a
 
     results = results_of(written, tmp_path / "results", late)
     lines = [d for v in verify.verify(written, results) for d in v.differences]
@@ -261,21 +263,297 @@ def test_nothing_to_verify(written, tmp_path, capsys):
     assert "index.json does not exist: make it with" in capsys.readouterr().err
 
 
+NAME_ONLY = '{"format": 1, "kru_ref": "0", "cases": [{"name": "a"}]}'
+OUTSIDE_OF_IT = '{"format": 1, "kru_ref": "0", "cases": [{"name": "a", "file": "../a.npz"}]}'
 DAMAGE = {
+    "": "is damaged",
     "{": "is damaged",
     '{"format": 2, "cases": []}': "format must be 1, got 2; use the kru_ref that wrote it",
+    '{"format": true, "cases": []}': "format of the index must be a whole number",
     '{"format": 1, "cases": []}': "no cases",
-    '{"format": 1, "cases": [{"name": "a"}]}': "is damaged: 'file'",
-    '{"format": 1, "cases": [{"name": "a", "file": "../a", "settings": {}}]}': "outside the folder",
-    "[]": "is damaged",
+    '{"format": 1, "cases": {"a": 1}}': "cases of the index must be a list",
+    NAME_ONLY: "case 'a' has no 'file'",
+    OUTSIDE_OF_IT: "outside the folder",
+    "[]": "expected an object",
+    "[" * 100_000: "is damaged",
+    "1" * 5_000: "is damaged",
+    "\udcff": "is not UTF-8",
 }
 
 
-@pytest.mark.parametrize("text", DAMAGE)
+@pytest.mark.parametrize("text", DAMAGE, ids=[text[:60] for text in DAMAGE])
 def test_a_damaged_index(tmp_path, text):
-    (tmp_path / "index.json").write_text(text)
-    with pytest.raises(ValueError, match=r"index\.json.*" + DAMAGE[text]):
+    (tmp_path / "index.json").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(ValueError, match=r"index\.json.*" + DAMAGE[text]) as error:
         vectors.read_index(tmp_path)
+    assert len(str(error.value)) - len(str(tmp_path)) < 300
+
+
+def refusal(call, *arguments):
+    """Return what a function says when it refuses its arguments, or nothing."""
+    try:
+        call(*arguments)
+    except (ValueError, FileNotFoundError) as error:
+        return str(error)
+    return ""
+
+
+def places(node, path=()):
+    """Yield the way to everything in a JSON document."""
+    yield path
+    parts = (
+        node.items() if isinstance(node, dict) else enumerate(node) if type(node) is list else ()
+    )
+    for key, part in parts:
+        yield from places(part, (*path, key))
+
+
+OTHERS = [
+    None, True, -1, 0, 10**30, 1.5, float("nan"), float("inf"), "", "x" * 5_000, "../a.npz", "a\0",
+    [], [1], [None], [[1, -1]], {}, {"a": 1}, {"settings": None}, [[[[[[[[]]]]]]]],
+]  # fmt: skip
+
+
+FREE = (
+    "kru_ref", "name", "penalty", "T", "B", "output_size", "input_size", "hidden_size", "mask",
+    "one_hot", "last_only",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("other", OTHERS, ids=[repr(other)[:20] for other in OTHERS])
+def test_wrong_types_anywhere_in_an_index(written, tmp_path, other):
+    """What is put in place of any value is refused in a sentence, or makes no difference."""
+    index = vectors.read_index(written)
+    few = ("kru-all", "two-gated-layers", "restricted-rnn-float64", "product-7x7-float64-1")
+    index["cases"] = [case for case in index["cases"] if case["name"] in few]
+    results = results_of(written, tmp_path / "results", cases=few)
+    for case in index["cases"]:
+        (tmp_path / case["file"]).write_bytes((written / case["file"]).read_bytes())
+    path = tmp_path / "index.json"
+    for place in places(index):
+        whole = [json.loads(json.dumps(index))]
+        node = whole
+        for key in (0, *place)[:-1]:
+            node = node[key]
+        node[(0, *place)[-1]] = other
+        path.write_text(json.dumps(whole[0]))
+        text = refusal(lambda: verify.report(verify.verify(tmp_path, results)))
+        if text:
+            assert str(tmp_path) in text
+            assert len(text.replace(str(tmp_path), "")) < 300
+        else:
+            # what another case might well have
+            assert whole[0] == index or place[-1] in FREE, place
+
+
+@pytest.mark.parametrize("key", ["name", "file", "sha256", "settings", "arrays"])
+def test_what_an_index_may_not_leave_out(written, tmp_path, key):
+    index = vectors.read_index(written)
+    del index["cases"][1][key]
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=f"case .* has no '{key}'.*vectors write"):
+        vectors.read_index(tmp_path)
+    index = vectors.read_index(written)
+    index["cases"][1] = index["cases"][0]
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="two cases have the same name"):
+        vectors.read_index(tmp_path)
+
+
+STRIPPED = {
+    "everything": lambda name: name.startswith("params/"),
+    "outputs": lambda name: not name.startswith("outputs/"),
+    "gradients": lambda name: not name.startswith("grads/"),
+    "one gradient": lambda name: name != "grads/cell.U",
+    "one output": lambda name: name != "outputs/loss",
+    "states": lambda name: name != "outputs/cell.h",
+    "parameters": lambda name: not name.startswith("params/"),
+}
+
+
+@pytest.mark.parametrize("hashed", [False, True])
+@pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.parametrize("kept", STRIPPED)
+def test_a_comparison_that_compares_nothing_does_not_pass(written, tmp_path, kept, hashed, listed):
+    """Vectors without their solution, with an index that agrees or not, with hashes or not."""
+    index = vectors.read_index(written)
+    (case,) = (case for case in index["cases"] if case["name"] == "kru-all")
+    arrays = vectors.read_arrays(written / case["file"])
+    arrays = {name: a for name, a in arrays.items() if STRIPPED[kept](name)}
+    np.savez(tmp_path / case["file"], **arrays)
+    case["sha256"] = hashlib.sha256((tmp_path / case["file"]).read_bytes()).hexdigest()
+    if not hashed:
+        del case["sha256"]
+    if listed:
+        case["arrays"] = {name: case["arrays"][name] for name in arrays}
+    index["cases"] = [case]
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    results = results_of(written, tmp_path / "results", cases=["kru-all"])
+    with pytest.raises(ValueError, match=r"has no|do not agree"):
+        verify.verify(tmp_path, results)
+
+
+def test_compare_needs_something_to_compare():
+    one = {"outputs/y": np.ones(2), "grads/x": np.ones(2)}
+    assert verify.compare(one, one, 1e-9) == ([], 0.0)
+    for gone in one:
+        rest = {name: a for name, a in one.items() if name != gone}
+        with pytest.raises(ValueError, match="there is nothing to compare"):
+            verify.compare(rest, one, 1e-9)
+    for bad in (np.ones(0), np.array([1, np.nan]), np.array([np.inf, 1]), np.ones(2, int)):
+        with pytest.raises(ValueError, match=r"nothing to compare|must hold finite"):
+            verify.compare(one | {"grads/x": bad}, one, 1e-9)
+    for bad in (np.ones(0), np.array([1, np.nan]), np.array([np.inf, 1]), np.ones((2, 1))):
+        wrong, largest = verify.compare(one, one | {"grads/x": bad}, 1e-9)
+        assert (len(wrong), largest) == (1, np.inf)
+    for tolerance in (np.nan, np.inf, 1, 2.5, -1e-9):
+        with pytest.raises(ValueError, match=r"tolerance must lie in \[0, 1\)"):
+            verify.compare(one, one, tolerance)
+    for tolerance in (None, True, "1e-9"):
+        with pytest.raises(TypeError, match="tolerance must be a number"):
+            verify.compare(one, one, tolerance)
+    wrong, largest = verify.compare(one, one | {"grads/x": np.array([1.5e308, -1.5e308])}, 1e-9)
+    assert len(wrong) == 1
+
+
+@pytest.mark.parametrize("tolerance", ["nan", "inf", "1", "-1"])
+def test_a_tolerance_that_passes_anything(written, tmp_path, capsys, tolerance):
+    results = results_of(written, tmp_path / "results", lambda case, name, a: 0 * a)
+    command = ["vectors", "verify", str(written), str(results), "--tolerance", tolerance]
+    assert cli.main(command) == 1
+    assert "tolerance must lie in [0, 1)" in capsys.readouterr().err
+
+
+def test_the_vectors_themselves_are_no_results(written, tmp_path):
+    for name in (written, written / ".." / written.name):
+        with pytest.raises(ValueError, match="holds the vectors themselves"):
+            verify.verify(written, name)
+
+
+def test_a_folder_in_place_of_a_result(written, tmp_path):
+    results = results_of(written, tmp_path / "results")
+    (results / "kru-all.npz").unlink()
+    (results / "kru-all.npz").mkdir()
+    (results / "kru-weights.npz").unlink()
+    (results / "kru-weights.npz").symlink_to("nowhere")
+    wrong = [v for v in verify.verify(written, results) if v.differences]
+    assert [v.name for v in wrong] == ["kru-weights", "kru-all"]
+    assert all("is no file" in v.differences[0].what for v in wrong)
+
+
+def test_what_may_not_be_read_is_not_called_damaged(written, tmp_path, monkeypatch, capsys):
+    """Each file in turn, by what the system says where permission is missing."""
+    results = results_of(written, tmp_path / "results")
+
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    reading = Path.read_bytes
+    for name in ("index.json", "kru-all.npz"):
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                Path,
+                "read_bytes",
+                lambda path, name=name: (refused if path == written / name else reading)(path),
+            )
+            assert cli.main(["vectors", "verify", str(written), str(results)]) == 1
+        err = capsys.readouterr().err
+        assert f"{written / name} cannot be read: Permission denied; see to its perm" in err
+        assert "damaged" not in err
+        assert "Traceback" not in err
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            Path,
+            "read_bytes",
+            lambda path: (refused if path == results / "kru-all.npz" else reading)(path),
+        )
+        assert cli.main(["vectors", "verify", str(written), str(results)]) == 1
+    out = capsys.readouterr().out
+    assert "kru-all.npz cannot be read: Permission denied" in out
+    assert "84 of 85" in out
+    with monkeypatch.context() as patch:
+        patch.setattr("os.listdir", refused)
+        assert cli.main(["vectors", "verify", str(written), str(results)]) == 1
+    assert f"{results} cannot be read: Permission denied" in capsys.readouterr().err
+
+
+def npy(header, data=b"", version=1):
+    text = header.encode("latin-1").ljust(117) + b"\n"
+    return b"\x93NUMPY" + bytes([version, 0]) + len(text).to_bytes(2, "little") + text + data
+
+
+MEMBERS = {
+    "no NPY": b"hello",
+    "empty": b"",
+    "magic alone": b"\x93NUMPY",
+    "of version 9": npy("{}", version=9),
+    "no dict": npy("[]"),
+    "keys missing": npy("{'descr': '<f8'}"),
+    "syntax": npy("{'descr': '<f8', 'fortran_order': False, 'shape': (1,"),
+    "unended text": npy("{'descr': '<f8"),
+    "deep": npy("(" * 116),
+    "deeper": b"\x93NUMPY\x01\x00" + (9_000).to_bytes(2, "little") + b"[" * 8_999 + b"\n",
+    "long": b"\x93NUMPY\x01\x00" + (60_000).to_bytes(2, "little") + b" " * 60_000,
+    "not a type": npy("{'descr': '<q9', 'fortran_order': False, 'shape': (1,)}", bytes(8)),
+    "type None": npy("{'descr': None, 'fortran_order': False, 'shape': (1,)}", bytes(8)),
+    "objects": npy("{'descr': '|O', 'fortran_order': False, 'shape': (1,)}", bytes(8)),
+    "text": npy("{'descr': '<U2', 'fortran_order': False, 'shape': (1,)}", bytes(8)),
+    "records": npy("{'descr': [('a', '<f8')], 'fortran_order': False, 'shape': (1,)}", bytes(8)),
+    "too few": npy("{'descr': '<f8', 'fortran_order': False, 'shape': (2,)}", bytes(8)),
+    "too many": npy("{'descr': '<f8', 'fortran_order': False, 'shape': (1,)}", bytes(16)),
+    "huge": npy("{'descr': '<f8', 'fortran_order': False, 'shape': (9999999999999,)}", bytes(8)),
+    "negative": npy("{'descr': '<f8', 'fortran_order': False, 'shape': (-1, -1)}", bytes(8)),
+    "shape of text": npy("{'descr': '<f8', 'fortran_order': False, 'shape': ('a',)}", bytes(8)),
+    "axes": npy("{'descr': '<f8', 'fortran_order': False, 'shape': (1,) * 99}", bytes(8)),
+}
+
+
+def zipped(path, members, **options):
+    with zipfile.ZipFile(path, "w", **options) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+@pytest.mark.parametrize("member", MEMBERS)
+def test_a_member_that_is_no_array_of_numbers(written, tmp_path, member):
+    results = results_of(written, tmp_path / "results", cases=["kru-all"])
+    path = results / "kru-all.npz"
+    for name in ("outputs/loss.npy", "x" * 3_000 + ".npy"):
+        zipped(path, {name: MEMBERS[member]})
+        with pytest.raises(
+            ValueError, match=r"kru-all\.npz is no \.npz of plain arrays: "
+        ) as error:
+            vectors.read_arrays(path)
+        text = str(error.value)
+        assert "pickle" not in text
+        assert text.endswith("Write it again")
+        assert len(text.replace(str(path), "")) < 300
+        (wrong,) = (v for v in verify.verify(written, results) if v.attempted)
+        assert [d.what for d in wrong.differences] == [text]
+
+
+def test_other_archives_that_are_damaged(tmp_path):
+    path = tmp_path / "a.npz"
+    good = npy("{'descr': '<f8', 'fortran_order': False, 'shape': (1,)}", bytes(8))
+    zipped(path, {"a.npy": good})
+    assert vectors.read_arrays(path)["a"].tolist() == [0.0]
+    whole = path.read_bytes()
+    for i in range(len(whole)):  # each byte in turn: read, or refused in a sentence
+        path.write_bytes(whole[:i] + bytes([whole[i] ^ 0x3C]) + whole[i + 1 :])
+        text = refusal(vectors.read_arrays, path)
+        assert not text or "a.npz is no .npz of plain arrays: " in text
+        assert len(text.replace(str(path), "")) < 300
+        assert "pickle" not in text
+    zipped(path, {"a": good})
+    with pytest.raises(ValueError, match=r"it holds 'a', which is no \.npy"):
+        vectors.read_arrays(path)
+    zipped(path, {"a.npy": good, "b.npy": good})
+    path.write_bytes(path.read_bytes().replace(b"b.npy", b"a.npy"))
+    with pytest.raises(ValueError, match="it holds 'a' twice"):
+        vectors.read_arrays(path)
+    zipped(path, {f"{i}.npy": bytes(2**20) for i in range(17)}, compression=zipfile.ZIP_DEFLATED)
+    with pytest.raises(ValueError, match="its arrays together are larger than 16,777,216 bytes"):
+        vectors.read_arrays(path)
 
 
 def test_files_that_are_no_arrays(written, tmp_path):

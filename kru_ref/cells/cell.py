@@ -12,7 +12,16 @@ import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 
 from .. import compiled
-from ..arrays import Array, as_array, check_dtype, check_rng, checked_array, checked_size, converted
+from ..arrays import (
+    Array,
+    as_array,
+    check_dtype,
+    check_rng,
+    checked_array,
+    checked_flag,
+    checked_size,
+    converted,
+)
 from ..compiled import ReadoutGradient
 from ..matrices import Matrix, RestrictedUnitary, glorot_uniform
 
@@ -62,6 +71,7 @@ class Cell(ABC):
         for name in ("input_size", "hidden_size"):
             object.__setattr__(self, name, checked_size(name, getattr(self, name)))
         object.__setattr__(self, "dtype", check_dtype(self.dtype).name)
+        object.__setattr__(self, "learned_h0", checked_flag("learned_h0", self.learned_h0))
         if isinstance(self.matrix, type) or not hasattr(self.matrix, "is_compiled"):
             raise TypeError(
                 f"matrix must be a matrix such as Dense() or Kronecker(), got {self.matrix!r}"
@@ -493,6 +503,13 @@ def _pieces(T: int, B: int) -> Iterator[slice]:
     steps = max(1, COLUMNS // B)
     for first in range(0, T, steps):
         yield slice(first, min(T, first + steps))
+
+
+def read_only(a: Array) -> Array:
+    """Return a view that cannot be written to: backward reads the same memory."""
+    view = a.view()
+    view.setflags(write=False)
+    return view
 
 
 def over_batch(a: NDArray[Any]) -> NDArray[Any]:

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .. import compiled
 from ..activations import logistic, logistic_jvp
-from ..arrays import Array
+from ..arrays import Array, checked_flag
 from ..compiled import ReadoutGradient
 from ..matrices import Dense, Matrix
 from .cell import (
@@ -24,6 +24,7 @@ from .cell import (
     input_product_jvp,
     matrix_gradient,
     over_time,
+    read_only,
 )
 
 # Of the gradients dr, dz, a, dq those behind W_r, W_z and W_n.
@@ -125,6 +126,7 @@ class GRU(Cell):
         Returns
         -------
         h : ndarray, shape (T, N, B)
+            Read-only, for backward reads it too: change a copy.
         saved : GRUSaved
             For :meth:`backward`: five numbers for each one of h. Leave them and x as they are
             until then.
@@ -149,7 +151,7 @@ class GRU(Cell):
             compiled.gated_forward("gru", W, U, b, b_h, x, first_h, None, h, None, gates)
         else:
             self._forward(W, U, b, b_h, x, first_h, h, gates)
-        return h, GRUSaved(x, first_h, h, gates, is_learned)
+        return read_only(h), GRUSaved(x, first_h, h, gates, is_learned)
 
     def _forward(
         self,
@@ -222,6 +224,7 @@ class GRU(Cell):
         W_n^T dq, and dU, db and the matrices' own gradients are sums over time as in :class:`RNN`.
         """
         params = check_params(params, self.shapes(), self.dtypes())
+        checked_flag("input_gradient", input_gradient)
         self.check_saved(saved)
         x, h0, h, gates, h0_is_learned = saved
         dh = self._checked_gradient(dh, h)

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .. import compiled
 from ..activations import logistic, logistic_jvp
-from ..arrays import Array, checked_array
+from ..arrays import Array, checked_array, checked_flag
 from ..compiled import ReadoutGradient
 from ..matrices import Dense, Matrix
 from .cell import (
@@ -24,6 +24,7 @@ from .cell import (
     input_product_jvp,
     matrix_gradient,
     over_time,
+    read_only,
 )
 
 
@@ -125,6 +126,7 @@ class LSTM(Cell):
         Returns
         -------
         h : ndarray, shape (T, N, B)
+            Read-only, for backward reads it too: change a copy.
         saved : LSTMSaved
             For :meth:`backward`: six numbers for each one of h. Leave them and x as they are
             until then.
@@ -151,7 +153,7 @@ class LSTM(Cell):
         else:
             self._forward(W, U, b, x, first_h, first_c, h, c, gates)
         is_learned = self.learned_h0 and h0 is None
-        return h, LSTMSaved(x, first_h, first_c, h, c, gates, is_learned)
+        return read_only(h), LSTMSaved(x, first_h, first_c, h, c, gates, is_learned)
 
     def _forward(
         self,
@@ -226,6 +228,7 @@ class LSTM(Cell):
         the matrices' own gradients are sums over time as in :class:`RNN`.
         """
         params = check_params(params, self.shapes(), self.dtypes())
+        checked_flag("input_gradient", input_gradient)
         self.check_saved(saved)
         x, h0, c0, h, c, gates, h0_is_learned = saved
         dh = self._checked_gradient(dh, h)

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .. import compiled
 from ..activations import ACTIVATIONS
-from ..arrays import Array
+from ..arrays import Array, checked_choice, checked_flag
 from ..backend import Backend
 from ..compiled import ReadoutGradient
 from ..matrices import Dense, Kronecker, Matrix
@@ -23,6 +23,7 @@ from .cell import (
     input_product,
     input_product_jvp,
     matrix_gradient,
+    read_only,
 )
 
 
@@ -80,10 +81,7 @@ class RNN(Cell):
 
     def __post_init__(self) -> None:
         self._check()
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(
-                f"activation must be one of {', '.join(ACTIVATIONS)}, got {self.activation!r}"
-            )
+        checked_choice("activation", self.activation, ACTIVATIONS)
         if self.is_complex and not ACTIVATIONS[self.activation].on_complex:
             raise TypeError(
                 f"activation {self.activation!r} is defined on real numbers only, dtype is "
@@ -118,6 +116,7 @@ class RNN(Cell):
         Returns
         -------
         h : ndarray, shape (T, N, B)
+            Read-only, for backward reads it too: change a copy.
         saved : RNNSaved
             For :meth:`backward`. It holds h, and x and h0 where they need no conversion: leave
             them as they are until then.
@@ -141,7 +140,7 @@ class RNN(Cell):
             compiled.forward(W, U, b, self.activation, x, first_h, h)
         else:
             self._forward(W, U, b, x, first_h, h)
-        return h, RNNSaved(x, first_h, h, is_learned)
+        return read_only(h), RNNSaved(x, first_h, h, is_learned)
 
     def _forward(
         self, W: list[Array], U: Array, b: Array, x: NDArray[Any], h_t: Array, h: Array
@@ -200,6 +199,7 @@ class RNN(Cell):
         gradient at (h_{t-1}, dz_t). Nothing but h is needed of the forward pass.
         """
         params = check_params(params, self.shapes(), self.dtypes())
+        checked_flag("input_gradient", input_gradient)
         self.check_saved(saved)
         x, h0, h, h0_is_learned = saved
         dh = self._checked_gradient(dh, h)
