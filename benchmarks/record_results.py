@@ -187,7 +187,11 @@ def same_run(recipe, task):
         return False
     free = FREE | {"seed", "updates", "backend"}
     ours, theirs = (
-        dataclasses.asdict(t) | {"dtype": t.numbers, "penalty": t.strength} for t in (recipe, task)
+        dataclasses.asdict(t)
+        | {"dtype": t.numbers, "penalty": t.strength}
+        # given or not, these are the same
+        | {"activation": t.activation or "modrelu", "init": t.init or "haar"}
+        for t in (recipe, task)
     )
     return all(ours[name] == theirs[name] for name in ours if name not in free)
 

@@ -1,5 +1,7 @@
 """Reading .npz archives of plain arrays: nothing is unpickled, nothing believed unchecked."""
 
+from __future__ import annotations
+
 import io
 import math
 import os

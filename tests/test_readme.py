@@ -5,6 +5,8 @@ import importlib
 import inspect
 import pkgutil
 import re
+import shlex
+import tomllib
 import typing
 from pathlib import Path
 
@@ -117,3 +119,36 @@ def test_signatures_can_be_read():
     for name in kru_ref.__all__:
         assert len(str(inspect.signature(getattr(kru_ref, name)))) < 300, name
     assert len(str(inspect.signature(kru_ref.mean_squared_error))) < 150
+
+
+def test_the_second_command_compiles_nothing():
+    """What it installs is what the tests need beyond the first command, and nothing is built."""
+    first, second = re.findall("^pip install (.*?) && ", README.read_text(), re.MULTILINE)
+    assert first == '".[train]"'
+    project = tomllib.loads((README.parent / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    needed = [re.split("[>=]", line)[0] for name in ("speech", "test") for line in extras[name]]
+    assert second.split() == sorted(name for name in needed if "[" not in name)
+
+
+def test_the_commands_that_are_shown_are_right(tmp_path, monkeypatch):
+    """Each would run: its options are there, and can act."""
+    pytest.importorskip("tyro", reason="the command line needs the extra 'train'")
+    from kru_ref.cli import parse
+    from kru_ref.recipes import RECIPES
+
+    monkeypatch.chdir(tmp_path)
+    shown = set()
+    pages = [README, *README.parent.glob("*.md"), *README.parent.glob("notebooks/*")]
+    for page in (page for page in pages if page.suffix in (".md", ".ipynb")):
+        shown |= set(
+            re.findall(r"`kru-ref ((?:train|reproduce|data|gradcheck) [^`]*)`", page.read_text())
+        )
+        shown |= set(re.findall(r"(?:&& |^)kru-ref (train .*)$", page.read_text(), re.MULTILINE))
+    assert len(shown) > 60
+    for line in shown:
+        words = shlex.split(line.replace("--seed S", "--seed 3").replace("TASK", "copying"))
+        if words[0] == "train" and "--out" not in words:
+            words += ["--out", "x"]
+        command = parse(words)
+        assert words[0] != "reproduce" or command.list or command.name in RECIPES, line
