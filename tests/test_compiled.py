@@ -372,7 +372,7 @@ def test_updates_have_the_same_bits_for_any_number_of_threads():
     for threads in ("1", "2", "3"):
         named = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
         environment = os.environ | dict.fromkeys(named, threads)
-        run = [sys.executable, "-c", BITS]
+        run = [sys.executable, "-P", "-c", BITS]
         found.add(subprocess.run(run, env=environment, check=True, capture_output=True).stdout)
     assert len(found) == 1
     assert len(set(found.pop().split())) == 5
