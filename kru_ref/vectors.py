@@ -399,7 +399,10 @@ def _content(path: Path) -> bytes:
         raise FileNotFoundError(f"{path} does not exist: write it again") from None
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise type(error)(f"{path} cannot be read: {reason}; see to its permissions") from error
+        remedy = (
+            "see to its permissions" if isinstance(error, PermissionError) else "see to its disk"
+        )
+        raise type(error)(f"{path} cannot be read: {reason}; {remedy}") from error
 
 
 def _array(member: str, content: bytes) -> NDArray[Any]:
