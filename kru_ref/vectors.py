@@ -31,8 +31,9 @@ from .oracles import LOSSES
 
 FORMAT = 1
 INDEX, PAGE = "index.json", "README.md"
-FACTORS = ((1, 2), (2, 3), (3, 1))
-# No two of 2, T, B, M, D, N and of what a mean may be over are alike: the error tells the mean.
+FACTORS = ((2, 3), (3, 2))
+# No two of 2, T, B, M, D, N and their products are alike, nor the number of factors: the error
+# tells what a mean is over.
 D, N, M = 7, 6, 5
 SHORT = ((1, 3), (4, 1), (3, 4))
 LONG = ((1, 3), (4, 1), (17, 3))
@@ -56,7 +57,7 @@ def cases(backend: Backend = "numpy") -> Iterator[Case]:
     """Compute all cases of this version; those that are published with the NumPy backend."""
     for shapes in ([(2, 2)] * 3, [(2, 3), (5, 4), (1, 2)], [(3, 1), (1, 4)], [(7, 7)]):
         for dtype in ("float64", "complex128"):
-            for B in (1, 3):
+            for B in (1, 4):
                 yield _product(shapes, dtype, B, backend)
     for dtype, activation in [
         ("float64", "modrelu"),
@@ -69,10 +70,10 @@ def cases(backend: Backend = "numpy") -> Iterator[Case]:
         cell = RNN(D, N, Kronecker(FACTORS, backend), activation, dtype)
         what = f"kru-{activation}-{'complex' if cell.is_complex else 'real'}"
         for T, B in LONG if activation in ("modrelu", "tanh") else SHORT:
-            yield _network(f"{what}-{T}-{B}", [cell], T, B)
+            yield _network(f"{what}-{T}x{B}", [cell], T, B)
         if activation == "modrelu":  # no other one makes a difference to these
-            yield _network(f"{what}-1-1", [cell], 1, 1)
-            yield _network(f"{what}-3-4", [cell], 3, 4)
+            yield _network(f"{what}-1x1", [cell], 1, 1)
+            yield _network(f"{what}-3x4", [cell], 3, 4)
             yield _network(f"{what}-penalty", [cell], 4, 3, strength=STRENGTH)
             yield _network(f"{what}-one-hot", [cell], 4, 3, one_hot=True)
             yield _network(f"{what}-mask", [cell], 4, 3, masked=True)
@@ -86,6 +87,8 @@ def cases(backend: Backend = "numpy") -> Iterator[Case]:
     yield _network("kru-weights", [kru], 4, 3, weighted=True)
     tall = RNN(D, N, Kronecker(((1, 3), (6, 2)), backend), "modrelu", "complex128")
     yield _network("kru-tall-factors-penalty", [tall], 3, 4, strength=STRENGTH)
+    three = RNN(D, N, Kronecker(((1, 2), (2, 3), (3, 1)), backend), "modrelu", "complex128")
+    yield _network("kru-three-factors", [three], 4, 8)
     for dtype in ("float64", "complex128"):
         single = RNN(D, 4, Kronecker(((4, 4),), backend), "modrelu", dtype)
         yield _network(f"kru-one-factor-{dtype}", [single], 3, 8)
@@ -106,7 +109,7 @@ def cases(backend: Backend = "numpy") -> Iterator[Case]:
         ):
             what = f"{KINDS[type(matrix)]}-{name}"
             for T, B in lengths:
-                yield _network(f"{what}-{T}-{B}", [gated], T, B)
+                yield _network(f"{what}-{T}x{B}", [gated], T, B)
     yield _network(
         "kronecker-lstm-mask",
         [LSTM(D, N, Kronecker(FACTORS, backend), "float64")],
@@ -237,7 +240,8 @@ def _parameters(name: str, model: SequenceModel) -> dict[str, Array]:
         drawn = numbers(f"{name} {key}", shape, dtypes[key].name)
         is_matrix = ".W" in key and not key.endswith(("phases", "reflections"))
         # so that products keep about their length
-        params[key] = drawn * (1.25 / np.sqrt(shape[1])) if is_matrix else drawn
+        size = 1.0 if np.iscomplexobj(drawn) else 1.25
+        params[key] = drawn * (size / np.sqrt(shape[1])) if is_matrix else drawn
     for prefix, cell in zip(model.prefixes, model.cells, strict=True):
         if isinstance(cell.matrix, FullUnitary):
             params[f"{prefix}.W"] = _householder(
@@ -377,7 +381,10 @@ def _content(path: Path) -> bytes:
         raise FileNotFoundError(f"{path} does not exist: write it again") from None
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise type(error)(f"{path} cannot be read: {reason}; see to its permissions") from error
+        remedy = (
+            "see to its permissions" if isinstance(error, PermissionError) else "see to its disk"
+        )
+        raise type(error)(f"{path} cannot be read: {reason}; {remedy}") from error
 
 
 Condition = tuple[str, Callable[[Any], bool]]

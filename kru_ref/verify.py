@@ -246,16 +246,17 @@ def _multiple(
         return ""
     if np.abs(ratio * b - a).max() > max(10 * tolerance, 1e-6) * np.abs(a).max():
         return ""
-    found = [
-        name
-        for size_name, size in sizes.items()
-        for name, value in ((size_name, size), (f"1/({size_name})", 1 / size))
-        if math.isclose(1 / ratio, value, rel_tol=1e-6) and abs(value - 1) > 1e-3
-    ]
+    found = []
+    for name, size in sizes.items():
+        under = f"1/({name})" if " " in name else f"1/{name}"
+        for times, value in ((name, size), (under, 1 / size)):
+            if math.isclose(1 / ratio, value, rel_tol=1e-6) and abs(value - 1) > 1e-3:
+                found.append(times)
     plain = math.isclose(abs(math.log2(abs(ratio))), 1, rel_tol=1e-6)  # any square's 2
     if len(found) == 1 and not plain:
         return f"{found[0]} times what it should be: a sum for a mean, or the reverse?"
-    return f"{ratio:.6g} times it is right"
+    # of a single number everything is a multiple
+    return f"{ratio:.6g} times it is right" if a.size > 1 or plain else ""
 
 
 def _wrong_product(arrays: Arrays, y: NDArray[Any], tolerance: float) -> str:
@@ -301,7 +302,7 @@ def pattern(verdicts: list[Verdict]) -> list[str]:
     """
     tried = [verdict for verdict in verdicts if verdict.attempted]
     wrong = {verdict.name for verdict in tried if verdict.differences}
-    suspects = {kind for verdict in tried for kind in _wrong_kinds(verdict)}
+    suspects = {_kind(d.array) for verdict in tried for d in _first(verdict)}
     touched = [v for v in tried if v.name in wrong or suspects & _kinds(v.settings)]
     facts = {verdict.name: set(_facts(verdict.settings)) for verdict in tried}
     for together in (1, 2):
@@ -316,8 +317,8 @@ def pattern(verdicts: list[Verdict]) -> list[str]:
                 if {name for name in names if facts[name].issuperset(chosen)} == wrong
             ]
             # all other things that only products, or only networks, have follow
-            kind = [chosen for chosen in found if chosen[0].startswith("kind")]
-            found = kind if kind and together == 1 else found
+            kind = [c for c in found if any(fact.startswith("kind") for fact in c)]
+            found = kind or found
             if len(found) == 1:
                 return list(found[0])
             if found:
@@ -325,28 +326,30 @@ def pattern(verdicts: list[Verdict]) -> list[str]:
     return []
 
 
-def _wrong_kinds(verdict: Verdict) -> set[str]:
-    """Return the arrays that are wrong by themselves: gradients follow from states."""
-    found = [_kind(d.array) for d in verdict.differences]
-    outputs = [kind for kind in found if kind.startswith("outputs") and kind != "outputs/loss"]
-    return set(outputs[:1] or found)
+def _first(verdict: Verdict) -> tuple[Difference, ...]:
+    """Return what is wrong by itself: of a wrong output all else but the loss is a consequence."""
+    for difference in verdict.differences:
+        if difference.array.startswith("outputs/") and difference.array != "outputs/loss":
+            return (difference,)
+    return verdict.differences
 
 
 def _kind(array: str) -> str:
-    """Return an array's name without its layer and the number of its factor."""
-    return re.sub(r"cell\.(\d+\.)?|\.\d+$", "", array)
+    """Return an array's name without its layer, and with # for the number of its factor."""
+    return re.sub(r"\.\d+$", ".#", re.sub(r"cell\.(\d+\.)?", "", array))
 
 
 def _kinds(settings: Mapping[str, Any]) -> set[str]:
     """Return the kinds of arrays that are to be computed for a case."""
     if settings["kind"] == "product":
-        return {"outputs/y", "grads/x", "grads/W"}
+        return {"outputs/y", "grads/x", "grads/W.#"}
     kinds = {"outputs/h", "outputs/logits", "outputs/loss", "grads/readout.V", "grads/readout.c"}
     gates = {"rnn": ("",), "lstm": (".i", ".f", ".g", ".o"), "gru": (".r", ".z", ".n")}
     for cell in settings["cells"]:
         kinds |= {f"grads/{name}" for name in ("U", "b", "h0")}
         kinds |= {"lstm": {"grads/c0"}, "gru": {"grads/b_h"}}.get(cell["cell"], set())
-        ends = (".phases", ".reflections") if cell["matrix"] == "restricted" else ("",)
+        endings = {"restricted": (".phases", ".reflections"), "kronecker": (".#",)}
+        ends = endings.get(cell["matrix"], ("",))
         kinds |= {f"grads/W{gate}{end}" for gate in gates[cell["cell"]] for end in ends}
     return kinds
 
@@ -385,11 +388,10 @@ def report(verdicts: list[Verdict]) -> str:
     common = pattern(verdicts)
     if common:
         lines.append(f"wrong where, and only where, {' and '.join(common)}")
-    causes = Counter(d.what.partition("; ")[2] for d in wrong if "; " in d.what)
-    if causes and len(wrong) > 1:
-        cause, times = causes.most_common(1)[0]
-        if 2 * times > causes.total():  # else what is wrong has no single look
-            lines.append(f"most often, {times} times: {cause}")
+    causes = Counter(d.what.partition("; ")[2] for v in tried for d in _first(v))
+    cause, times = causes.most_common(1)[0] if causes else ("", 0)
+    if cause and len(wrong) > 1 and 2 * times > causes.total():  # else they look different
+        lines.append(f"most often, {times} times: {cause}")
     small = all(v.largest_error < SINGLE_PRECISION for v in tried)
     if wrong and small and all(d.what.startswith("relative error") for d in wrong):
         lines.append(

@@ -1,6 +1,7 @@
 """Conformance vectors: published is what is computed; verify passes right, and names wrong."""
 
 import hashlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -113,11 +114,11 @@ def test_what_the_cases_cover(written):
 def test_verify_passes_what_is_right(written, tmp_path, capsys):
     results = results_of(written, tmp_path / "results")
     assert cli.main(["vectors", "verify", str(written), str(results)]) == 0
-    assert "85 of 85 cases passed, 0 not attempted" in capsys.readouterr().out
+    assert "86 of 86 cases passed, 0 not attempted" in capsys.readouterr().out
     for path in sorted(results.iterdir())[5:]:
         path.unlink()
     assert cli.main(["vectors", "verify", str(written), str(results)]) == 0
-    assert "5 of 5 cases passed, 80 not attempted" in capsys.readouterr().out
+    assert "5 of 5 cases passed, 81 not attempted" in capsys.readouterr().out
 
 
 def test_single_precision_results(written, tmp_path):
@@ -151,7 +152,7 @@ CHANGES = {
 @pytest.mark.parametrize("message", CHANGES)
 def test_verify_says_what_is_wrong(written, tmp_path, capsys, message):
     def change(case, name, a):
-        wrong = case["name"] == "kronecker-lstm-17-3" and name == "grads/cell.U"
+        wrong = case["name"] == "kronecker-lstm-17x3" and name == "grads/cell.U"
         return CHANGES[message](a) if wrong else a
 
     results = results_of(written, tmp_path / "results", change)
@@ -161,8 +162,8 @@ def test_verify_says_what_is_wrong(written, tmp_path, capsys, message):
     assert len(wrong) == 1
     assert wrong[0].startswith("  grads/cell.U")
     assert message in wrong[0]
-    assert "kronecker-lstm-17-3: wrong" in out
-    assert "84 of 85 cases passed" in out
+    assert "kronecker-lstm-17x3: wrong" in out
+    assert "85 of 86 cases passed" in out
 
 
 def test_verify_finds_what_wrong_cases_have_in_common(written, tmp_path):
@@ -193,7 +194,7 @@ def test_a_program_from_outside_passes(tmp_path):
     """Written from the page alone, without kru_ref: products and all KRU networks."""
     assert "kru_ref" not in OUTSIDE.read_text().split('"""')[2]
     lines = outside(tmp_path)
-    assert lines[-1] == "58 of 58 cases passed, 27 not attempted"
+    assert lines[-1] == "59 of 59 cases passed, 27 not attempted"
 
 
 NAMED = {
@@ -217,12 +218,187 @@ def test_planted_mistakes_are_named(tmp_path, mistake):
     lines = outside(tmp_path, "--mistake", mistake)
     for words in NAMED[mistake]:
         assert any(words in line for line in lines), words
-    assert not lines[-1].startswith("58 of 58")
+    assert not lines[-1].startswith("59 of 59")
+
+
+def faulty():
+    spec = importlib.util.spec_from_file_location("faulty_kru", OUTSIDE.with_name("faulty_kru.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def mean(over):
+    return f"{over} times what it should be: a sum for a mean, or the reverse?"
+
+
+ZERO = "it is 0: never computed, or overwritten?"
+FORWARD = "the forward pass is wrong from time step 0 on"
+THRESHOLD = f"{FORWARD}, there only where 0 is expected: is a threshold, max(…, 0), missing?"
+CONJUGATE = "its conjugate is right: ∂L/∂Re + i ∂L/∂Im is the convention"
+# Of each mistake, where it is said to be and what it looks like most often; both are true of it.
+SAID = {
+    "1 - z forgotten in dn": ("cell = gru", ""),
+    "2 for 4 in the penalty": ("penalty > 0", ""),
+    "average over masked steps too": ("mask = True", mean("the mask's mean")),
+    "b_h's gradient without r": ("cell = gru", ""),
+    "c for tanh c in do": ("cell = lstm", ""),
+    "c0 ignored": ("cell = lstm", FORWARD),
+    "c_0 forgotten in df": ("cell = lstm", ""),
+    "c_t for c_{t-1}": ("cell = lstm", ""),
+    "conj forgotten in dW_f": ("dtype = complex128", ""),
+    "conj forgotten in dx": ("", ""),
+    "conj forgotten in modrelu": ("activation = modrelu and dtype = complex128", ""),
+    "conj forgotten in the adjoint": ("dtype = complex128", ""),
+    "conj forgotten in the other factors": ("dtype = complex128 and factors > 1", ""),
+    "conj in the penalty's gradient": ("dtype = complex128 and penalty > 0", ""),
+    "dU of the last step": ("T > 1", ""),
+    "dU over T": ("T > 1", mean("1/T")),
+    "dV over B": ("B > 1", mean("1/B")),
+    "dW over B": ("B > 1 and kind = network", mean("1/B")),
+    "dW over T": ("T > 1", mean("1/T")),
+    "db of the first sequence": ("B > 1", ""),
+    "db of the imaginary part": ("", ZERO),
+    "db over B": ("B > 1", mean("1/B")),
+    "db over T B": ("", mean("1/(T B)")),
+    "dc not multiplied by f": ("cell = lstm", ""),
+    "dc of the last step": ("T > 1 and last_only = False", ""),
+    "dc of this step only": ("T > 1 and cell = lstm", ""),
+    "dh0 never computed": ("kind = network", ZERO),
+    "dh0 of the first sequence": ("B > 1", ""),
+    "dh0 over B": ("B > 1", mean("1/B")),
+    "factors conjugated": ("dtype = complex128", FORWARD),
+    "factors in reversed order": ("", FORWARD),
+    "factors' gradients conjugated": ("dtype = complex128", CONJUGATE),
+    "factors' gradients over the number of factors": ("factors > 1", "2 times it is right"),
+    "first step lost in dW": ("kind = network", ""),
+    "first step read for the last": ("last_only = True", ""),
+    "gates o and g change places": ("cell = lstm", FORWARD),
+    "gradients conjugated, but of factors": ("dtype = complex128", CONJUGATE),
+    "gradients over T": ("T > 1", mean("1/T")),
+    "h0 ignored": ("kind = network", FORWARD),
+    "h_t for h_{t-1} in dW": ("kind = network", ""),
+    "half the squares": ("loss = squared", "2 times it is right"),
+    "imaginary parts before real ones": ("dtype = complex128", ""),
+    "imaginary parts missing": (
+        "dtype = complex128 and kind = network", "its imaginary part is missing"
+    ),
+    "labels averaged": ("loss = bernoulli", mean("1/M")),
+    "last step lost in dW": ("", ""),
+    "leaky relu": ("activation = relu", THRESHOLD),
+    "mask ignored": ("mask = True", ""),
+    "mask ignored in the gradient": ("mask = True", ""),
+    "modrelu's phase held fixed": ("activation = modrelu and dtype = complex128", ""),
+    "modrelu's threshold passes gradients": ("", ""),
+    "no tanh of c": ("cell = lstm", FORWARD),
+    "no threshold in modrelu": ("", THRESHOLD),
+    "nothing passed to the layer below": ("layers = 2", ZERO),
+    "one-hot dU overwritten, not added": ("one_hot = True", ""),
+    "only the first sequence in dW": ("B > 1 and kind = network", ""),
+    "only this step's loss": ("T > 1", ""),
+    "other factors left out": ("factors > 1", ""),
+    "penalty in the average": ("penalty > 0", ""),
+    "penalty missing in the loss": ("penalty > 0", ""),
+    "penalty not squared": ("penalty > 0", ""),
+    "penalty of W W^H": ("", ""),
+    "penalty's gradient missing": ("penalty > 0", ""),
+    "r forgotten behind W_n": ("cell = gru", ""),
+    "readout's gradient conjugated": ("dtype = complex128 and kind = network", ""),
+    "relu' = 1": ("activation = relu", ""),
+    "reset before the product": ("cell = gru", FORWARD),
+    "sigmoid' = s in di": ("cell = lstm", ""),
+    "sign of dz": ("cell = gru", ""),
+    "square factors not transposed in the adjoint": ("", ""),
+    "square factors' gradients transposed": ("", "its transpose is right"),
+    "square's 2 forgotten": ("loss = squared", "2 times it is right"),
+    "squares summed over outputs": ("loss = squared", mean("M")),
+    "summed over the batch": ("B > 1 and mask = False", mean("B")),
+    "summed over time": ("", mean("T")),
+    "summed over time and batch": ("", mean("T B")),
+    "tanh' = 1 - h": ("activation = tanh", ""),
+    "tanh' of z for h": ("activation = tanh", ""),
+    "tanh'(c) forgotten": ("cell = lstm", ""),
+    "tanh'(g) = 1 - g": ("cell = lstm", ""),
+    "target left out of softmax's gradient": ("loss = softmax", ""),
+    "targets one step late": ("T > 1 and last_only = False", ""),
+    "weights taken for yes and no": ("", ""),
+    "z and 1 - z change places": ("cell = gru", FORWARD),
+    "z h_{t-1} forgotten": ("cell = gru", ""),
+}  # fmt: skip
+
+
+def said_of(implementation, solved):
+    """Return the verdicts on what an implementation computes."""
+    verdicts = []
+    for case in solved:
+        got = implementation.compute(case.settings, case.arrays)
+        wrong, largest = verify.compare(case.arrays, got or {}, 1e-9, case.settings)
+        found = (tuple(wrong), largest) if got else ((), 0.0)
+        verdicts.append(verify.Verdict(case.name, case.settings, got is not None, *found))
+    return verdicts
+
+
+@pytest.fixture(scope="module")
+def solved():
+    return list(vectors.cases())
+
+
+def test_an_implementation_with_gradients_of_its_own_passes(solved):
+    module = faulty()
+    verdicts = said_of(module.Faulty(), solved)
+    assert verify.report(verdicts).endswith("80 of 80 cases passed, 6 not attempted")
+    assert set(SAID) == module.MISTAKES
+
+
+@pytest.mark.parametrize("mistake", SAID)
+def test_each_of_many_mistakes_is_caught_and_none_misnamed(solved, mistake):
+    """What is printed is the right thing or nothing; no mean is named after another size."""
+    module = faulty()
+    module.MISTAKES.add(mistake)
+    verdicts = said_of(module.Faulty(mistake), solved)
+    report = verify.report(verdicts).splitlines()
+    assert any(verdict.differences for verdict in verdicts)
+    where = [line for line in report if line.startswith("wrong where, and only where, ")]
+    looks = [line for line in report if line.startswith("most often, ")]
+    said = SAID[mistake]
+    assert where == [f"wrong where, and only where, {said[0]}"] * bool(said[0])
+    assert [line.partition(" times: ")[2] for line in looks] == [said[1]] * bool(said[1])
+    over = {
+        line.partition("; ")[2].partition(" times what")[0] for line in report if "a mean" in line
+    }
+    if not said[1].endswith("the reverse?"):
+        assert not over - {""}
+    assert "points about where" not in "".join(report)
+
+
+def test_sizes_can_be_told_apart(solved):
+    """In each case 2, T, B, M, D, N, their products and the number of factors all differ."""
+    batches = set()
+    for case in solved:
+        s = case.settings
+        if s["kind"] == "product":
+            assert s["B"] in (1, 4)
+            assert s["B"] == 1 or s["B"] != len(s["factors"])
+            continue
+        batches.add((s["T"] > 1, s["B"] > 1))
+        sizes = verify._sizes(s, {})
+        values = [2, *sizes.values()]
+        assert len(set(values)) == len(values), (case.name, sizes)
+        assert abs(case.arrays["outputs/logits"]).max() < 30  # exp of it is no problem
+    assert len(batches) == 4
+    for cell in ("rnn", "lstm", "gru"):
+        networks = [c.settings for c in solved if c.settings["kind"] == "network"]
+        those = [s for s in networks if s["cells"][0]["cell"] == cell]
+        assert {(s["T"] > 1, s["B"] > 1) for s in those} >= {
+            (True, False),
+            (False, True),
+            (True, True),
+        }
 
 
 def test_a_wrong_forward_pass_is_the_cause_of_all_else(written, tmp_path):
     def late(case, name, a):
-        return a + 0.1 if case["name"] == "kru-tanh-real-17-3" else a
+        return a + 0.1 if case["name"] == "kru-tanh-real-17x3" else a
 
     results = results_of(written, tmp_path / "results", late)
     lines = [d for v in verify.verify(written, results) for d in v.differences]
@@ -470,7 +646,7 @@ def test_what_may_not_be_read_is_not_called_damaged(written, tmp_path, monkeypat
         assert cli.main(["vectors", "verify", str(written), str(results)]) == 1
     out = capsys.readouterr().out
     assert "kru-all.npz cannot be read: Permission denied" in out
-    assert "84 of 85" in out
+    assert "85 of 86" in out
     with monkeypatch.context() as patch:
         patch.setattr("os.listdir", refused)
         assert cli.main(["vectors", "verify", str(written), str(results)]) == 1
