@@ -57,7 +57,8 @@ class Size(NamedTuple):
     x is "real", "complex" or "labels", B columns of it; of the states' own gradient the last K
     steps are given, all of them where K is 0. ``matrix`` is a tuple of factors' shapes, or "dense"
     or "restricted". With a ``drive`` above 0, U x has that size in every step, so that all states
-    saturate.
+    saturate. Where it is ``steady``, the loss pulls at each output alike in every step, and sums
+    over time grow.
     """
 
     kind: str
@@ -70,6 +71,7 @@ class Size(NamedTuple):
     x: str = "real"
     K: int = 0
     drive: float = 0.0
+    steady: bool = False
     tolerances: Tolerances = Tolerances()
 
 
@@ -141,6 +143,11 @@ def batch_of(size, seed):
         params["cell.U"][:] = size.drive / size.D * rows[:, None]
         x[:] = 1
     dlogits, dh = drawn(T, size.M, B), drawn(size.K or T, N, B, is_complex=is_complex)
+    if size.steady:
+        for name, p in params.items():
+            params[name] = p * p.dtype.type(0.5) if ".W" in name else p
+            params[name] = -np.abs(p) if name == "cell.b" else params[name]
+        dlogits[:], dh[:] = np.float32(0.1), dh[:1, :, :1]
     return Batch(params, x, dlogits, dh, drawn(N, B))
 
 
@@ -596,6 +603,18 @@ def test_states_near_their_limits(size):
     batch = batch_of(size, 0)
     h = oracle(size, batch)[0]["h"]
     assert (np.abs(h[2:]) > 0.95).mean() > 0.9
+    check(size)
+
+
+LONG_SUMS = Tolerances(2e-12, 5e-6)
+
+
+@table(
+    sizes(("tanh", "complex", "lstm", "gru"), "x", ["real", "labels"], N=4, matrix=((2, 2),) * 2,
+          D=20, T=2000, B=50, steady=True, tolerances=LONG_SUMS),
+)  # fmt: skip
+def test_sums_over_many_steps(size):
+    """A hundred thousand of them keep the digits of single precision."""
     check(size)
 
 
