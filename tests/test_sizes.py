@@ -32,10 +32,12 @@ import numpy as np
 import pytest
 
 import kru_ref as kru
-from kru_ref import backend, plans
+from kru_ref import backend, compiled, plans
+from kru_ref.activations import ACTIVATIONS
 from kru_ref.cells import cell as cells_cell
+from kru_ref.cells import lstm as cells_lstm
 from kru_ref.compiled import ReadoutGradient
-from kru_ref.matrices import RestrictedUnitary
+from kru_ref.matrices import Dense, RestrictedUnitary
 
 LEVELS = (
     backend.INSTRUCTION_SETS[: 1 + int(backend.kernels.supported_level())]
@@ -778,3 +780,154 @@ def test_penalties(rng, N, is_complex):
             wanted[:, q] += 4 * W[:, r] * np.conj(e)
     assert value == pytest.approx(total, rel=1e-12)
     np.testing.assert_allclose(dW, wanted, rtol=0, atol=1e-12 * np.abs(wanted).max())
+
+
+# Mistakes that act beyond some size only, each planted where such a size is at home
+
+
+def changed(owner, name, change):
+    """Return a plant: what a function returns is changed, by its arguments too."""
+
+    def plant(patch):
+        original = getattr(owner, name)
+        patch.setattr(owner, name, lambda *args, **options: change(original, *args, **options))
+
+    return plant
+
+
+def without_columns(first):
+    """Plant sums over the columns before the first of a block only; dU, db and dW of compiled."""
+
+    def change(original, factors, U, b, activation, x, h0, h, dh, input_gradient):
+        right = original(factors, U, b, activation, x, h0, h, dh, input_gradient)
+        if isinstance(dh, ReadoutGradient) or h.shape[-1] <= first:
+            return right
+        some = [np.ascontiguousarray(a[..., :first]) for a in (x, h0, h, dh)]
+        part = original(factors, U, b, activation, *some, False)
+        return *part[:3], *right[3:]
+
+    return changed(compiled, "backward", change)
+
+
+def of_array(i, spoil):
+    """Plant a change of the i-th array that a compiled backward returns."""
+
+    def change(original, *args):
+        found = list(original(*args))
+        found[i] = spoil(np.array(found[i]))
+        return tuple(found)
+
+    return change
+
+
+def zeros_from(first, axis=0):
+    def spoil(a):
+        a[(slice(None),) * axis + (slice(first, None),)] = 0
+        return a
+
+    return spoil
+
+
+def conjugate_from(first):
+    def spoil(a):
+        a[:, first:] = a[:, first:].conj()
+        return a
+
+    return spoil
+
+
+def late_steps_are_lost(original, a):
+    return original(a[:25])
+
+
+def early_steps_are_lost(original, T, B):
+    return (piece for k, piece in enumerate(original(T, B)) if k == 0)
+
+
+def saturated(dh, h, b):
+    dz = np.where(np.abs(h) > 0.999, 0, (1 - h * h) * dh)
+    return dz, dz.sum(axis=1)
+
+
+def single(original, a):
+    return np.cumsum(np.moveaxis(a, 1, 0).reshape(a.shape[1], -1), axis=1)[:, -1]
+
+
+def few_outputs(original, h, dy):
+    return zeros_from(40)(original(h, dy))
+
+
+def lost_number(original, self, W, h):
+    return h if len(W[1][0]) == 1 else original(self, W, h)
+
+
+def at_most_500(original, self, g, steps, *slots):
+    return original(self, g, min(steps, 500), *slots)
+
+
+def tanh_planted(patch):
+    patch.setitem(ACTIVATIONS, "tanh", ACTIVATIONS["tanh"]._replace(backward=saturated))
+
+
+BEYOND = {
+    "the third block's columns": (without_columns(64), Size("complex", 6, FACTORS[6], B=97)),
+    "the last column of a block": (without_columns(32), Size("tanh", 6, FACTORS[6], B=33)),
+    "a gated cell's third block": (
+        changed(compiled, "gated_backward", of_array(5, zeros_from(64, axis=1))),
+        Size("lstm", 6, FACTORS[6], B=97),
+    ),
+    "labels from 32 on": (
+        changed(compiled, "backward", of_array(1, zeros_from(32, axis=1))),
+        Size("modrelu", 5, FACTORS[5], D=40, x="labels", T=9),
+    ),
+    "the conjugate of labels from 17 on": (
+        changed(compiled, "backward", of_array(1, conjugate_from(17))),
+        Size("complex", 5, FACTORS[5], D=40, x="labels", T=9),
+    ),
+    "labels from 32 on, in NumPy": (
+        changed(cells_lstm, "input_gradients", of_array(0, zeros_from(32, axis=1))),
+        Size("lstm", 5, "dense", D=40, x="labels", T=9),
+    ),
+    "steps after the 25th": (
+        changed(cells_lstm, "over_time", late_steps_are_lost),
+        Size("lstm", 6, "dense", T=26),
+    ),
+    "all but the first columns of a product": (
+        changed(cells_cell, "_pieces", early_steps_are_lost),
+        Size("tanh", 6, "dense", T=65, B=65),
+    ),
+    "states near 1": (tanh_planted, Size("tanh", 6, "dense", T=3, drive=5.0)),
+    "outputs from the 40th on": (
+        changed(compiled, "readout_backward", few_outputs),
+        Size("complex", 6, FACTORS[6], M=41),
+    ),
+    "rows from the 32nd on": (
+        changed(Dense, "adjoint", lambda original, self, W, dy: zeros_from(32)(W[0].T.conj() @ dy)),
+        Size("tanh", 33, "dense"),
+    ),
+    "a state of one complex number": (
+        changed(RestrictedUnitary, "matvec", lost_number),
+        Size("complex", 1, "restricted"),
+    ),
+    "a sum in single precision": (
+        changed(cells_lstm, "over_time", single),
+        Size("lstm", 4, ((2, 2),) * 2, T=2000, B=50, steady=True, tolerances=LONG_SUMS),
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", BEYOND)
+def test_a_mistake_beyond_small_sizes_is_noticed(monkeypatch, mistake):
+    plant, size = BEYOND[mistake]
+    if size.matrix != "dense" and size.matrix != "restricted" and not LEVELS:
+        pytest.skip("it is one of the compiled kernels, which were not built")
+    if size.T < 1000:
+        assert wrong(size) == {}
+    plant(monkeypatch)
+    assert wrong(size) != {}
+
+
+def test_adam_that_stops_counting_is_noticed(monkeypatch, rng):
+    changed(kru.Adam, "step", at_most_500)(monkeypatch)
+    with pytest.raises(AssertionError):
+        test_many_updates(rng, "adam", "float64")
