@@ -33,9 +33,11 @@ import pytest
 
 import kru_ref as kru
 from kru_ref import backend, compiled, plans
+from kru_ref import model as model_module
 from kru_ref.activations import ACTIVATIONS
 from kru_ref.cells import cell as cells_cell
 from kru_ref.cells import lstm as cells_lstm
+from kru_ref.cells import rnn as cells_rnn
 from kru_ref.compiled import ReadoutGradient
 from kru_ref.matrices import Dense, RestrictedUnitary
 
@@ -853,6 +855,30 @@ def single(original, a):
     return np.cumsum(np.moveaxis(a, 1, 0).reshape(a.shape[1], -1), axis=1)[:, -1]
 
 
+def first_blocks_are_read_out(original, h, dy):
+    return original(*(np.ascontiguousarray(a[..., :64]) for a in (h, dy)))
+
+
+def last_thousand_are_lost(original, a):
+    return original(a[:-1000] if len(a) > 1000 else a)
+
+
+def first_of_many_is_lost(original, U, x, dz, input_gradient):
+    late = np.arange(len(dz)) >= (len(dz) > 64)
+    return original(U, x, dz * late[:, None, None].astype(dz.real.dtype), input_gradient)
+
+
+def late_inputs_are_conjugated(original, U, x, dz, input_gradient):
+    x = x.copy()
+    x[30:] = x[30:].conj()
+    return original(U, x, dz, input_gradient)
+
+
+def odd_sizes_are_lost(original, self, W, h, dy):
+    phases, reflections = original(self, W, h, dy)
+    return [phases, reflections * (1 - len(reflections[0]) % 2)]
+
+
 def few_outputs(original, h, dy):
     return zeros_from(40)(original(h, dy))
 
@@ -872,6 +898,34 @@ def tanh_planted(patch):
 BEYOND = {
     "the third block's columns": (without_columns(64), Size("complex", 6, FACTORS[6], B=97)),
     "the last column of a block": (without_columns(32), Size("tanh", 6, FACTORS[6], B=33)),
+    "the readout's third block": (
+        changed(compiled, "readout_backward", first_blocks_are_read_out),
+        Size("complex", 6, FACTORS[6], B=97),
+    ),
+    "the first state's third block": (
+        changed(compiled, "backward", of_array(4, zeros_from(64, axis=1))),
+        Size("complex", 6, FACTORS[6], B=97),
+    ),
+    "the last thousand steps of c": (
+        changed(model_module, "over_time", last_thousand_are_lost),
+        Size("tanh", 2, "dense", T=1100),
+    ),
+    "the first step of U": (
+        changed(cells_rnn, "input_gradients", first_of_many_is_lost),
+        Size("tanh", 6, "dense", T=65),
+    ),
+    "complex inputs after thirty steps": (
+        changed(cells_rnn, "input_gradients", late_inputs_are_conjugated),
+        Size("complex", 6, FACTORS[6], T=33, x="complex"),
+    ),
+    "rows beyond a multiple of four": (
+        changed(compiled, "backward", of_array(1, zeros_from(68))),
+        Size("modrelu", 70, FACTORS[70]),
+    ),
+    "a state of an odd size": (
+        changed(RestrictedUnitary, "gradient", odd_sizes_are_lost),
+        Size("complex", 5, "restricted"),
+    ),
     "a gated cell's third block": (
         changed(compiled, "gated_backward", of_array(5, zeros_from(64, axis=1))),
         Size("lstm", 6, FACTORS[6], B=97),
