@@ -19,11 +19,9 @@ def main() -> int:
     """Run the command line, or say what it needs."""
     restore = interrupts.catch()
     codecs.register_error("kru_ref.plain", _plain)
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None:  # closed by whoever started this
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
-        elif hasattr(stream, "reconfigure"):
+    interrupts.open_closed_streams()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="kru_ref.plain")
     try:
         from . import cli

@@ -1,8 +1,8 @@
-"""What Ctrl-C, SIGTERM and SIGHUP do to a command and to a run.
+"""What Ctrl-C, SIGTERM, SIGHUP and closed streams do to a command and to a run.
 
 Importing this module in a process that was started as ``kru-ref`` or ``python -m kru_ref`` lets
-Ctrl-C end it at once and without a traceback, until ``catch`` says otherwise: the package imports
-it first.
+Ctrl-C end it at once and without a traceback, until ``catch`` says otherwise, and opens streams
+that are closed: the package imports it first.
 """
 
 import os
@@ -46,6 +46,16 @@ def catch() -> Callable[[], None]:
     return lambda: _restore(before)
 
 
+def open_closed_streams() -> None:
+    """Let what is written to a stream that was closed from the start go nowhere.
+
+    Python has None in its place, which some libraries write to: NumPy 2.0 even when imported.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+
+
 @contextmanager
 def ignored() -> Iterator[None]:
     """Ignore these signals while something is done that must be done whole."""
@@ -86,4 +96,5 @@ def _is_command() -> bool:
 
 
 if _is_command():
+    open_closed_streams()
     _replace(_end_at_once, lambda handler: handler is signal.default_int_handler)
