@@ -18,6 +18,7 @@ factors of 16, 32                     ``plans.LARGEST_FACTOR``, ``LARGEST_IN_REC
 N, M, D modulo 2, 4, 8                tiles of a product: rows, and rows left over
 right B = 128, 256, 512               ``PIECE`` of a backward sweep
 left = 4, 8                           rows of a product with a single column
+left = 1024                           ``FEW_ROWS`` of them, before a sum becomes double
 panels = 8                            ``compiled.CHUNKS``
 rows B = 2^18 bytes                   ``plans.PANEL``
 ====================================  ====================================================
@@ -689,6 +690,10 @@ def product_oracle(factors, x, dy):
         # rows of a single column, eight or four at a time
         *((((L, L), (16, 16)), (1, 2)) for L in (3, 4, 5, 7, 8, 9, 15, 16, 17)),
         *((((L, L), (5, 3), (3, 5)), (1,)) for L in (3, 4, 5, 7, 8, 9)),
+        *(
+            (((L, L), (K, K), (R, R), (16, 16)), (1,))
+            for L, K, R in ((13, 13, 6), (16, 8, 8), (16, 13, 5))
+        ),
         # panels: the cache, and eight chunks
         (((16, 16), (16, 16)), (255, 257, 513, 840, 976)),
         (((16, 17), (17, 16)), (20,)),
@@ -949,6 +954,11 @@ def reversed_for_odd_sizes(original, self, W, dy):
     return y[::-1] if len(y) % 2 else y
 
 
+def lost_reflections_of_odd_sizes(original, self, W, h, dy):
+    phases, reflections = original(self, W, h, dy)
+    return [phases, reflections * (1 - len(reflections[0]) % 2)]
+
+
 def at_most_500(original, self, g, steps, *slots):
     return original(self, g, min(steps, 500), *slots)
 
@@ -1099,6 +1109,10 @@ BEYOND = {
     "its angles": (
         changed(RestrictedUnitary, "gradient", spoilt(0, zeros(1, 0))),
         Size("complex", 1, "restricted"),
+    ),
+    "the reflections of an odd number": (
+        changed(RestrictedUnitary, "gradient", lost_reflections_of_odd_sizes),
+        Size("complex", 5, "restricted"),
     ),
     "an odd number of complex numbers": (
         changed(RestrictedUnitary, "adjoint", reversed_for_odd_sizes),
