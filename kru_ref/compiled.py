@@ -26,6 +26,7 @@ from .plans import (
     plan_of,
     product_of,
 )
+from .sweeps import sweep_gradient
 
 KINDS = ("modrelu", "tanh", "relu", "identity")
 GATED = ("lstm", "gru")
@@ -140,7 +141,7 @@ def _blas_matvec(phase: Phase, W: Array, x: Array) -> Array:
 def _blas_backward(phase: Phase, W: Array, x: Array, dy: Array) -> tuple[list[Array], Array]:
     x = x.reshape(phase.left, W.shape[1], phase.B)
     dy = dy.reshape(phase.left, W.shape[0], phase.B)
-    dW = np.tensordot(dy, x.conj(), axes=((0, 2), (0, 2)))
+    dW = sweep_gradient(dy, x)
     if phase.B == 1:
         return [dW], dy[..., 0] @ W.conj()
     return [dW], np.matmul(W.conj().T, dy)

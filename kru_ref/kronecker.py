@@ -31,7 +31,7 @@ from . import backend as _backend
 from . import compiled
 from .arrays import DTYPES, Array, as_array, checked_size
 from .backend import Backend
-from .sweeps import sweeps
+from .sweeps import sweep_gradient, sweeps
 
 
 @np.errstate(under="ignore")
@@ -200,7 +200,7 @@ def numpy_backward(factors: Sequence[Array], x: Array, dy: Array) -> tuple[list[
     dfactors: list[Array] = [np.empty(0)] * len(factors)
     for (f, left, right), x in zip(reversed(plan), reversed(before), strict=True):
         dy = dy.reshape(left, factors[f].shape[0], right)
-        dfactors[f] = np.tensordot(dy, x.conj(), axes=((0, 2), (0, 2)))  # (P, Q)
+        dfactors[f] = sweep_gradient(dy, x)
         dy = np.matmul(factors[f].conj().T, dy)  # (left, Q, right)
     return dfactors, dy.reshape(shape)
 

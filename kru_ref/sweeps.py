@@ -4,6 +4,13 @@ import functools
 import math
 from typing import NamedTuple
 
+import numpy as np
+
+from .arrays import Array
+
+# Columns whose products are added up in working precision before they go into a double.
+COLUMNS = 4096
+
 
 class Sweep(NamedTuple):
     """One factor applied to its axis: (left, Q, right) becomes (left, P, right)."""
@@ -30,3 +37,17 @@ def sweeps(shapes: tuple[tuple[int, int], ...], B: int) -> tuple[Sweep, ...]:
         plan.append(Sweep(f, math.prod(axes[:f]), math.prod(axes[f + 1 :]) * B))
         axes[f] = shapes[f][0]
     return tuple(plan)
+
+
+def sweep_gradient(dy: Array, x: Array) -> Array:
+    """Return dW (P, Q) of a sweep y = W x, for dy (left, P, right) and x (left, Q, right).
+
+    dW[p, q] = Σ_{l, r} dy[l, p, r] conj(x[l, q, r]), the sums of many columns in double precision.
+    """
+    P, Q = dy.shape[1], x.shape[1]
+    columns, before = np.moveaxis(dy, 1, 0).reshape(P, -1), np.moveaxis(x, 1, 0).reshape(Q, -1)
+    dW = np.zeros((P, Q), np.result_type(dy, np.float64))
+    for first in range(0, columns.shape[1], COLUMNS):
+        piece = slice(first, first + COLUMNS)
+        dW += columns[:, piece] @ before[:, piece].conj().T
+    return dW.astype(dy.dtype)

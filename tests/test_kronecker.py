@@ -392,3 +392,15 @@ def test_factor_sizes_refuses(N, n_factors):
         kru.factor_sizes(N, n_factors)
     with pytest.raises(ValueError, match=r"between 1 and 1 for N = 1 .*, got 2"):
         kru.factor_sizes(1, 2)
+
+
+def test_sums_over_a_large_batch_keep_their_digits(rng, backend):
+    for factors in ([(2, 2), (2, 2)], [(4, 4)], [(40, 40)]):
+        rows = math.prod(P for P, _ in factors)
+        Ws = [rng.standard_normal(shape).astype("float32") for shape in factors]
+        x, dy = rng.uniform(0.5, 1.5, (2, rows, 4_000_000 // rows)).astype("float32")
+        found, _ = kru.kron_matvec_backward(Ws, x, dy, backend)
+        wide = [a.astype(float) for a in (*Ws, x, dy)]
+        exact, _ = kru.kron_matvec_backward(wide[:-2], *wide[-2:], "numpy")
+        for got, want in zip(found, exact, strict=True):
+            assert np.abs(got - want).max() <= 5e-7 * np.abs(want).max()

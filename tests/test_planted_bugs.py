@@ -53,11 +53,10 @@ MODELS = {
 # ruff: noqa: E501
 # module, function, what stands there, what is planted, the model that must notice
 PLANTS = [
-    ("kronecker", "numpy_backward", "x.conj(), axes", "x, axes", "complex"),
+    ("kronecker", "numpy_backward", "sweep_gradient(dy, x)", "sweep_gradient(dy, x.conj())", "complex"),
     ("kronecker", "numpy_backward", "factors[f].conj().T, dy", "factors[f].T, dy", "complex"),
     ("kronecker", "numpy_backward", "factors[f].conj().T, dy", "factors[f].conj(), dy", "square"),
-    ("kronecker", "numpy_backward", "np.tensordot(dy, x.conj(), axes=((0, 2), (0, 2)))",
-     "np.tensordot(dy, x.conj(), axes=((0, 2), (0, 2))).T", "square"),
+    ("kronecker", "numpy_backward", "sweep_gradient(dy, x)", "sweep_gradient(dy, x).T", "square"),
     ("kronecker", "numpy_backward", "        x = np.matmul(factors[f], x)", "        pass", "square"),
     ("activations", "modrelu_backward", "(u.conj() * dh).real", "(u * dh).real", "complex"),
     ("activations", "modrelu_backward", "along.sum(axis=1)", "along[:, 0]", "complex"),

@@ -24,13 +24,11 @@ from ..arrays import (
 )
 from ..compiled import ReadoutGradient
 from ..matrices import Matrix, RestrictedUnitary, glorot_uniform
+from ..sweeps import COLUMNS
 
 Params = dict[str, Array]
 # What passes from one chunk of a sequence to the next: h, or h and c.
 State = Array | tuple[Array, ...]
-
-# Columns of one product in matrix_gradient: more would take more memory and no less time.
-COLUMNS = 4096
 
 
 class Saved(Protocol):
