@@ -126,6 +126,8 @@ def train(
         What computes is not what computed the run so far, so it may end at other bits; lines of
         metrics are missing; or there is no checkpoint yet.
     """
+    if not str(out):
+        raise ValueError("out must name the folder of the run, got an empty name")
     restore = interrupts.catch()
     try:
         return _train(task, Path(out), resume, on_update)

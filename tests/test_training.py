@@ -1181,3 +1181,10 @@ def test_a_failed_write_advises_what_helps(tmp_path, monkeypatch, code, advice):
     with pytest.raises(OSError, match=f"{os.strerror(code)}.*{advice}") as caught:
         train(SMALL, tmp_path)
     assert ("Free some space" in str(caught.value)) == (code in (errno.ENOSPC, errno.EDQUOT))
+
+
+def test_an_empty_name_is_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="out must name the folder of the run"):
+        train(SMALL, "")
+    assert not list(tmp_path.iterdir())
