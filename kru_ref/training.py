@@ -7,7 +7,6 @@ function of the settings and of the number of the update, so a resumed run repea
 what it would have done.
 """
 
-import copy
 import dataclasses
 import errno
 import hashlib
@@ -251,8 +250,7 @@ def _update(
     params, optimizer = task.optimizer_at(state.update).update(state.params, grads, state.optimizer)
     if not all(np.isfinite(p).all() for p in params.values()):
         raise Diverged(f"update {state.update + 1} makes parameters that are not finite. {REMEDY}")
-    # copies: what was saved is written over by the next update
-    carried = copy.deepcopy(saved.last) if task.carries else None
+    carried = saved.last if task.carries else None
     after = RunState(state.update + 1, state.seconds, params, optimizer, carried, state.rows)
     metrics = task.metrics(loss, logits, batch)
     return after, {"step": after.update, "loss": loss, "gradient_norm": norm, **metrics}, saved
@@ -278,7 +276,7 @@ def evaluate(task: Task, model: SequenceModel, params: Params, split: Split) -> 
     for batch in task.held_out(split):
         before = carried if batch.continues else None
         logits, saved = model.forward(params, batch.x, before, reuse=saved)
-        carried = copy.deepcopy(saved.last) if task.carries else None
+        carried = saved.last if task.carries else None
         loss, _ = task.loss(logits, batch.targets, batch.mask, last_only=task.last_only)
         for name, value in {"loss": loss, **task.metrics(loss, logits, batch)}.items():
             totals[f"{split}_{name}"] = totals.get(f"{split}_{name}", 0.0) + batch.n_steps * value
