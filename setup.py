@@ -32,10 +32,15 @@ class BuildKernels(build_ext):
 
 
 kernels = Extension(
-    "kru_ref._kernels",
-    ["kru_ref/_kernels.pyx"],
-    depends=["kru_ref/_gates.pxi", "kru_ref/kernels.h", "kru_ref/precisions.h", "kru_ref/simd.h"],
-    include_dirs=["kru_ref", np.get_include()],
+    "kru_ref.engine._kernels",
+    ["kru_ref/engine/_kernels.pyx"],
+    depends=[
+        "kru_ref/engine/_gates.pxi",
+        "kru_ref/engine/kernels.h",
+        "kru_ref/engine/precisions.h",
+        "kru_ref/engine/simd.h",
+    ],
+    include_dirs=["kru_ref/engine", np.get_include()],
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")]
     + [("KRU_REF_PLAIN_C", "1")] * CHECKED,
     # Without a C compiler the package still installs and computes with NumPy.

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 
-from kru_ref.recipes import RECIPES
-from kru_ref.training import CONFIG, FREE, METRICS, read_config
+from kru_ref.training.loop import CONFIG, FREE, METRICS, read_config
+from kru_ref.training.recipes import RECIPES
 
 HERE = Path(__file__).parent
 RUNS = HERE / "results" / "runs"

@@ -3,11 +3,13 @@
 __version__ = "0.2.0"
 
 # first: it lets Ctrl-C end the command without a traceback while all else is imported
-from . import interrupts as interrupts
-from .adjoints import Jacobian, check_adjoint
-from .backend import show_config
+from .training import interrupts as interrupts  # isort: skip
 from .cells import GRU, KRU, LSTM, RNN
-from .gradients import assert_gradient, check_gradient
+from .checks.adjoints import Jacobian, check_adjoint
+from .checks.gradients import assert_gradient, check_gradient
+from .checks.rtrl import RealTimeLearning, rtrl
+from .engine.backend import show_config
+from .exchange.pytorch import from_pytorch, to_pytorch
 from .kronecker import (
     KroneckerProduct,
     factor_sizes,
@@ -19,8 +21,6 @@ from .losses import bernoulli_cross_entropy, mean_squared_error, softmax_cross_e
 from .matrices import Dense, FullUnitary, Kronecker, RestrictedUnitary
 from .model import SequenceModel
 from .optimizers import SGD, Adam, RMSprop, clip_by_global_norm
-from .pytorch import from_pytorch, to_pytorch
-from .rtrl import RealTimeLearning, rtrl
 from .unitary import random_unitary, soft_unitary, spread_unitary, unitarity_defect
 
 __all__ = [

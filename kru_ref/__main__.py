@@ -4,7 +4,7 @@ import codecs
 import os
 import sys
 
-from . import interrupts
+from .training import interrupts
 
 # What signs become where an encoding, such as cp1252 of Windows' pipes, lacks them.
 PLAIN = {
@@ -24,7 +24,7 @@ def main() -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="kru_ref.plain")
     try:
-        from . import cli
+        from .training import cli
 
         status = cli.main()
     except ImportError as error:

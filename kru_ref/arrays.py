@@ -8,7 +8,7 @@ import numbers
 import operator
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -23,6 +23,24 @@ LARGEST_SIZE = 2**40
 MOST_PROBES = 2**20
 
 DTYPES = ("float32", "float64", "complex64", "complex128")
+
+
+class ReadoutGradient(NamedTuple):
+    """Gradient of h behind a readout, dh_t = C^T dy_t, which never stands in memory whole.
+
+    Attributes
+    ----------
+    C : ndarray, shape (M, N)
+    dy : ndarray, shape (K, M, B)
+        Real; of the last K steps.
+    """
+
+    C: Array
+    dy: NDArray[np.floating]
+
+    def whole(self) -> Array:
+        """Return dh of the last K steps, (K, N, B)."""
+        return self.C.T @ self.dy
 
 
 def as_array(name: str, value: ArrayLike) -> Array:

@@ -27,10 +27,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse.linalg import LinearOperator
 
-from . import backend as _backend
-from . import compiled
 from .arrays import DTYPES, Array, as_array, checked_size
-from .backend import Backend
+from .engine import backend as _backend
+from .engine import products
+from .engine.backend import Backend
 from .sweeps import sweep_gradient, sweeps
 
 
@@ -214,7 +214,7 @@ class Engine(NamedTuple):
 
 ENGINES = {
     "numpy": Engine(numpy_matvec, numpy_backward),
-    "cython": Engine(compiled.matvec, compiled.matvec_backward),
+    "cython": Engine(products.matvec, products.matvec_backward),
 }
 
 
@@ -398,7 +398,7 @@ def as_factors(factors: Sequence[ArrayLike]) -> list[Array]:
 
 def _prepared(factors: Sequence[ArrayLike], x: ArrayLike) -> tuple[Sequence[Array], Array]:
     """Return contiguous arrays of one dtype that fit together."""
-    shapes = compiled.shapes_of(factors, x)
+    shapes = products.shapes_of(factors, x)
     if shapes is not None:
         matrices, columns = cast(Sequence[Array], factors), cast(Array, x)
         _check_rows("x", columns, shapes)

@@ -26,10 +26,10 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from . import backend as _backend
-from . import plans
 from .arrays import Array, checked_choice, checked_size, divided
-from .backend import Backend
+from .engine import backend as _backend
+from .engine import plans
+from .engine.backend import Backend
 from .kronecker import factor_sizes, kron_matvec, kron_matvec_backward, kron_matvec_jvp
 from .unitary import random_unitary, soft_unitary, spread_unitary, unitarity_defect
 

@@ -21,11 +21,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import compiled
-from .arrays import Array, as_array, check_rng, checked_array, checked_flag, checked_size
+from .arrays import (
+    Array,
+    ReadoutGradient,
+    as_array,
+    check_rng,
+    checked_array,
+    checked_flag,
+    checked_size,
+)
 from .cells import Cell, Params, Saved, State, check_params
 from .cells.cell import input_gradients, over_time
-from .compiled import ReadoutGradient
+from .engine import recurrence
 from .matrices import glorot_uniform
 
 
@@ -240,7 +247,7 @@ class SequenceModel:
                 x = features(h)
         C = self._readout(params)
         if self._readout_is_compiled:
-            logits = compiled.readout(C, params["readout.c"], h)
+            logits = recurrence.readout(C, params["readout.c"], h)
         else:
             logits = (C.conj() @ h).real + params["readout.c"][:, None]
         return logits, ModelSaved(tuple(all_saved), tuple(all_kept))
@@ -291,7 +298,7 @@ class SequenceModel:
         if kept is not None:
             h = h * kept
         if self._readout_is_compiled:
-            dV = compiled.readout_backward(h, dlogits)
+            dV = recurrence.readout_backward(h, dlogits)
         else:
             states = features(h)  # (T, N or 2N, B)
             dV, _ = input_gradients(params["readout.V"], states, dlogits, input_gradient=False)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from kru_ref import backend as kru_backend
+from kru_ref.engine import backend as kru_backend
 
 # How long an example takes tells of the machine and what else runs there, never of the code.
 settings.register_profile(

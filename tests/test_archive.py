@@ -9,8 +9,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from kru_ref import archive
-from kru_ref.archive import ArchiveError, read_npz
+from kru_ref import files as archive
+from kru_ref.files import ArchiveError, read_npz
 
 ARRAYS = {
     "a": np.arange(6.0).reshape(2, 3),

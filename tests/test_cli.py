@@ -17,9 +17,9 @@ import kru_ref
 
 pytest.importorskip("tyro", reason="the command line needs the extra 'train'")
 
-from kru_ref.cli import main, parse
-from kru_ref.recipes import RECIPES
-from kru_ref.tasks import TASKS
+from kru_ref.training.cli import main, parse
+from kru_ref.training.recipes import RECIPES
+from kru_ref.training.tasks import TASKS
 
 SMALL = "--hidden-size 8 --batch-size 4 --updates 20 --evaluate-every 10 --checkpoint-every 10"
 
@@ -304,7 +304,7 @@ def test_a_display_that_fails_ends_no_run(tmp_path, monkeypatch, capsys, stderr)
     monkeypatch.setattr(sys, "stderr", stderr)
     line = f"train copying --delay 3 {SMALL} --out {tmp_path}/run"
     assert run(line) == 0
-    monkeypatch.setattr("kru_ref.training.evaluate", interrupt)
+    monkeypatch.setattr("kru_ref.training.loop.evaluate", interrupt)
     assert run(f"{line} --resume") == 130
     rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     steps = [json.loads(row)["step"] for row in rows]
@@ -349,7 +349,7 @@ def test_a_warning_is_a_sentence(tmp_path, capsys):
 
 
 def test_what_ends_a_run_says_which_update_is_saved(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("kru_ref.training.evaluate", interrupt)
+    monkeypatch.setattr("kru_ref.training.loop.evaluate", interrupt)
     line = f"train copying --delay 3 {SMALL} --out {tmp_path}/run --quiet"
     assert run(line) == 130
     err = capsys.readouterr().err
@@ -373,7 +373,14 @@ def test_control_c_while_python_imports(tmp_path, entry):
     (tmp_path / "sitecustomize.py").write_text(hook)
     command = ["-m", "kru_ref"] if entry == "module" else [str(script)]
     path = os.pathsep.join([str(tmp_path), str(Path(kru_ref.__file__).parents[1])])
-    for at in ("kru_ref.adjoints", "numpy", "scipy.linalg", "kru_ref.cli", "tyro", "kru_ref.tasks"):
+    for at in (
+        "kru_ref.checks.adjoints",
+        "numpy",
+        "scipy.linalg",
+        "kru_ref.training.cli",
+        "tyro",
+        "kru_ref.training.tasks",
+    ):
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
         ended = subprocess.run(
             [sys.executable, *command, "config"],

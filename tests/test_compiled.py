@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import kru_ref as kru
-from kru_ref import backend, compiled, plans
+from kru_ref.engine import backend, plans
+from kru_ref.engine import recurrence as compiled
 
 if backend.kernels is None:
     pytest.skip(f"{backend.reason}", allow_module_level=True)

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from kru_ref import datasets
-from kru_ref.cli import main
-from kru_ref.tasks.pixels import load_digits
+from kru_ref.training.cli import main
+from kru_ref.training.data import datasets
+from kru_ref.training.tasks.pixels import load_digits
 
 pytest.importorskip("pooch", reason="downloads need the extra 'train'")
 
@@ -379,7 +379,7 @@ def test_what_a_killed_download_left_is_deleted(server, dribbling, cache):
     (cache / "mnist").mkdir(parents=True)
     (cache / "mnist" / "tmp of mine").touch()
     program = (
-        "import pathlib, sys; from kru_ref import datasets\n"
+        "import pathlib, sys; from kru_ref.training.data import datasets\n"
         "cache, url = pathlib.Path(sys.argv[1]), sys.argv[2]\n"
         "datasets.cache_directory = lambda: cache\n"
         "datasets.fetch('mnist', url)"

@@ -8,7 +8,7 @@ import pytest
 import kru_ref as kru
 from kru_ref import losses
 from kru_ref.activations import ACTIVATIONS, logistic, logistic_jvp
-from kru_ref.adjoints import packed, unpacked
+from kru_ref.checks.adjoints import packed, unpacked
 from kru_ref.matrices import reflect, reflect_backward, reflect_jvp, turn, turn_backward, turn_jvp
 from kru_ref.unitary import soft_unitary_jvp
 

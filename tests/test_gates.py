@@ -181,7 +181,9 @@ def test_threads_do_not_change_a_bit(rng, monkeypatch, instruction_set):
         x, dh = rng.standard_normal((5, D, 100)), rng.standard_normal((5, 64, 100))
         results = []
         for threads in (1, 2, 3):
-            monkeypatch.setattr("kru_ref.compiled.n_threads", lambda threads=threads: threads)
+            monkeypatch.setattr(
+                "kru_ref.engine.recurrence.n_threads", lambda threads=threads: threads
+            )
             h, saved = cell.forward(params, x)
             grads, dx, dstate = cell.backward(params, saved, dh)
             results.append([h, dx, *grads.values(), *dstate])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import kru_ref as kru
 from kru_ref.sweeps import sweeps
-from kru_ref.tasks import Copying
+from kru_ref.training.tasks import Copying
 
 SHAPES = [
     [(2, 3), (5, 4), (1, 2)],
@@ -176,7 +176,9 @@ def count_calls(monkeypatch, kernels):
 
 
 def test_the_backend_asked_for_is_the_one_that_computes(draw, rng, monkeypatch):
-    kernels = pytest.importorskip("kru_ref._kernels", reason="the compiled kernels are not built")
+    kernels = pytest.importorskip(
+        "kru_ref.engine._kernels", reason="the compiled kernels are not built"
+    )
     calls = count_calls(monkeypatch, kernels)
     factors, x = [draw((2, 2)), draw((3, 3))], draw((6, 2))
     for backend, expected in (("numpy", 0), ("cython", 1), ("auto", 2)):
@@ -208,7 +210,7 @@ def test_long_sums_keep_single_precision(rng, backend, dtype):
 
 @pytest.mark.parametrize("shapes", [[(2, 3), (5, 4), (1, 2)], [(6, 1), (1, 6), (2, 2)]])
 def test_backends_agree(draw, shapes):
-    pytest.importorskip("kru_ref._kernels", reason="the compiled kernels are not built")
+    pytest.importorskip("kru_ref.engine._kernels", reason="no compiled kernels")
     factors = [draw(shape) for shape in shapes]
     x = draw((math.prod(Q for _, Q in shapes), 5))
     dy = draw((math.prod(P for P, _ in shapes), 5))

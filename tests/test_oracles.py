@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import kru_ref as kru
-from kru_ref import cli, gradcheck, oracles
-from kru_ref.gradcheck import BATCHES, Row, Subject, draw, relative_error
+from kru_ref.checks import gradcheck, oracles
+from kru_ref.checks.gradcheck import BATCHES, Row, Subject, draw, relative_error
+from kru_ref.training import cli
 
 ORACLES = {"torch": oracles.pytorch, "jax": oracles.jax}
 SUBJECTS = {f"{s.name}, {s.backend}": s for s in gradcheck.subjects()}
@@ -176,6 +177,6 @@ def test_there_is_a_subject_for_every_cell_and_matrix():
     kinds = {(type(s.cell).__name__, type(s.cell.matrix).__name__) for s in SUBJECTS.values()}
     matrices = ("Kronecker", "Dense", "RestrictedUnitary", "FullUnitary")
     assert kinds == set(itertools.product(("RNN", "LSTM", "GRU"), matrices))
-    if importlib.util.find_spec("kru_ref._kernels"):
+    if importlib.util.find_spec("kru_ref.engine._kernels"):
         assert {s.backend for s in SUBJECTS.values()} == {"numpy", "cython"}
     np.testing.assert_array_less(0, list(gradcheck.LIMITS.values()))

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 import kru_ref as kru
-from kru_ref import gradcheck, oracles
 from kru_ref.activations import ACTIVATIONS
-from kru_ref.gradcheck import D, M, N, draw, relative_error
+from kru_ref.checks import gradcheck, oracles
+from kru_ref.checks.gradcheck import D, M, N, draw, relative_error
 from kru_ref.kronecker import ENGINES
 
 FACTORS = ((1, 2), (2, 3), (3, 1))
@@ -77,7 +77,7 @@ PLANTS = [
     ("cells.rnn", "RNN._backward", "db += db_t", "db = db_t", "complex"),
     ("cells.rnn", "RNN._backward", "self.matrix.adjoint(W, dz[t])", "self.matrix.adjoint(W, g)", "complex"),
     ("cells.rnn", "RNN._backward", "self.matrix.adjoint(W, dz[t])", "self.matrix.matvec(W, dz[t])", "complex"),
-    ("compiled", "ReadoutGradient.whole", "self.C.T", "self.C.conj().T", "complex"),
+    ("arrays", "ReadoutGradient.whole", "self.C.T", "self.C.conj().T", "complex"),
     ("cells.cell", "matrix_gradient", "h0[None], h", "h[:1], h", "complex"),
     ("cells.cell", "matrix_gradient", "h0[None], h", "0 * h0[None], h", "complex"),
     ("cells.cell", "matrix_gradient", "_side_by_side(before), ", "_side_by_side(h[first:last]), ", "complex"),

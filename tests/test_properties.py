@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import kru_ref as kru
-from kru_ref.backend import kernels
+from kru_ref.engine.backend import kernels
 
 BACKENDS = ["numpy"] + ["cython"] * (kernels is not None)
 SIZES = st.tuples(st.integers(1, 5), st.integers(1, 5))

@@ -13,9 +13,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import kru_ref as kru
-from kru_ref.tasks import Characters, Music, Phonemes, music, phonemes
-from kru_ref.tasks.characters import read_symbols
-from kru_ref.tasks.task import epoch_of, pad
+from kru_ref.training.tasks import Characters, Music, Phonemes, music, phonemes
+from kru_ref.training.tasks.characters import read_symbols
+from kru_ref.training.tasks.task import epoch_of, pad
 
 FUZZ = settings(max_examples=150)
 
@@ -316,7 +316,7 @@ def test_accuracy_of_chords():
     task = Music()
     logits = np.array([3.0, -3, 3, -3]).reshape(1, 4, 1).repeat(2, axis=0)
     truth = np.array([1, 1, 0, 0]).reshape(1, 4, 1).repeat(2, axis=0)
-    batch = kru.tasks.task.Batch(logits, truth, np.ones((2, 1)))
+    batch = kru.training.tasks.task.Batch(logits, truth, np.ones((2, 1)))
     assert task.metrics(0.0, logits, batch)["accuracy"] == pytest.approx(1 / 3)
     silence = batch._replace(targets=0 * truth)
     assert task.metrics(0.0, -abs(logits), silence)["accuracy"] == 1

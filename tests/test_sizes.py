@@ -33,12 +33,14 @@ import numpy as np
 import pytest
 
 import kru_ref as kru
-from kru_ref import backend, compiled, model, plans
+from kru_ref import model
 from kru_ref.activations import ACTIVATIONS
 from kru_ref.cells import cell as cells_cell
 from kru_ref.cells import lstm as cells_lstm
 from kru_ref.cells import rnn as cells_rnn
-from kru_ref.compiled import ReadoutGradient
+from kru_ref.engine import backend, plans
+from kru_ref.engine import recurrence as compiled
+from kru_ref.engine.recurrence import ReadoutGradient
 from kru_ref.matrices import Dense, RestrictedUnitary
 
 LEVELS = (

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kru_ref import datasets
-from kru_ref.idx import read_idx
-from kru_ref.tasks import (
+from kru_ref.training.data import datasets
+from kru_ref.training.data.idx import read_idx
+from kru_ref.training.tasks import (
     TASKS,
     Adding,
     Characters,
@@ -25,8 +25,8 @@ from kru_ref.tasks import (
     music,
     phonemes,
 )
-from kru_ref.tasks.pixels import load_digits
-from kru_ref.tasks.task import make_cell, make_matrix
+from kru_ref.training.tasks.pixels import load_digits
+from kru_ref.training.tasks.task import make_cell, make_matrix
 
 
 def test_copying():

@@ -24,9 +24,12 @@ import pytest
 
 pytest.importorskip("filelock", reason="training needs the extra 'train'")
 
-from kru_ref import backend, checkpoint, training
-from kru_ref.tasks import Adding, Characters, Copying, Music
-from kru_ref.training import Diverged, Locked, RunWarning, train
+from kru_ref import files
+from kru_ref.engine import backend
+from kru_ref.training import checkpoint
+from kru_ref.training import loop as training
+from kru_ref.training.loop import Diverged, Locked, RunWarning, train
+from kru_ref.training.tasks import Adding, Characters, Copying, Music
 
 SMALL = Copying(
     delay=5,
@@ -964,7 +967,7 @@ def test_temporary_files_are_nobody_elses(tmp_path, monkeypatch):
     victim, path = tmp_path / "victim", tmp_path / "file"
     victim.write_bytes(b"mine")
     drawn = iter(["taken", "free", "free"])
-    monkeypatch.setattr(checkpoint.secrets, "token_hex", lambda n: next(drawn))
+    monkeypatch.setattr(files.secrets, "token_hex", lambda n: next(drawn))
     (tmp_path / ".file.taken.partial").symlink_to(victim)
     with pytest.raises(FileExistsError):
         checkpoint.write_atomically(path, lambda file: file.write(b"new"))

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kru_ref import cli, vectors, verify
+from kru_ref.checks import vectors, verify
+from kru_ref.training import cli
 
 PUBLISHED = Path(__file__).parent / "vectors"
 OUTSIDE = Path(__file__).parent / "pytorch_kru.py"

@@ -11,9 +11,9 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 
-from .. import compiled
 from ..arrays import (
     Array,
+    ReadoutGradient,
     as_array,
     check_dtype,
     check_rng,
@@ -22,7 +22,7 @@ from ..arrays import (
     checked_size,
     converted,
 )
-from ..compiled import ReadoutGradient
+from ..engine.memory import aligned_empty
 from ..matrices import Matrix, RestrictedUnitary, glorot_uniform
 from ..sweeps import COLUMNS
 
@@ -398,7 +398,7 @@ class Cell(ABC):
         given = [a for a in inputs if isinstance(a, np.ndarray)]
         if old is not None and fits and not any(np.may_share_memory(old, a) for a in given):
             return old
-        return compiled.aligned_empty(shape, np.dtype(self.dtype))
+        return aligned_empty(shape, np.dtype(self.dtype))
 
     def check_saved(self, saved: Any) -> None:
         """Raise unless it is what this cell's forward returned: compiled loops trust its sizes."""

@@ -9,10 +9,9 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .. import compiled
 from ..activations import logistic, logistic_jvp
-from ..arrays import Array, checked_flag
-from ..compiled import ReadoutGradient
+from ..arrays import Array, ReadoutGradient, checked_flag
+from ..engine import recurrence
 from ..matrices import Dense, Matrix
 from .cell import (
     Cell,
@@ -148,7 +147,7 @@ class GRU(Cell):
         gates = self._memory((T, 4, N, B), None if reuse is None else reuse.gates, x, h0)
         W, U, b, b_h = self.matrices(params), params["U"], params["b"], params["b_h"]
         if self._is_compiled(x):
-            compiled.gated_forward("gru", W, U, b, b_h, x, first_h, None, h, None, gates)
+            recurrence.gated_forward("gru", W, U, b, b_h, x, first_h, None, h, None, gates)
         else:
             self._forward(W, U, b, b_h, x, first_h, h, gates)
         return read_only(h), GRUSaved(x, first_h, h, gates, is_learned)
@@ -230,7 +229,7 @@ class GRU(Cell):
         dh = self._checked_gradient(dh, h)
         W, U = self.matrices(params), params["U"]
         if self._is_compiled(x):
-            dW, dU, db, db_h, dx, dh0, _ = compiled.gated_backward(
+            dW, dU, db, db_h, dx, dh0, _ = recurrence.gated_backward(
                 "gru", W, U, x, h0, None, h, None, gates, dh, None, input_gradient
             )
         else:

@@ -9,10 +9,9 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .. import compiled
 from ..activations import logistic, logistic_jvp
-from ..arrays import Array, checked_array, checked_flag
-from ..compiled import ReadoutGradient
+from ..arrays import Array, ReadoutGradient, checked_array, checked_flag
+from ..engine import recurrence
 from ..matrices import Dense, Matrix
 from .cell import (
     Cell,
@@ -149,7 +148,7 @@ class LSTM(Cell):
         gates = self._memory((T, 4, N, B), old.gates, x, *(h0 or ()))
         W, U, b = self.matrices(params), params["U"], params["b"]
         if self._is_compiled(x):
-            compiled.gated_forward("lstm", W, U, b, None, x, first_h, first_c, h, c, gates)
+            recurrence.gated_forward("lstm", W, U, b, None, x, first_h, first_c, h, c, gates)
         else:
             self._forward(W, U, b, x, first_h, first_c, h, c, gates)
         is_learned = self.learned_h0 and h0 is None
@@ -235,7 +234,7 @@ class LSTM(Cell):
         dc = np.zeros_like(c0) if dc is None else checked_array("dc", dc, c0.shape, c0.dtype)
         W, U = self.matrices(params), params["U"]
         if self._is_compiled(x):
-            dW, dU, db, _, dx, dh0, dc0 = compiled.gated_backward(
+            dW, dU, db, _, dx, dh0, dc0 = recurrence.gated_backward(
                 "lstm", W, U, x, h0, c0, h, c, gates, dh, dc, input_gradient
             )
         else:

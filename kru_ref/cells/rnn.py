@@ -9,11 +9,10 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .. import compiled
 from ..activations import ACTIVATIONS
-from ..arrays import Array, checked_choice, checked_flag
-from ..backend import Backend
-from ..compiled import ReadoutGradient
+from ..arrays import Array, ReadoutGradient, checked_choice, checked_flag
+from ..engine import recurrence
+from ..engine.backend import Backend
 from ..matrices import Dense, Kronecker, Matrix
 from .cell import (
     Cell,
@@ -137,7 +136,7 @@ class RNN(Cell):
         h = self._memory(shape, None if reuse is None else reuse.h, x, h0)
         (W,), U, b = self.matrices(params), params["U"], params["b"]
         if self._is_compiled(x):
-            compiled.forward(W, U, b, self.activation, x, first_h, h)
+            recurrence.forward(W, U, b, self.activation, x, first_h, h)
         else:
             self._forward(W, U, b, x, first_h, h)
         return read_only(h), RNNSaved(x, first_h, h, is_learned)
@@ -205,7 +204,7 @@ class RNN(Cell):
         dh = self._checked_gradient(dh, h)
         (W,), U, b = self.matrices(params), params["U"], params["b"]
         if self._is_compiled(x):
-            dW, dU, db, dx, dh0 = compiled.backward(
+            dW, dU, db, dx, dh0 = recurrence.backward(
                 W, U, b, self.activation, x, h0, h, dh, input_gradient
             )
         else:

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..losses import Loss, mean_squared_error
+from ...losses import Loss, mean_squared_error
 from .task import Batch, Split, Task, check_split
 
 

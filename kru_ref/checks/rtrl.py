@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .arrays import Array, as_array, checked_array, checked_size
-from .cells import Params, check_params
-from .model import SequenceModel, features
+from ..arrays import Array, as_array, checked_array, checked_size
+from ..cells import Params, check_params
+from ..model import SequenceModel, features
 
 # Of each cell, the parts of its state.
 States = list[tuple[Array, ...]]

@@ -9,9 +9,9 @@ from typing import ClassVar, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import datasets
-from ..idx import read_idx
-from ..losses import Loss, softmax_cross_entropy
+from ...losses import Loss, softmax_cross_entropy
+from ..data import datasets
+from ..data.idx import read_idx
 from .task import Batch, Split, Task, check_split, checked_index
 
 SIDE, N_CLASSES, N_TRAIN, N_TEST = 28, 10, 60_000, 10_000

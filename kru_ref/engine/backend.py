@@ -8,11 +8,11 @@ from typing import Any, Literal, get_args
 import numpy as np
 import scipy
 
-from .arrays import checked_choice
+from ..arrays import checked_choice
 
 kernels: Any = None
 try:
-    kernels = importlib.import_module("kru_ref._kernels")
+    kernels = importlib.import_module("kru_ref.engine._kernels")
     reason = "built with the package"
 except ImportError as error:
     reason = f"the compiled kernels cannot be imported: {error}"
@@ -90,7 +90,7 @@ def n_threads() -> int:
 
 def show_config() -> None:
     """Print versions, the backend in use and why, its instruction set and its threads."""
-    from . import __version__
+    from .. import __version__
 
     rows = {
         "kru_ref": __version__,

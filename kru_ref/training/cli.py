@@ -18,20 +18,23 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from . import datasets, gradcheck, show_config, training, vectors, verify
-from .arrays import Array
-from .backend import Backend, kernels, reason, resolve
-from .cells import KRU, Cell
-from .extras import require
-from .gradients import GradientReport, check_gradient
-from .kronecker import factor_sizes
-from .losses import softmax_cross_entropy
-from .matrices import Dense
-from .model import SequenceModel
+from .. import show_config
+from ..arrays import Array
+from ..cells import KRU, Cell
+from ..checks import gradcheck, vectors, verify
+from ..checks.gradients import GradientReport, check_gradient
+from ..engine.backend import Backend, kernels, reason, resolve
+from ..extras import require
+from ..kronecker import factor_sizes
+from ..losses import softmax_cross_entropy
+from ..matrices import Dense
+from ..model import SequenceModel
+from . import loop
+from .data import datasets
+from .loop import Metrics
 from .recipes import RECIPES
 from .tasks import Adding, Characters, Copying, Music, Phonemes, Pixels, Task
 from .tasks.task import check_backend, make_cell, make_matrix
-from .training import Metrics
 
 tyro = require("tyro", "train")
 
@@ -56,9 +59,9 @@ class Train:
         progress = Progress(self.task.updates, disable=self.quiet)
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("always", training.RunWarning)
+                warnings.simplefilter("always", loop.RunWarning)
                 warnings.showwarning = progress.warn  # type: ignore[assignment]
-                metrics = training.train(
+                metrics = loop.train(
                     self.task, self.out, resume=self.resume, on_update=progress.show
                 )
         except (Exception, KeyboardInterrupt, SystemExit) as error:
@@ -66,7 +69,7 @@ class Train:
             # which update is saved
             for note in getattr(error, "__notes__", ()):
                 progress.say(note)
-            if isinstance(error, Exception) or not (self.out / training.CHECKPOINT).exists():
+            if isinstance(error, Exception) or not (self.out / loop.CHECKPOINT).exists():
                 raise
             command = f"kru-ref train {self.task.name} --out {shlex.quote(str(self.out))} --resume"
             progress.say(f"stopped; continue with: {command}")
@@ -515,7 +518,7 @@ def resumed(arguments: Sequence[str]) -> Train | None:
     known, _ = options.parse_known_args(arguments)
     if not known.resume or known.out is None:
         return None
-    saved: Any = training.read_config(known.out)
+    saved: Any = loop.read_config(known.out)
     return Train(saved, known.out)
 
 

@@ -18,15 +18,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import __version__
-from .archive import ArchiveError, read_npz
-from .arrays import Array
-from .backend import Backend
-from .cells import GRU, LSTM, RNN, Cell
-from .checkpoint import write_atomically
-from .kronecker import kron_matvec, kron_matvec_backward
-from .matrices import Dense, FullUnitary, Kronecker, Matrix, RestrictedUnitary, permutation
-from .model import SequenceModel
+from .. import __version__
+from ..arrays import Array
+from ..cells import GRU, LSTM, RNN, Cell
+from ..engine.backend import Backend
+from ..files import ArchiveError, read_npz, write_atomically
+from ..kronecker import kron_matvec, kron_matvec_backward
+from ..matrices import Dense, FullUnitary, Kronecker, Matrix, RestrictedUnitary, permutation
+from ..model import SequenceModel
 from .oracles import LOSSES
 
 FORMAT = 1

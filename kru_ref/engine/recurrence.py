@@ -1,150 +1,24 @@
-"""The compiled kernels' arrays, and the calls; plans.py says how the work is cut.
-
-A complex number is to the kernels two neighbouring real ones.
-"""
+"""Recurrences and readouts over time by the compiled kernels: their arrays, and the calls."""
 
 from __future__ import annotations
 
-import functools
-import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import Array
-from .backend import INSTRUCTION_SETS, instruction_set, kernels, n_threads
-from .plans import (
-    BLOCK,
-    LANES,
-    Phase,
-    Plan,
-    columns_of,
-    parts_of,
-    phases_of,
-    plan_of,
-    product_of,
-)
-from .sweeps import sweep_gradient
+from ..arrays import Array, ReadoutGradient
+from .backend import kernels, n_threads
+from .memory import aligned_zeros
+from .plans import BLOCK, LANES, Plan, columns_of, parts_of, plan_of, product_of
+from .products import adjoint, as_complexes, as_reals, factor_gradients, level, merge
 
 KINDS = ("modrelu", "tanh", "relu", "identity")
 GATED = ("lstm", "gru")
 
-# Chunks of panels, each with its own scratch and its own gradient.
-CHUNKS = 8
-
 # Up to so many, a product with one-hot columns is faster than adding up column by column.
 FEW_LABELS = 16
-
-
-_REAL_DTYPES = {char: np.dtype(char.lower()) for char in "fdFD"}
-
-
-class ReadoutGradient(NamedTuple):
-    """Gradient of h behind a readout, dh_t = C^T dy_t, which never stands in memory whole.
-
-    Attributes
-    ----------
-    C : ndarray, shape (M, N)
-    dy : ndarray, shape (K, M, B)
-        Real; of the last K steps.
-    """
-
-    C: Array
-    dy: NDArray[np.floating]
-
-    def whole(self) -> Array:
-        """Return dh of the last K steps, (K, N, B)."""
-        return self.C.T @ self.dy
-
-
-def shapes_of(factors: Any, x: Any) -> tuple[tuple[int, int], ...] | None:
-    """Return the factors' shapes if they and x are contiguous arrays of one dtype; quickly."""
-    return None if kernels is None else kernels.shapes_of(factors, x)
-
-
-def matvec(factors: Sequence[Array], x: Array) -> Array:
-    """Return (W_0 ⊗ … ⊗ W_{F-1}) x; see kronecker.numpy_matvec."""
-    B = x.shape[1]
-    phases = phases_of(tuple([W.shape for W in factors]), B, x.dtype.char)
-    if len(phases) == 1 and (product := phases[0].product) is not None:
-        return kernels.matvec(product, _level(), n_threads(), factors, x, False)
-    for phase in phases:
-        chosen = [factors[f] for f in phase.factors]
-        x = _phase_matvec(phase, chosen, x, in_place=phase is not phases[0])
-    return x.reshape(-1 if B else math.prod(len(W) for W in factors), B)
-
-
-def _phase_matvec(phase: Phase, factors: list[Array], x: Array, in_place: bool = False) -> Array:
-    if phase.plan is None:
-        return _blas_matvec(phase, factors[0], x)
-    rows_out, rows_in = phase.plan.rows
-    in_place = in_place and rows_in == rows_out
-    return kernels.matvec(phase.product, _level(), n_threads(), factors, x, in_place)
-
-
-def matvec_backward(factors: Sequence[Array], x: Array, dy: Array) -> tuple[list[Array], Array]:
-    """Return dfactors and dx; see kronecker.numpy_backward."""
-    shape, before = x.shape, []
-    phases = phases_of(tuple([W.shape for W in factors]), shape[1], x.dtype.char)
-    for phase in phases:
-        before.append(x)
-        if phase is not phases[-1]:
-            x = _phase_matvec(phase, [factors[f] for f in phase.factors], x)
-    dfactors: list[Array] = [np.empty(0)] * len(factors)
-    for phase, x in zip(reversed(phases), reversed(before), strict=True):
-        dphase, dy = _phase_backward(phase, [factors[f] for f in phase.factors], x, dy)
-        for f, dW in zip(phase.factors, dphase, strict=True):
-            dfactors[f] = dW
-    return dfactors, dy.reshape(shape)
-
-
-def _phase_backward(
-    phase: Phase, factors: list[Array], x: Array, dy: Array
-) -> tuple[list[Array], Array]:
-    plan = phase.plan
-    if plan is None:
-        return _blas_backward(phase, factors[0], x, dy)
-    dx = np.empty(x.size, x.dtype)
-    if dx.size == 0:
-        return [np.zeros_like(W) for W in factors], dx
-    chunks = min(CHUNKS, phase.left * (len(phase.cuts) - 1))
-    W = _merge(factors, phase.product)
-    size = (4 + len(plan.merged)) * phase.stride + LANES * W.size + 2 * plan.form
-    scratch = _aligned_zeros(chunks, size, W.dtype)
-    dW = np.zeros((chunks, W.size))
-    kernels.matvec_backward(
-        phase.product,
-        _level(),
-        min(chunks, n_threads()),
-        W,
-        _adjoint(W, plan, _parts(x)),
-        _real(x.reshape(-1)),
-        _real(dy.reshape(-1)),
-        dW,
-        _real(dx),
-        scratch,
-    )
-    return _dfactors(factors, plan, dW.sum(axis=0), x.dtype), dx
-
-
-def _blas_matvec(phase: Phase, W: Array, x: Array) -> Array:
-    left, Q, B = phase.left, W.shape[1], phase.B
-    if B == 1:
-        return x.reshape(left, Q) @ W.T
-    if left == 1:
-        return W @ x.reshape(Q, B)
-    return np.matmul(W, x.reshape(left, Q, B))
-
-
-def _blas_backward(phase: Phase, W: Array, x: Array, dy: Array) -> tuple[list[Array], Array]:
-    x = x.reshape(phase.left, W.shape[1], phase.B)
-    dy = dy.reshape(phase.left, W.shape[0], phase.B)
-    dW = sweep_gradient(dy, x)
-    if phase.B == 1:
-        return [dW], dy[..., 0] @ W.conj()
-    return [dW], np.matmul(W.conj().T, dy)
 
 
 def forward(
@@ -161,18 +35,18 @@ def forward(
     columns = columns_of(h0.shape[1])
     scratch, threads = _block_scratch(plan, columns, U, 0), _threads(columns)
     kernels.recurrence_forward(
-        _level(),
+        level(),
         KINDS.index(activation),
         _parts(U),
         threads,
         columns,
         plan.sweeps,
-        _merge(factors, product_of(plan, 1, columns, 0, U.dtype.char)),
+        merge(factors, product_of(plan, 1, columns, 0, U.dtype.char)),
         _flat(U),
         _bias(b, columns, scratch.stride, U),
         *_inputs(x, h.dtype),
-        _real(h0),
-        _real(h),
+        as_reals(h0),
+        as_reals(h),
         scratch.forward(threads),
         scratch.stride,
     )
@@ -197,7 +71,7 @@ def backward(
     n_blocks = len(columns) - 1
     direct, V, dy = _own_gradient(dh, b.dtype)
     scratch = _block_scratch(plan, columns, U, dy.shape[1])
-    W = _merge(factors, product_of(plan, 1, columns, 0, U.dtype.char))
+    W = merge(factors, product_of(plan, 1, columns, 0, U.dtype.char))
     dh0 = np.empty(h0.shape, h0.dtype)
     dx = np.empty(x.shape if input_gradient and x.ndim == 3 else (0, 1, 1), b.dtype)
     dW = np.zeros((n_blocks, W.size))
@@ -205,24 +79,24 @@ def backward(
     dU_labels = np.zeros((n_blocks, parts * U.size if scatter else 1))
     db = np.zeros((n_blocks, N))
     kernels.recurrence_backward(
-        _level(),
+        level(),
         KINDS.index(activation),
         parts,
         _threads(columns),
         columns,
         plan.sweeps,
         W,
-        _adjoint(W, plan, parts),
+        adjoint(W, plan, parts),
         _flat(U),
         _flat(U.T),
         _bias(b, columns, scratch.stride, U),
         *_inputs(x, h.dtype),
-        _real(h0),
-        _real(h),
+        as_reals(h0),
+        as_reals(h),
         direct,
         V,
         dy,
-        _real(dh0),
+        as_reals(dh0),
         dx,
         dW,
         dU,
@@ -233,11 +107,11 @@ def backward(
         scratch.gathered,
     )
     if scatter:
-        dU_sum = _complex(dU_labels.sum(axis=0), parts).reshape(D, N).T
+        dU_sum = as_complexes(dU_labels.sum(axis=0), parts).reshape(D, N).T
     else:
-        dU_sum = _complex(dU.sum(axis=0), parts).reshape(N, D)
+        dU_sum = as_complexes(dU.sum(axis=0), parts).reshape(N, D)
     return (
-        _dfactors(factors, plan, dW.sum(axis=0), U.dtype),
+        factor_gradients(factors, plan, dW.sum(axis=0), U.dtype),
         np.ascontiguousarray(dU_sum, U.dtype),
         db.sum(axis=0).astype(b.dtype),
         dx if dx.size else None,
@@ -264,7 +138,7 @@ def gated_forward(
     stride, _, size, _ = _gated_scratch_sizes(plan, columns, len(W), len(h), N, D, 0, U.dtype)
     threads = _threads(columns)
     kernels.gated_forward(
-        _level(),
+        level(),
         GATED.index(kind),
         threads,
         columns,
@@ -280,7 +154,7 @@ def gated_forward(
         h,
         h if c is None else c,
         gates,
-        _aligned_zeros(threads, size, U.dtype),
+        aligned_zeros(threads, size, U.dtype),
         stride,
     )
 
@@ -318,13 +192,13 @@ def gated_backward(
     dU_labels = np.zeros((n_blocks, U.size if scatter else 1))
     db = np.zeros((n_blocks, 4 * N))
     kernels.gated_backward(
-        _level(),
+        level(),
         GATED.index(kind),
         _threads(columns),
         columns,
         plan.sweeps,
         merged,
-        np.stack([_adjoint(W_k, plan, 1) for W_k in merged]),
+        np.stack([adjoint(W_k, plan, 1) for W_k in merged]),
         np.ascontiguousarray(U.T),
         *_inputs(x, dtype),
         h0,
@@ -343,7 +217,7 @@ def gated_backward(
         dU,
         dU_labels,
         db,
-        _aligned_zeros(n_blocks, size, dtype),
+        aligned_zeros(n_blocks, size, dtype),
         stride,
         gathered,
     )
@@ -354,7 +228,7 @@ def gated_backward(
     db_sum = db.sum(axis=0).astype(dtype)
     parts = dW.sum(axis=0).reshape(n_gates, -1)
     return (
-        [_dfactors(W_k, plan, d, dtype) for W_k, d in zip(W, parts, strict=True)],
+        [factor_gradients(W_k, plan, d, dtype) for W_k, d in zip(W, parts, strict=True)],
         np.ascontiguousarray(dU_sum, dtype),
         db_sum[:rows],
         db_sum[rows:],
@@ -369,7 +243,7 @@ def _gated_plan(W: Sequence[Sequence[Array]], B: int) -> tuple[Plan, NDArray[np.
     dtype = W[0][0].dtype.char
     plan, columns = plan_of(tuple(w.shape for w in W[0]), BLOCK, dtype), columns_of(B)
     product = product_of(plan, 1, columns, 0, dtype)
-    return plan, columns, np.stack([_merge(W_k, product) for W_k in W])
+    return plan, columns, np.stack([merge(W_k, product) for W_k in W])
 
 
 def _gated_scratch_sizes(
@@ -394,13 +268,13 @@ def readout(C: Array, c: Array, h: Array) -> NDArray[np.floating]:
     columns, y = columns_of(B), np.empty((T, len(C), B), c.dtype)
     scratch = BlockScratch(columns, N, h.dtype, M=len(C))
     kernels.readout_forward(
-        _level(),
+        level(),
         _parts(h),
         _threads(columns),
         columns,
         _flat(C),
         np.ascontiguousarray(c),
-        _real(h),
+        as_reals(h),
         y,
         scratch.readout(),
         scratch.stride,
@@ -415,11 +289,11 @@ def readout_backward(h: Array, dy: NDArray[np.floating]) -> Array:
     scratch = BlockScratch(columns, N, h.dtype, M=M)
     dV = np.zeros((len(columns) - 1, parts * N * M))
     kernels.readout_backward(
-        _level(),
+        level(),
         parts,
         _threads(columns),
         columns,
-        _real(h),
+        as_reals(h),
         dy,
         dV,
         scratch.readout(),
@@ -428,41 +302,6 @@ def readout_backward(h: Array, dy: NDArray[np.floating]) -> Array:
     )
     by_part = dV.sum(axis=0).reshape(N, M, parts).transpose(1, 2, 0)
     return by_part.reshape(M, parts * N).astype(dy.dtype)
-
-
-def _merge(factors: Sequence[Array], product: Any) -> Array:
-    """Multiply out the groups; one flat array for the kernels."""
-    return _real(kernels.merge(product, [np.ascontiguousarray(W) for W in factors]))
-
-
-def _adjoint(W: Array, plan: Plan, parts: int) -> Array:
-    """Return the merged factors' conjugate transposes, flat as they are."""
-    flat = _complex(W, parts)
-    pieces = np.split(flat, np.cumsum([P * Q for P, Q in plan.merged])[:-1])
-    transposed = [
-        piece.reshape(shape).conj().T.reshape(-1)
-        for piece, shape in zip(pieces, plan.merged, strict=True)
-    ]
-    return _real(np.concatenate(transposed))
-
-
-def _dfactors(factors: Sequence[Array], plan: Plan, dW: Array, dtype: np.dtype) -> list[Array]:
-    """Cut dW into the gradients of the groups, and those into the factors'."""
-    ends = np.cumsum([P * Q for P, Q in plan.merged])[:-1]
-    dfactors = []
-    for group, dM in zip(plan.groups, np.split(_complex(dW, parts_of(dtype)), ends), strict=True):
-        dfactors += _merge_backward([factors[f] for f in group], dM)
-    return [d.astype(dtype) for d in dfactors]
-
-
-def _merge_backward(factors: Sequence[Array], dM: Array) -> list[Array]:
-    """Back-propagate M = A ⊗ B: dA[p, q] = Σ dM[p, r, q, s] conj(B[r, s]), and dB likewise."""
-    if len(factors) == 1:
-        return [dM.reshape(factors[0].shape)]
-    A, B = factors[0], functools.reduce(np.kron, factors[1:])
-    dM = dM.reshape(len(A), len(B), A.shape[1], B.shape[1])
-    dA = np.einsum("prqs,rs->pq", dM, B.conj())
-    return [dA, *_merge_backward(factors[1:], np.einsum("prqs,pq->rs", dM, A.conj()))]
 
 
 class BlockScratch:
@@ -492,15 +331,15 @@ class BlockScratch:
 
     def forward(self, threads: int) -> Array:
         """For recurrence_forward."""
-        return _aligned_zeros(threads, self._sizes[0], self._dtype)
+        return aligned_zeros(threads, self._sizes[0], self._dtype)
 
     def backward(self) -> Array:
         """For recurrence_backward."""
-        return _aligned_zeros(self._n_blocks, self._sizes[1], self._dtype)
+        return aligned_zeros(self._n_blocks, self._sizes[1], self._dtype)
 
     def readout(self) -> Array:
         """For readout_forward and readout_backward."""
-        return _aligned_zeros(self._n_blocks, self._sizes[2], self._dtype)
+        return aligned_zeros(self._n_blocks, self._sizes[2], self._dtype)
 
 
 def _block_scratch(plan: Plan, columns: NDArray[np.intp], U: Array, M: int) -> BlockScratch:
@@ -515,53 +354,17 @@ def _block_scratch(plan: Plan, columns: NDArray[np.intp], U: Array, M: int) -> B
     )
 
 
-def _aligned_zeros(rows: int, columns: int, dtype: np.dtype) -> Array:
-    """Return zeros (rows, at least columns), each row at the beginning of a cache line."""
-    line = 64 // dtype.itemsize
-    zeros = aligned_empty((rows, -(-columns // line) * line), dtype)
-    zeros[...] = 0
-    return zeros
-
-
-def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> Array:
-    """Return an array that begins at the beginning of a cache line."""
-    n_bytes = math.prod(shape) * dtype.itemsize
-    memory = np.empty(n_bytes + 64, np.uint8)
-    skipped = -memory.ctypes.data % 64
-    return memory[skipped : skipped + n_bytes].view(dtype).reshape(shape)
-
-
 def _threads(columns: NDArray[np.intp]) -> int:
     """Return how many threads to use: no more than blocks."""
     return min(n_threads(), len(columns) - 1)
-
-
-def _level() -> int:
-    if kernels.is_forced():
-        return INSTRUCTION_SETS.index(instruction_set())
-    return int(kernels.supported_level())
 
 
 def _parts(a: Array) -> int:
     return parts_of(a.dtype)
 
 
-def _real_dtype(a: Array) -> np.dtype:
-    return _REAL_DTYPES[a.dtype.char]
-
-
 def _flat(a: Array) -> Array:
-    return _real(np.ascontiguousarray(a).reshape(-1))
-
-
-def _real(a: Array) -> Array:
-    """View complex numbers as pairs of real ones; a view, for the kernels write into some."""
-    return a.view(_real_dtype(a)) if a.dtype.kind == "c" else a
-
-
-def _complex(a: Array, parts: int) -> Array:
-    """View pairs of real numbers as complex ones."""
-    return a.view(f"c{2 * a.itemsize}") if parts == 2 else a
+    return as_reals(np.ascontiguousarray(a).reshape(-1))
 
 
 def _inputs(x: NDArray[Any], dtype: np.dtype) -> tuple[Array, NDArray[np.int64]]:
@@ -577,7 +380,7 @@ def _own_gradient(
     """Return what h gets from the loss directly: itself, or V and dy; the others are empty."""
     if isinstance(dh, ReadoutGradient):
         return np.empty((0, 1, 1), dtype), _flat(dh.C.T), dh.dy
-    return _real(dh), np.empty(0, dtype), np.empty((0, 0, 1), dtype)
+    return as_reals(dh), np.empty(0, dtype), np.empty((0, 0, 1), dtype)
 
 
 def _bias(b: Array, columns: NDArray[np.intp], stride: int, U: Array) -> Array:

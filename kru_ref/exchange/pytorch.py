@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .arrays import Array, checked_array, checked_size
-from .cells import GRU, LSTM, RNN, Cell, Params, check_params
-from .matrices import Dense
+from ..arrays import Array, checked_array, checked_size
+from ..cells import GRU, LSTM, RNN, Cell, Params, check_params
+from ..matrices import Dense
 
 _NAME = re.compile(r"(weight|bias)_(ih|hh)_l\d+")
 

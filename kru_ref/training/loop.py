@@ -25,21 +25,19 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import numpy as np
 import scipy
 
-from . import __version__, backend, interrupts
-from .archive import shortened
-from .cells import Params
+from .. import __version__
+from ..cells import Params
+from ..engine import backend
+from ..extras import require
+from ..files import leftovers, read_at_most, shortened, write_atomically, write_json
+from ..model import ModelSaved, SequenceModel
+from ..optimizers import clip_by_global_norm
+from . import interrupts
 from .checkpoint import (
     RunState,
-    leftovers,
     load_checkpoint,
     save_checkpoint,
-    write_atomically,
-    write_json,
 )
-from .datasets import read_at_most
-from .extras import require
-from .model import ModelSaved, SequenceModel
-from .optimizers import clip_by_global_norm
 from .tasks import TASKS, Task
 from .tasks.task import Split
 

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import secrets
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .archive import ArchiveError, read_npz, shortened
-from .cells import Params, check_params
-from .cells import State as CellState
-from .model import SequenceModel
-from .optimizers import Optimizer, State
+from ..cells import Params, check_params
+from ..cells import State as CellState
+from ..files import ArchiveError, read_npz, shortened, write_atomically
+from ..model import SequenceModel
+from ..optimizers import Optimizer, State
 
 
 class RunState(NamedTuple):
@@ -151,55 +146,6 @@ def _rows(rows: NDArray[Any], update: int) -> tuple[int, ...]:
     if not (np.diff(rows, prepend=0, append=update + 1) > 0).all():
         raise ValueError(f"rows must be updates in order, from 1 to {update}")
     return tuple(rows.tolist())
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON whole or not at all."""
-    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
-
-
-def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Let ``write`` fill a file beside path, then rename it to path.
-
-    The file has a name that nobody else writes to, see :func:`leftovers`. What is renamed is on
-    the disk, and so is the renaming.
-
-    Raises
-    ------
-    OSError
-        It cannot be written; what was at path is intact.
-    """
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
-    try:
-        # "x": what is there already, a symbolic link too, is not written to
-        with open(partial, "xb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise
-    if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            # some file systems cannot, and need not
-            with contextlib.suppress(OSError):
-                os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def leftovers(path: Path) -> list[Path]:
-    """Return the files that writers of path, killed while they wrote, have left beside it."""
-    prefix = f".{path.name}."
-    return [
-        file
-        for file in path.parent.iterdir()
-        if file.name.startswith(prefix) and file.name.endswith(".partial")
-    ]
 
 
 def _carried(arrays: dict[str, Any], model: SequenceModel) -> tuple[CellState, ...] | None:

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..sweeps import Sweep, sweeps
 from .backend import kernels
-from .sweeps import Sweep, sweeps
 
 # Beyond factors of about this size a product by BLAS for each of them is as fast or faster.
 LARGEST_FACTOR = 16

@@ -12,11 +12,11 @@ from typing import ClassVar, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import datasets
-from ..archive import shortened
-from ..arrays import as_array
-from ..extras import require
-from ..losses import Loss, softmax_cross_entropy
+from ...arrays import as_array
+from ...extras import require
+from ...files import checked_path, read_at_most, shortened
+from ...losses import Loss, softmax_cross_entropy
+from ..data import datasets
 from .task import Batch, Split, Task, check_split, epoch_of, pad
 
 RATE = 16_000  # samples a second
@@ -210,7 +210,7 @@ def split_speakers(root: Path) -> dict[str, list[Path]]:
     OSError
         A folder cannot be read.
     """
-    root = datasets.checked_path("root", root)
+    root = checked_path("root", root)
     found = sorted(datasets.files_below(root, ".phn"))
     found = [p for p in found if not p.stem.lower().startswith("sa")]
     parts = {path: {part.lower() for part in path.relative_to(root).parts[:-1]} for path in found}
@@ -274,7 +274,7 @@ def read_utterance(path: Path) -> Utterance:
     ImportError
         librosa or soundfile is not installed.
     """
-    path = datasets.checked_path("path", path)
+    path = checked_path("path", path)
     ends, labels = read_phonemes(path)
     wanted = f"{path.stem}.wav".lower()
     recordings = [p for p in path.parent.iterdir() if p.name.lower() == wanted]
@@ -307,7 +307,7 @@ def read_phonemes(path: Path) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     ValueError
         Another form; the error names file and line.
     """
-    content = datasets.read_at_most(LARGEST_LIST, path)
+    content = read_at_most(LARGEST_LIST, path)
     rows: list[tuple[int, int, int]] = []
     for number, line in enumerate(content.split(b"\n"), 1):
         words = line.decode("ascii", "replace").split()
@@ -351,7 +351,7 @@ def read_samples(path: Path) -> NDArray[np.float32]:
         soundfile is not installed.
     """
     soundfile = require("soundfile", "speech")
-    content = datasets.read_at_most(LARGEST_RECORDING, path)
+    content = read_at_most(LARGEST_RECORDING, path)
     expected = f"{path}: expected NIST SPHERE or RIFF audio, 16-bit PCM, 1 channel, {RATE} Hz"
     damaged = "the file is cut or damaged, delete or replace it"
     if content[:4] == b"NIST":

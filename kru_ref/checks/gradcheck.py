@@ -11,13 +11,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..arrays import Array
+from ..cells import GRU, LSTM, RNN, Cell, Params
+from ..engine.backend import kernels
+from ..matrices import Dense, FullUnitary, Kronecker, Matrix, RestrictedUnitary
+from ..model import SequenceModel
 from . import oracles
-from .arrays import Array
-from .backend import kernels
-from .cells import GRU, LSTM, RNN, Cell, Params
 from .gradients import check_gradient
-from .matrices import Dense, FullUnitary, Kronecker, Matrix, RestrictedUnitary
-from .model import SequenceModel
 from .oracles import Problem
 from .rtrl import rtrl
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from .arrays import (
+from ..arrays import (
     DTYPES,
     MOST_PROBES,
     Array,

@@ -1,15 +1,20 @@
-"""Reading .npz archives of plain arrays: nothing is unpickled, nothing believed unchecked."""
+"""Files: read with nothing believed unchecked or unpickled; written whole or not at all."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
+import json
 import math
 import os
+import secrets
 import stat
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,3 +125,104 @@ def _array(info: zipfile.ZipInfo, archive: zipfile.ZipFile) -> NDArray[Any]:
     flat = np.frombuffer(content, dtype, n, file.tell())
     array = flat.reshape(shape, order="F" if is_fortran else "C")
     return array.astype(dtype.newbyteorder("="), order="K")
+
+
+def checked_path(name: str, value: Any) -> Path:
+    """Return a file's or folder's name as a path.
+
+    Raises
+    ------
+    TypeError
+        It is no name: only str and os.PathLike are.
+    ValueError
+        It is empty, or holds a null character.
+    """
+    if not isinstance(value, str | os.PathLike) or isinstance(os.fspath(value), bytes):
+        raise TypeError(
+            f"{name} must be the name of a file or folder, got {type(value).__name__}; "
+            "give a str or a pathlib.Path"
+        )
+    if os.fspath(value) == "" or "\0" in os.fspath(value):
+        raise ValueError(
+            f"{name} must name a file or folder, got {shortened(repr(os.fspath(value)))}"
+        )
+    return Path(value)
+
+
+def read_at_most(largest: int, path: Path) -> bytes:
+    """Read a file that must have no more than so many bytes.
+
+    Raises
+    ------
+    ValueError
+        It is larger.
+    OSError
+        It cannot be read, or is a folder; the error names it.
+    TypeError
+        path is no name.
+    """
+    path = checked_path("path", path)
+    try:
+        # a pipe would be waited for
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise IsADirectoryError(errno.EISDIR, "it is a folder or a device, not a file")
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            content = file.read() if size <= largest else None
+    except OSError as error:
+        raise type(error)(
+            f"cannot read {path}: {error.strerror or error}; make it readable, or delete or "
+            "replace it"
+        ) from error
+    if content is None:
+        raise ValueError(f"{path}: expected at most {largest:,} bytes, got {size:,}")
+    return content
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Let ``write`` fill a file beside path, then rename it to path.
+
+    The file has a name that nobody else writes to, see :func:`leftovers`. What is renamed is on
+    the disk, and so is the renaming.
+
+    Raises
+    ------
+    OSError
+        It cannot be written; what was at path is intact.
+    """
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+    try:
+        # "x": what is there already, a symbolic link too, is not written to
+        with open(partial, "xb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+    if os.name == "posix":
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            # some file systems cannot, and need not
+            with contextlib.suppress(OSError):
+                os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON whole or not at all."""
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def leftovers(path: Path) -> list[Path]:
+    """Return the files that writers of path, killed while they wrote, have left beside it."""
+    prefix = f".{path.name}."
+    return [
+        file
+        for file in path.parent.iterdir()
+        if file.name.startswith(prefix) and file.name.endswith(".partial")
+    ]

@@ -10,8 +10,9 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import datasets
-from ..losses import Loss, softmax_cross_entropy
+from ...files import read_at_most
+from ...losses import Loss, softmax_cross_entropy
+from ..data import datasets
 from .task import Batch, Split, Task, check_split, checked_index
 
 # Types of Penn Treebank: letters, digits, signs, "_" for a space, and the end of a line.
@@ -167,7 +168,7 @@ def read_symbols(path: Path) -> NDArray[np.uint8]:
     OSError
         The file cannot be read.
     """
-    content = datasets.read_at_most(LARGEST_FILE, path)
+    content = read_at_most(LARGEST_FILE, path)
     if not content:
         raise ValueError(f"{path} is empty; get it again")
     codes = np.frombuffer(content, np.uint8)

@@ -15,14 +15,13 @@ from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_origin, get
 import numpy as np
 from numpy.typing import NDArray
 
-from ..archive import shortened
-from ..backend import Backend
-from ..cells import GRU, LSTM, RNN, Cell
-from ..datasets import checked_path
-from ..losses import Loss
-from ..matrices import Dense, FullUnitary, Kronecker, Matrix, RestrictedUnitary
-from ..model import SequenceModel
-from ..optimizers import OPTIMIZERS, Optimizer
+from ...cells import GRU, LSTM, RNN, Cell
+from ...engine.backend import Backend
+from ...files import checked_path, shortened
+from ...losses import Loss
+from ...matrices import Dense, FullUnitary, Kronecker, Matrix, RestrictedUnitary
+from ...model import SequenceModel
+from ...optimizers import OPTIMIZERS, Optimizer
 
 Split = Literal["validation", "test"]
 

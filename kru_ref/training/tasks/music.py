@@ -12,8 +12,9 @@ import numpy as np
 import scipy.io
 from numpy.typing import NDArray
 
-from .. import datasets
-from ..losses import Loss, bernoulli_cross_entropy
+from ...files import read_at_most
+from ...losses import Loss, bernoulli_cross_entropy
+from ..data import datasets
 from .task import Batch, Split, Task, check_split, epoch_of, pad
 
 N_KEYS, LOWEST = 88, 21  # of a piano; MIDI number of the lowest
@@ -193,7 +194,7 @@ def read_json(path: Path) -> dict[str, list[Roll]]:
     OSError
         It cannot be read.
     """
-    text = datasets.read_at_most(LARGEST_FILE, path)
+    text = read_at_most(LARGEST_FILE, path)
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:  # a whole number may be too long to be read

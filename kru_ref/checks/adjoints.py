@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
-from .arrays import MOST_PROBES, Array, as_array, check_rng, check_tolerance, checked_size, divided
-from .optimizers import as_real
+from ..arrays import MOST_PROBES, Array, as_array, check_rng, check_tolerance, checked_size, divided
+from ..optimizers import as_real
 
 Real = NDArray[np.floating]
 

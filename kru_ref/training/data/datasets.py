@@ -4,7 +4,6 @@ import errno
 import hashlib
 import os
 import re
-import stat
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -14,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from .archive import shortened
-from .extras import require
+from ...extras import require
+from ...files import checked_path, read_at_most, shortened
 
 VARIABLE = "KRU_REF_DATA"
 
@@ -278,28 +277,6 @@ def _cache(name: str) -> str:
         return "the user's cache"
 
 
-def checked_path(name: str, value: Any) -> Path:
-    """Return a file's or folder's name as a path.
-
-    Raises
-    ------
-    TypeError
-        It is no name: only str and os.PathLike are.
-    ValueError
-        It is empty, or holds a null character.
-    """
-    if not isinstance(value, str | os.PathLike) or isinstance(os.fspath(value), bytes):
-        raise TypeError(
-            f"{name} must be the name of a file or folder, got {type(value).__name__}; "
-            "give a str or a pathlib.Path"
-        )
-    if os.fspath(value) == "" or "\0" in os.fspath(value):
-        raise ValueError(
-            f"{name} must name a file or folder, got {shortened(repr(os.fspath(value)))}"
-        )
-    return Path(value)
-
-
 def read_verified(path: Path, name: str, *, may_be_own: bool = False) -> bytes:
     """Read a file of a data set that must be, to the byte, the published one.
 
@@ -338,36 +315,6 @@ def read_verified(path: Path, name: str, *, may_be_own: bool = False) -> bytes:
             f"{path} is not the published {path.name}: its SHA-256 is {found}, expected "
             f"{expected}. Delete or replace {path}. {remedy(name).splitlines()[0]}{own}"
         )
-    return content
-
-
-def read_at_most(largest: int, path: Path) -> bytes:
-    """Read a file that must have no more than so many bytes.
-
-    Raises
-    ------
-    ValueError
-        It is larger.
-    OSError
-        It cannot be read, or is a folder; the error names it.
-    TypeError
-        path is no name.
-    """
-    path = checked_path("path", path)
-    try:
-        # a pipe would be waited for
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise IsADirectoryError(errno.EISDIR, "it is a folder or a device, not a file")
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            content = file.read() if size <= largest else None
-    except OSError as error:
-        raise type(error)(
-            f"cannot read {path}: {error.strerror or error}; make it readable, or delete or "
-            "replace it"
-        ) from error
-    if content is None:
-        raise ValueError(f"{path}: expected at most {largest:,} bytes, got {size:,}")
     return content
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .archive import shortened
-from .arrays import checked_size
-from .datasets import read_at_most
+from ...arrays import checked_size
+from ...files import read_at_most, shortened
 
 GZIP_MAGIC = b"\x1f\x8b"
 UNSIGNED_BYTE = 0x08

@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import Array
-from .cells import GRU, LSTM, RNN, Cell, Params
-from .extras import require
-from .losses import bernoulli_cross_entropy, mean_squared_error, softmax_cross_entropy
-from .matrices import Kronecker, RestrictedUnitary, permutation
-from .model import SequenceModel
+from ..arrays import Array
+from ..cells import GRU, LSTM, RNN, Cell, Params
+from ..extras import require
+from ..losses import bernoulli_cross_entropy, mean_squared_error, softmax_cross_entropy
+from ..matrices import Kronecker, RestrictedUnitary, permutation
+from ..model import SequenceModel
 
 # Names of the losses, of which the oracles know their own form.
 LOSSES = {

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..kronecker import kron_matvec
 from .gradients import likely_cause
-from .kronecker import kron_matvec
 from .vectors import PAGE, Arrays, read_arrays, read_index
 
 TOLERANCE = 1e-9

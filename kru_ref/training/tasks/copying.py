@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..losses import Loss, softmax_cross_entropy
+from ...losses import Loss, softmax_cross_entropy
 from .task import Batch, Split, Task, check_split
 
 N_SYMBOLS, LENGTH = 8, 10

@@ -1,0 +1,1 @@
+"""How it is known to be right."""

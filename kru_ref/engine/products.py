@@ -1,0 +1,173 @@
+"""Kronecker products by the compiled kernels: their arrays, and the calls.
+
+plans.py says how the work is cut. A complex number is to the kernels two neighbouring real ones.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..arrays import Array
+from ..sweeps import sweep_gradient
+from .backend import INSTRUCTION_SETS, instruction_set, kernels, n_threads
+from .memory import aligned_zeros
+from .plans import LANES, Phase, Plan, parts_of, phases_of
+
+# Chunks of panels, each with its own scratch and its own gradient.
+CHUNKS = 8
+
+_REAL_DTYPES = {char: np.dtype(char.lower()) for char in "fdFD"}
+
+
+def shapes_of(factors: Any, x: Any) -> tuple[tuple[int, int], ...] | None:
+    """Return the factors' shapes if they and x are contiguous arrays of one dtype; quickly."""
+    return None if kernels is None else kernels.shapes_of(factors, x)
+
+
+def matvec(factors: Sequence[Array], x: Array) -> Array:
+    """Return (W_0 ⊗ … ⊗ W_{F-1}) x; see kronecker.numpy_matvec."""
+    B = x.shape[1]
+    phases = phases_of(tuple([W.shape for W in factors]), B, x.dtype.char)
+    if len(phases) == 1 and (product := phases[0].product) is not None:
+        return kernels.matvec(product, level(), n_threads(), factors, x, False)
+    for phase in phases:
+        chosen = [factors[f] for f in phase.factors]
+        x = _phase_matvec(phase, chosen, x, in_place=phase is not phases[0])
+    return x.reshape(-1 if B else math.prod(len(W) for W in factors), B)
+
+
+def _phase_matvec(phase: Phase, factors: list[Array], x: Array, in_place: bool = False) -> Array:
+    if phase.plan is None:
+        return _blas_matvec(phase, factors[0], x)
+    rows_out, rows_in = phase.plan.rows
+    in_place = in_place and rows_in == rows_out
+    return kernels.matvec(phase.product, level(), n_threads(), factors, x, in_place)
+
+
+def matvec_backward(factors: Sequence[Array], x: Array, dy: Array) -> tuple[list[Array], Array]:
+    """Return dfactors and dx; see kronecker.numpy_backward."""
+    shape, before = x.shape, []
+    phases = phases_of(tuple([W.shape for W in factors]), shape[1], x.dtype.char)
+    for phase in phases:
+        before.append(x)
+        if phase is not phases[-1]:
+            x = _phase_matvec(phase, [factors[f] for f in phase.factors], x)
+    dfactors: list[Array] = [np.empty(0)] * len(factors)
+    for phase, x in zip(reversed(phases), reversed(before), strict=True):
+        dphase, dy = _phase_backward(phase, [factors[f] for f in phase.factors], x, dy)
+        for f, dW in zip(phase.factors, dphase, strict=True):
+            dfactors[f] = dW
+    return dfactors, dy.reshape(shape)
+
+
+def _phase_backward(
+    phase: Phase, factors: list[Array], x: Array, dy: Array
+) -> tuple[list[Array], Array]:
+    plan = phase.plan
+    if plan is None:
+        return _blas_backward(phase, factors[0], x, dy)
+    dx = np.empty(x.size, x.dtype)
+    if dx.size == 0:
+        return [np.zeros_like(W) for W in factors], dx
+    chunks = min(CHUNKS, phase.left * (len(phase.cuts) - 1))
+    W = merge(factors, phase.product)
+    size = (4 + len(plan.merged)) * phase.stride + LANES * W.size + 2 * plan.form
+    scratch = aligned_zeros(chunks, size, W.dtype)
+    dW = np.zeros((chunks, W.size))
+    kernels.matvec_backward(
+        phase.product,
+        level(),
+        min(chunks, n_threads()),
+        W,
+        adjoint(W, plan, parts_of(x.dtype)),
+        as_reals(x.reshape(-1)),
+        as_reals(dy.reshape(-1)),
+        dW,
+        as_reals(dx),
+        scratch,
+    )
+    return factor_gradients(factors, plan, dW.sum(axis=0), x.dtype), dx
+
+
+def _blas_matvec(phase: Phase, W: Array, x: Array) -> Array:
+    left, Q, B = phase.left, W.shape[1], phase.B
+    if B == 1:
+        return x.reshape(left, Q) @ W.T
+    if left == 1:
+        return W @ x.reshape(Q, B)
+    return np.matmul(W, x.reshape(left, Q, B))
+
+
+def _blas_backward(phase: Phase, W: Array, x: Array, dy: Array) -> tuple[list[Array], Array]:
+    x = x.reshape(phase.left, W.shape[1], phase.B)
+    dy = dy.reshape(phase.left, W.shape[0], phase.B)
+    dW = sweep_gradient(dy, x)
+    if phase.B == 1:
+        return [dW], dy[..., 0] @ W.conj()
+    return [dW], np.matmul(W.conj().T, dy)
+
+
+def merge(factors: Sequence[Array], product: Any) -> Array:
+    """Multiply out the groups; one flat array for the kernels."""
+    return as_reals(kernels.merge(product, [np.ascontiguousarray(W) for W in factors]))
+
+
+def adjoint(W: Array, plan: Plan, parts: int) -> Array:
+    """Return the merged factors' conjugate transposes, flat as they are."""
+    flat = as_complexes(W, parts)
+    pieces = np.split(flat, np.cumsum([P * Q for P, Q in plan.merged])[:-1])
+    transposed = [
+        piece.reshape(shape).conj().T.reshape(-1)
+        for piece, shape in zip(pieces, plan.merged, strict=True)
+    ]
+    return as_reals(np.concatenate(transposed))
+
+
+def factor_gradients(
+    factors: Sequence[Array], plan: Plan, dW: Array, dtype: np.dtype
+) -> list[Array]:
+    """Cut dW into the gradients of the groups, and those into the factors'."""
+    ends = np.cumsum([P * Q for P, Q in plan.merged])[:-1]
+    dfactors = []
+    for group, dM in zip(
+        plan.groups, np.split(as_complexes(dW, parts_of(dtype)), ends), strict=True
+    ):
+        dfactors += _merge_backward([factors[f] for f in group], dM)
+    return [d.astype(dtype) for d in dfactors]
+
+
+def _merge_backward(factors: Sequence[Array], dM: Array) -> list[Array]:
+    """Back-propagate M = A ⊗ B: dA[p, q] = Σ dM[p, r, q, s] conj(B[r, s]), and dB likewise."""
+    if len(factors) == 1:
+        return [dM.reshape(factors[0].shape)]
+    A, B = factors[0], functools.reduce(np.kron, factors[1:])
+    dM = dM.reshape(len(A), len(B), A.shape[1], B.shape[1])
+    dA = np.einsum("prqs,rs->pq", dM, B.conj())
+    return [dA, *_merge_backward(factors[1:], np.einsum("prqs,pq->rs", dM, A.conj()))]
+
+
+def level() -> int:
+    """Return the instruction set that the kernels are to use, as they number them."""
+    if kernels.is_forced():
+        return INSTRUCTION_SETS.index(instruction_set())
+    return int(kernels.supported_level())
+
+
+def real_dtype(a: Array) -> np.dtype:
+    """Return the dtype of an array's real numbers."""
+    return _REAL_DTYPES[a.dtype.char]
+
+
+def as_reals(a: Array) -> Array:
+    """View complex numbers as pairs of real ones; a view, for the kernels write into some."""
+    return a.view(real_dtype(a)) if a.dtype.kind == "c" else a
+
+
+def as_complexes(a: Array, parts: int) -> Array:
+    """View pairs of real numbers as complex ones."""
+    return a.view(f"c{2 * a.itemsize}") if parts == 2 else a

@@ -1,0 +1,1 @@
+"""The training of networks on tasks, and the command line."""

@@ -1,0 +1,1 @@
+"""Where data sets are, and readers of their files."""
