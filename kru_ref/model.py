@@ -416,6 +416,14 @@ class SequenceModel:
             grads |= {f"{prefix}.{name}": grad for name, grad in dW.items()}
         return value, grads
 
+    def add_penalty(
+        self, params: Mapping[str, Array], grads: Mapping[str, Array], strength: float
+    ) -> tuple[float, Params]:
+        """Return the penalty R and the gradient of a loss + strength R, for grads of the loss."""
+        value, dpenalty = self.penalty(params)
+        added = {name: grads[name] + strength * d for name, d in dpenalty.items()}
+        return value, {**grads, **added}
+
     def defect(self, params: Mapping[str, Array]) -> float:
         """Return ‖W^H W - I‖₂, the largest of all recurrent matrices."""
         params = check_params(params, self.shapes(), self.dtypes())

@@ -207,7 +207,8 @@ def gradient(problem, params):
     logits, saved = problem.model.forward(params, problem.x, rng=np.random.default_rng(1))
     loss = oracles.LOSSES[problem.loss]
     _, dlogits = loss(logits, problem.targets, problem.mask, problem.model.last_only)
-    return problem.with_penalty(params, problem.model.backward(params, saved, dlogits))
+    grads = problem.model.backward(params, saved, dlogits)
+    return problem.model.add_penalty(params, grads, problem.strength)[1]
 
 
 @pytest.mark.parametrize("kind", MODELS)

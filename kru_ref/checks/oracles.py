@@ -62,12 +62,8 @@ class Problem(NamedTuple):
         """Return its gradient by back-propagation through time."""
         logits, saved = self.model.forward(params, self.x)
         _, dlogits = LOSSES[self.loss](logits, self.targets, self.mask)
-        return self.with_penalty(params, self.model.backward(params, saved, dlogits))
-
-    def with_penalty(self, params: Params, grads: Params) -> Params:
-        """Add the penalty's gradient to that of the loss."""
-        penalty = {name: self.strength * dW for name, dW in self.model.penalty(params)[1].items()}
-        return {name: g + penalty.get(name, 0) for name, g in grads.items()}
+        grads = self.model.backward(params, saved, dlogits)
+        return self.model.add_penalty(params, grads, self.strength)[1]
 
 
 def pytorch(problem: Problem, params: Mapping[str, Array]) -> tuple[float, Params]:

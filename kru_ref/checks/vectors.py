@@ -186,9 +186,7 @@ def _network(
     logits, saved = model.forward(params, x)
     value, dlogits = LOSSES[loss](logits, targets, mask, last_only)
     grads = model.backward(params, saved, dlogits)
-    penalty, dpenalty = model.penalty(params)
-    for key, g in dpenalty.items():
-        grads[key] = grads[key] + strength * g
+    penalty, grads = model.add_penalty(params, grads, strength)
     arrays: Arrays = {f"params/{key}": p for key, p in params.items()}
     arrays |= {"inputs/x": x, "inputs/targets": targets}
     if mask is not None:

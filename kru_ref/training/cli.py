@@ -325,8 +325,7 @@ class Gradcheck:
 
         logits, saved = model.forward(params, x)
         grads = model.backward(params, saved, softmax_cross_entropy(logits, targets)[1])
-        for name, dW in model.penalty(params)[1].items():
-            grads[name] = grads[name] + strength * dW
+        _, grads = model.add_penalty(params, grads, strength)
         dtypes = exact.dtypes()
         tolerance = 1e-6 if double == dtype else 1e-3
         return check_gradient(

@@ -236,9 +236,7 @@ def _update(
     grads = model.backward(state.params, saved, dlogits)
     penalty = 0.0
     if task.strength:
-        penalty, dW = model.penalty(state.params)
-        for name, gradient in dW.items():
-            grads[name] = grads[name] + task.strength * gradient
+        penalty, grads = model.add_penalty(state.params, grads, task.strength)
     grads, norm = clip_by_global_norm(grads, task.max_norm or math.inf)
     if not (math.isfinite(loss) and math.isfinite(penalty) and math.isfinite(norm)):
         raise Diverged(
