@@ -16,11 +16,17 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 # Real or complex, single or double precision: decided at run time, and decides what is computed.
 Array = NDArray[Any]
 
+# Parameters, or their gradients, by name.
+Params = dict[str, Array]
+
 # More than fits any memory; factorising by trial division stays quick.
 LARGEST_SIZE = 2**40
 
 # Of a check: more would run for hours.
 MOST_PROBES = 2**20
+
+# Columns whose products are added up in working precision before they go into a double.
+COLUMNS = 4096
 
 DTYPES = ("float32", "float64", "complex64", "complex128")
 
@@ -187,3 +193,72 @@ def check_rng(rng: np.random.Generator) -> None:
         raise TypeError(
             f"rng must be a numpy.random.Generator, such as np.random.default_rng(0), got {rng!r}"
         )
+
+
+def check_params(
+    params: Mapping[str, Array],
+    shapes: Mapping[str, tuple[int, ...]],
+    dtypes: Mapping[str, np.dtype],
+) -> Params:
+    """Return params as plain arrays; raise unless they have these names, shapes and dtypes."""
+    if not isinstance(params, Mapping):
+        raise TypeError(f"params must be a dict of arrays by name, got {type(params).__name__}")
+    if params.keys() != shapes.keys():
+        missing, unknown = shapes.keys() - params.keys(), params.keys() - shapes.keys()
+        raise ValueError(
+            f"params do not belong to this model: missing {sorted(missing) or 'none'}, "
+            f"unknown {sorted(unknown) or 'none'}"
+        )
+    plain = {}
+    for name, value in params.items():
+        if not isinstance(value, np.ndarray):
+            raise TypeError(f"{name} must be an array, got {type(value).__name__}")
+        value = plain[name] = as_array(name, value)
+        if value.shape != shapes[name]:
+            raise ValueError(f"{name} must have shape {shapes[name]}, got {value.shape}")
+        if value.dtype != dtypes[name]:
+            raise TypeError(f"{name} must have dtype {dtypes[name]}, got {value.dtype}")
+    return plain
+
+
+def check_real(cell: str, dtype: str) -> None:
+    """Raise for a complex dtype, on which gates are not defined."""
+    if dtype.startswith("complex"):
+        raise TypeError(
+            f"{cell} is defined on real numbers only, dtype is {dtype}; "
+            "use float32 or float64, or the simple cell"
+        )
+
+
+def glorot_uniform(shape: tuple[int, ...], rng: np.random.Generator, dtype: np.dtype) -> Array:
+    """Draw a matrix from ±√(6 / (rows + columns)), of the same mean square if complex."""
+    limit = math.sqrt(6 / sum(shape))
+    if dtype.kind == "c":
+        limit /= math.sqrt(2)
+        real, imaginary = rng.uniform(-limit, limit, (2, *shape))
+        return (real + 1j * imaginary).astype(dtype)
+    return rng.uniform(-limit, limit, shape).astype(dtype)
+
+
+def random_vector(N: int, rng: np.random.Generator, dtype: np.dtype) -> Array:
+    """Draw a vector with uniform entries and an expected squared length of 1."""
+    parts = 2 if dtype.kind == "c" else 1
+    limit = math.sqrt(3 / (parts * N))
+    entries = rng.uniform(-limit, limit, (parts, N))
+    return (entries[0] + 1j * entries[1] if parts == 2 else entries[0]).astype(dtype)
+
+
+def over_batch(a: NDArray[Any]) -> NDArray[Any]:
+    """Sum (N, B) over the batch, in double precision."""
+    return a.sum(axis=1, dtype=np.result_type(a, np.float64)).astype(a.dtype)
+
+
+def over_time(a: NDArray[Any]) -> NDArray[Any]:
+    """Sum (T, N, B) over time and batch, in double precision."""
+    return a.sum(axis=(0, 2), dtype=np.result_type(a, np.float64)).astype(a.dtype)
+
+
+def as_real(p: Array) -> NDArray[np.floating]:
+    """View a complex array as real numbers, (…, n) as (…, 2n); a real one as it is."""
+    p = np.ascontiguousarray(p, p.dtype.newbyteorder("="))
+    return p.view(np.finfo(p.dtype).dtype)

@@ -21,16 +21,17 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
+from types import ModuleType
 from typing import NamedTuple, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse.linalg import LinearOperator
 
+from . import engine
 from .arrays import DTYPES, Array, as_array, checked_size
-from .engine import backend as _backend
-from .engine import products
-from .engine.backend import Backend
+from .engine import Backend as Backend
+from .engine import resolve as resolve
 from .sweeps import sweep_gradient, sweeps
 
 
@@ -67,11 +68,11 @@ def kron_matvec(factors: Sequence[ArrayLike], x: ArrayLike, backend: Backend = "
     column instead of N². The factorisation is equation 4 of Jose, Cissé and Fleuret
     (ICML 2018).
     """
-    engine = ENGINES[_backend.resolve(backend)]
+    matvec = ENGINES[resolve(backend)].matvec
     matrices, columns = _prepared(factors, x)
     if columns.ndim == 1:
-        return engine.matvec(matrices, columns[:, None]).reshape(-1)
-    return engine.matvec(matrices, columns)
+        return matvec(matrices, columns[:, None]).reshape(-1)
+    return matvec(matrices, columns)
 
 
 @np.errstate(under="ignore")
@@ -116,8 +117,7 @@ def kron_matvec_backward(
             f"dy must have the shape of y, {expected}, got {dy.shape}; factors are {list(shapes)}"
         )
     dtype = _promote(*factors, x, dy)
-    engine = ENGINES[_backend.resolve(backend)]
-    dfactors, dx = engine.backward(
+    dfactors, dx = ENGINES[resolve(backend)].backward(
         _contiguous(factors, dtype), _columns(x, dtype), _columns(dy, dtype)
     )
     return (
@@ -214,8 +214,14 @@ class Engine(NamedTuple):
 
 ENGINES = {
     "numpy": Engine(numpy_matvec, numpy_backward),
-    "cython": Engine(products.matvec, products.matvec_backward),
+    "cython": Engine(engine.matvec, engine.matvec_backward),
 }
+
+
+def engine_for(shapes: tuple[tuple[int, int], ...], backend: Backend) -> ModuleType | None:
+    """Return what runs a whole recurrence over such factors in compiled code, if anything does."""
+    is_compiled = resolve(backend) == "cython" and engine.fits_recurrence(shapes)
+    return engine if is_compiled else None
 
 
 class KroneckerProduct(LinearOperator):
@@ -251,7 +257,7 @@ class KroneckerProduct(LinearOperator):
         arrays = as_factors(factors)
         self.factors: tuple[Array, ...] = tuple(W.copy() for W in arrays)
         self.backend = backend
-        _backend.resolve(backend)
+        resolve(backend)
         shape = tuple(math.prod(sizes) for sizes in zip(*(W.shape for W in arrays), strict=True))
         super().__init__(_promote(*arrays), shape)
 
@@ -398,7 +404,7 @@ def as_factors(factors: Sequence[ArrayLike]) -> list[Array]:
 
 def _prepared(factors: Sequence[ArrayLike], x: ArrayLike) -> tuple[Sequence[Array], Array]:
     """Return contiguous arrays of one dtype that fit together."""
-    shapes = products.shapes_of(factors, x)
+    shapes = engine.shapes_of(factors, x)
     if shapes is not None:
         matrices, columns = cast(Sequence[Array], factors), cast(Array, x)
         _check_rows("x", columns, shapes)

@@ -20,17 +20,23 @@ import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from .arrays import Array, checked_choice, checked_size, divided
-from .engine import backend as _backend
-from .engine import plans
-from .engine.backend import Backend
-from .kronecker import factor_sizes, kron_matvec, kron_matvec_backward, kron_matvec_jvp
+from .arrays import Array, checked_choice, checked_size, divided, glorot_uniform
+from .kronecker import (
+    Backend,
+    engine_for,
+    factor_sizes,
+    kron_matvec,
+    kron_matvec_backward,
+    kron_matvec_jvp,
+    resolve,
+)
 from .unitary import random_unitary, soft_unitary, spread_unitary, unitarity_defect
 
 
@@ -70,8 +76,8 @@ class Matrix(Protocol):
         """Return W h, and how it moves with the parameters and with h."""
         ...
 
-    def is_compiled(self, N: int) -> bool:
-        """Tell whether a recurrence over W runs in compiled code, all time steps in one call."""
+    def engine(self, N: int) -> ModuleType | None:
+        """Return what runs a recurrence over W in compiled code, all steps in one call, if any."""
         ...
 
     def penalty(self, W: Sequence[Array]) -> tuple[float, list[Array]]:
@@ -112,9 +118,8 @@ class Entries:
         """Return W h and W_dot h + W h_dot."""
         return W[0] @ h, W_dot[0] @ h + W[0] @ h_dot
 
-    def is_compiled(self, N: int) -> bool:
-        """Return False: a dense product is one call of BLAS a step."""
-        return False
+    def engine(self, N: int) -> None:
+        """Return None: a dense product is one call of BLAS a step."""
 
     def defect(self, W: Sequence[Array]) -> float:
         """Return ‖W^H W - I‖₂."""
@@ -187,7 +192,7 @@ class Kronecker:
     init_scheme: Literal["haar", "spread"] = "haar"
 
     def __post_init__(self) -> None:
-        _backend.resolve(self.backend)
+        resolve(self.backend)
         checked_choice("init_scheme", self.init_scheme, ("haar", "spread"))
         if self.factors is None:
             return
@@ -249,11 +254,9 @@ class Kronecker:
         """Return W h and how it moves; see kron_matvec_jvp."""
         return kron_matvec_jvp(W, h, W_dot, h_dot)
 
-    def is_compiled(self, N: int) -> bool:
-        """Return whether the backend is compiled and all factors are small."""
-        return _backend.resolve(self.backend) == "cython" and plans.are_small(
-            self.factor_shapes(N), plans.LARGEST_IN_RECURRENCE
-        )
+    def engine(self, N: int) -> ModuleType | None:
+        """Return the compiled engine, if it is there and all factors are small."""
+        return engine_for(self.factor_shapes(N), self.backend)
 
     def penalty(self, W: Sequence[Array]) -> tuple[float, list[Array]]:
         """Return Σ_f ‖W_f^H W_f - I‖²_F and its gradient."""
@@ -373,9 +376,8 @@ class RestrictedUnitary:
         x, x_dot = turn_jvp(phases[2], x, phases_dot[2], x_dot)
         return _as_state(x, h), _as_state(x_dot, h)
 
-    def is_compiled(self, N: int) -> bool:
-        """Return False: the Fourier transform is SciPy's."""
-        return False
+    def engine(self, N: int) -> None:
+        """Return None: the Fourier transform is SciPy's."""
 
     def penalty(self, W: Sequence[Array]) -> tuple[float, list[Array]]:
         """Return 0 and its gradient: W is unitary by construction."""
@@ -491,13 +493,3 @@ class FullUnitary(Entries):
     def penalty(self, W: Sequence[Array]) -> tuple[float, list[Array]]:
         """Return 0 and its gradient: the optimizer keeps W unitary."""
         return 0.0, [np.zeros_like(W[0])]
-
-
-def glorot_uniform(shape: tuple[int, ...], rng: np.random.Generator, dtype: np.dtype) -> Array:
-    """Draw a matrix from ±√(6 / (rows + columns)), of the same mean square if complex."""
-    limit = math.sqrt(6 / sum(shape))
-    if dtype.kind == "c":
-        limit /= math.sqrt(2)
-        real, imaginary = rng.uniform(-limit, limit, (2, *shape))
-        return (real + 1j * imaginary).astype(dtype)
-    return rng.uniform(-limit, limit, shape).astype(dtype)

@@ -16,6 +16,8 @@ import math
 import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,17 +25,19 @@ from numpy.typing import ArrayLike, NDArray
 
 from .arrays import (
     Array,
+    Params,
     ReadoutGradient,
     as_array,
+    check_params,
     check_rng,
     checked_array,
     checked_flag,
     checked_size,
+    glorot_uniform,
+    over_time,
 )
-from .cells import Cell, Params, Saved, State, check_params
-from .cells.cell import input_gradients, over_time
-from .engine import recurrence
-from .matrices import glorot_uniform
+from .cells import Cell, Saved, State
+from .cells.cell import input_gradients
 
 
 class ModelSaved(NamedTuple):
@@ -120,12 +124,12 @@ class SequenceModel:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout!r}")
         object.__setattr__(self, "dropout", float(self.dropout))
 
-    @property
+    @cached_property
     def cells(self) -> tuple[Cell, ...]:
         """The cells, from the input on."""
         return (self.cell,) if isinstance(self.cell, Cell) else tuple(self.cell)
 
-    @property
+    @cached_property
     def prefixes(self) -> tuple[str, ...]:
         """What stands before the names of each cell's parameters, without the dot."""
         if isinstance(self.cell, Cell):
@@ -134,28 +138,48 @@ class SequenceModel:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of each parameter: "cell.…", "readout.V", "readout.c"."""
-        shapes: dict[str, tuple[int, ...]] = {}
-        for prefix, cell in zip(self.prefixes, self.cells, strict=True):
-            shapes |= {f"{prefix}.{name}": shape for name, shape in cell.shapes().items()}
-        return shapes | {
-            "readout.V": (self.output_size, self.cells[-1].n_features),
-            "readout.c": (self.output_size,),
-        }
+        return dict(self._shapes)
 
     def dtypes(self) -> dict[str, np.dtype]:
         """Return the dtype of each parameter; the readout is real."""
-        dtypes: dict[str, np.dtype] = {}
-        for prefix, cell in zip(self.prefixes, self.cells, strict=True):
-            dtypes |= {f"{prefix}.{name}": dtype for name, dtype in cell.dtypes().items()}
+        return dict(self._dtypes)
+
+    @cached_property
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        shapes = self._with_prefixes([cell.shapes() for cell in self.cells])
+        shapes["readout.V"] = (self.output_size, self.cells[-1].n_features)
+        return shapes | {"readout.c": (self.output_size,)}
+
+    @cached_property
+    def _dtypes(self) -> dict[str, np.dtype]:
+        dtypes = self._with_prefixes([cell.dtypes() for cell in self.cells])
         return dtypes | dict.fromkeys(("readout.V", "readout.c"), self.cells[-1].real_dtype)
+
+    def _with_prefixes(self, of_cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return what each cell says of its parameters, by the model's names."""
+        return {
+            f"{prefix}.{name}": value
+            for prefix, of_cell in zip(self.prefixes, of_cells, strict=True)
+            for name, value in of_cell.items()
+        }
+
+    def cell_params(self, params: Mapping[str, Array]) -> list[Params]:
+        """Return each cell's parameters, by the names it gives them."""
+        return [{name: params[key] for name, key in names} for names in self._cell_names]
+
+    @cached_property
+    def _cell_names(self) -> list[list[tuple[str, str]]]:
+        return [
+            [(name, f"{prefix}.{name}") for name in cell.shapes()]
+            for prefix, cell in zip(self.prefixes, self.cells, strict=True)
+        ]
 
     @property
     def n_parameters(self) -> int:
         """Real numbers in all parameters; a complex one counts as two."""
-        dtypes = self.dtypes()
         return sum(
-            math.prod(shape) * (2 if dtypes[name].kind == "c" else 1)
-            for name, shape in self.shapes().items()
+            math.prod(shape) * (2 if self._dtypes[name].kind == "c" else 1)
+            for name, shape in self._shapes.items()
         )
 
     @property
@@ -174,11 +198,9 @@ class SequenceModel:
 
     def init(self, rng: np.random.Generator) -> Params:
         """Draw parameters: the cells', V Glorot-uniform, c = 0."""
-        params: Params = {}
-        for prefix, cell in zip(self.prefixes, self.cells, strict=True):
-            params |= {f"{prefix}.{name}": value for name, value in cell.init(rng).items()}
+        params: Params = self._with_prefixes([cell.init(rng) for cell in self.cells])
         dtype = self.cells[-1].real_dtype
-        params["readout.V"] = glorot_uniform(self.shapes()["readout.V"], rng, dtype)
+        params["readout.V"] = glorot_uniform(self._shapes["readout.V"], rng, dtype)
         params["readout.c"] = np.zeros(self.output_size, dtype)
         return params
 
@@ -190,7 +212,6 @@ class SequenceModel:
         h0: Any = None,
         *,
         rng: np.random.Generator | None = None,
-        reuse: ModelSaved | None = None,
     ) -> tuple[NDArray[np.floating], ModelSaved]:
         """Run the model over a batch of sequences.
 
@@ -203,8 +224,6 @@ class SequenceModel:
             such as ``saved.last`` of the chunk before (truncated BPTT).
         rng : numpy.random.Generator, optional
             Draws what dropout sets to 0. Without it nothing is.
-        reuse : ModelSaved, optional
-            What an earlier call returned and nobody needs any longer: its memory is used again.
 
         Returns
         -------
@@ -217,37 +236,26 @@ class SequenceModel:
         ValueError, TypeError
             As the cells' ``forward``.
         """
-        params = check_params(params, self.shapes(), self.dtypes())
-        states = self.states_of(h0)
-        old: list[Any] = [None] * len(states)
-        if reuse is not None:
-            self._check_type("reuse", reuse)
-            # a cell looks at its own input only; this call's may be another cell's old states
-            given = [a for a in (x, *_parts(states)) if isinstance(a, np.ndarray)]
-            for i, saved in enumerate(reuse.cells):
-                if not any(np.may_share_memory(a, b) for a in _memory_of(saved) for b in given):
-                    old[i] = saved
+        params, given = check_params(params, self._shapes, self._dtypes), self.states_of(h0)
         if rng is not None:
             check_rng(rng)
+        x = self.cells[0].checked_input(x)
         all_saved: list[Saved] = []
         all_kept: list[Array | None] = []
-        cells, all_params = self.cells, self.cell_params(params)
-        for i in range(len(cells)):
-            is_last = i == len(cells) - 1
-            h, saved = cells[i].forward(all_params[i], x, states[i], reuse=old[i])
+        for i, (cell, of_cell) in enumerate(zip(self.cells, self.cell_params(params), strict=True)):
+            before = cell.initial_states(of_cell, x.shape[-1], given[i])
+            h, saved = cell.run(of_cell, x, before, given[i] is None)
+            is_last = i == len(self.cells) - 1
+            h = h[-1:] if is_last and self.last_only else h
+            kept = self._kept(h.shape, rng) if rng is not None and self.dropout else None
+            h = h if kept is None else h * kept
             all_saved.append(saved)
-            if is_last and self.last_only:
-                h = h[-1:]
-            kept = None
-            if rng is not None and self.dropout:
-                kept = self._kept(h.shape, rng)
-                h = h * kept
             all_kept.append(kept)
-            if not is_last:
-                x = features(h)
+            x = x if is_last else features(h)
         C = self._readout(params)
-        if self._readout_is_compiled:
-            logits = recurrence.readout(C, params["readout.c"], h)
+        engine = self._readout_engine
+        if engine is not None:
+            logits = engine.readout(C, params["readout.c"], h)
         else:
             logits = (C.conj() @ h).real + params["readout.c"][:, None]
         return logits, ModelSaved(tuple(all_saved), tuple(all_kept))
@@ -283,39 +291,31 @@ class SequenceModel:
 
             dh = C^T dy,   dV_Re = Σ dy Re(h)^T and dV_Im = Σ dy Im(h)^T,   dc = Σ dy.
         """
-        params = check_params(params, self.shapes(), self.dtypes())
-        cells = self.cells
-        self._check_type("saved", saved)
-        cells[-1].check_saved(saved.cells[-1])
-        for kept, of in zip(saved.kept, saved.cells, strict=True):
-            last_only = self.last_only and of is saved.cells[-1]
-            if kept is not None and kept.shape != (of.h[-1:] if last_only else of.h).shape:
-                raise ValueError("saved belongs to another model: its dropout has another shape")
-        h = saved.cells[-1].h[-1:] if self.last_only else saved.cells[-1].h
+        params = check_params(params, self._shapes, self._dtypes)
+        h = self._checked_states(saved)
         shape = (len(h), self.output_size, h.shape[-1])
-        dlogits = checked_array("dlogits", dlogits, shape, cells[-1].real_dtype)
+        dlogits = checked_array("dlogits", dlogits, shape, self.cells[-1].real_dtype)
         kept = saved.kept[-1]
-        if kept is not None:
-            h = h * kept
-        if self._readout_is_compiled:
-            dV = recurrence.readout_backward(h, dlogits)
+        h = h if kept is None else h * kept
+        engine = self._readout_engine
+        if engine is not None:
+            dV = engine.readout_backward(h, dlogits)
         else:
             states = features(h)  # (T, N or 2N, B)
             dV, _ = input_gradients(params["readout.V"], states, dlogits, input_gradient=False)
         grads = {"readout.V": dV, "readout.c": over_time(dlogits)}
 
         dh: Any = ReadoutGradient(self._readout(params), dlogits)
-        if kept is not None:
-            dh = dh.whole() * kept
-        all_params = self.cell_params(params)
-        for i in reversed(range(len(cells))):
-            own, dx, _ = cells[i].backward(all_params[i], saved.cells[i], dh, input_gradient=i > 0)
-            grads |= {f"{self.prefixes[i]}.{name}": grad for name, grad in own.items()}
+        dh = dh if kept is None else dh.whole() * kept
+        for i, of_cell in reversed(list(enumerate(self.cell_params(params)))):
+            grads_i, dx, _ = self.cells[i].run_backward(
+                of_cell, saved.cells[i], dh, input_gradient=i > 0
+            )
+            grads |= {f"{self.prefixes[i]}.{name}": grad for name, grad in grads_i.items()}
             if dx is not None:
-                dh = _features_backward(dx, cells[i - 1].is_complex)
                 kept = saved.kept[i - 1]
-                if kept is not None:
-                    dh = dh * kept
+                dh = features_backward(dx, self.cells[i - 1].is_complex)
+                dh = dh if kept is None else dh * kept
         return grads
 
     @np.errstate(under="ignore")
@@ -349,8 +349,8 @@ class SequenceModel:
         ValueError, TypeError
             As the cells' ``jvp``.
         """
-        params = check_params(params, self.shapes(), self.dtypes())
-        params_dot = check_params(params_dot, self.shapes(), self.dtypes())
+        params = check_params(params, self._shapes, self._dtypes)
+        params_dot = check_params(params_dot, self._shapes, self._dtypes)
         states, cells = self.states_of(h0), self.cells
         all_params, all_dots = self.cell_params(params), self.cell_params(params_dot)
         for i in range(len(cells)):
@@ -367,12 +367,12 @@ class SequenceModel:
         return logits, logits_dot
 
     @np.errstate(under="ignore")
-    def continued(self, params: Mapping[str, Array], x: ArrayLike) -> Array:
+    def forward_on_complex(self, params: Mapping[str, Array], x: ArrayLike) -> Array:
         """Run a real model on complex numbers: the analytic continuation of :meth:`forward`.
 
         With it and a loss, which takes complex logits too, a complex-step check of the gradient is
 
-            f = lambda p: kru.softmax_cross_entropy(model.continued(p, x), targets)[0]
+            f = lambda p: kru.softmax_cross_entropy(model.forward_on_complex(p, x), targets)[0]
             kru.check_gradient(f, params, grads, method="complex-step")
 
         Parameters
@@ -388,12 +388,12 @@ class SequenceModel:
         Raises
         ------
         ValueError, TypeError
-            As the cells' ``continued``.
+            As the cells' ``forward_on_complex``.
         """
         params = {name: as_array(name, p) for name, p in params.items()}
-        check_params(params, self.shapes(), {name: p.dtype for name, p in params.items()})
-        for cell, own in zip(self.cells, self.cell_params(params), strict=True):
-            x = cell.continued(own, x)
+        check_params(params, self._shapes, {name: p.dtype for name, p in params.items()})
+        for cell, of_cell in zip(self.cells, self.cell_params(params), strict=True):
+            x = cell.forward_on_complex(of_cell, x)
         h = np.asarray(x)[-1:] if self.last_only else np.asarray(x)
         return params["readout.V"] @ h + params["readout.c"][:, None]
 
@@ -406,12 +406,12 @@ class SequenceModel:
         grads : dict of str to ndarray
             {"cell.W.0": …}: only the recurrent matrices' parameters.
         """
-        params = check_params(params, self.shapes(), self.dtypes())
+        params = check_params(params, self._shapes, self._dtypes)
         value, grads = 0.0, Params()
-        for prefix, cell, own in zip(
+        for prefix, cell, of_cell in zip(
             self.prefixes, self.cells, self.cell_params(params), strict=True
         ):
-            part, dW = cell.penalty(own)
+            part, dW = cell.penalty(of_cell)
             value += part
             grads |= {f"{prefix}.{name}": grad for name, grad in dW.items()}
         return value, grads
@@ -426,16 +426,16 @@ class SequenceModel:
 
     def defect(self, params: Mapping[str, Array]) -> float:
         """Return ‖W^H W - I‖₂, the largest of all recurrent matrices."""
-        params = check_params(params, self.shapes(), self.dtypes())
+        params = check_params(params, self._shapes, self._dtypes)
         return max(
-            cell.defect(own) for cell, own in zip(self.cells, self.cell_params(params), strict=True)
+            cell.defect(of_cell)
+            for cell, of_cell in zip(self.cells, self.cell_params(params), strict=True)
         )
 
     @property
-    def _readout_is_compiled(self) -> bool:
-        """For few outputs; BLAS is the faster for many."""
-        cell = self.cells[-1]
-        return cell.matrix.is_compiled(cell.hidden_size) and self.output_size <= 64
+    def _readout_engine(self) -> ModuleType | None:
+        """What reads out few outputs in compiled code; of many BLAS is the faster."""
+        return self.cells[-1].engine if self.output_size <= 64 else None
 
     def states_of(self, h0: Any) -> tuple[Any, ...]:
         """Return the given state of each cell, or None."""
@@ -450,29 +450,30 @@ class SequenceModel:
             return tuple(h0)
         raise ValueError(f"h0 must hold a state for each of {n} cells, got {type(h0).__name__}")
 
-    def _check_type(self, name: str, saved: Any) -> None:
-        """Raise unless it is what this model's forward returned, by kinds and numbers of cells."""
+    def _checked_states(self, saved: Any) -> Array:
+        """Return the states that were read out; raise unless saved is this model's."""
         if not isinstance(saved, ModelSaved):
             raise TypeError(
-                f"{name} must be the ModelSaved that forward returned, got {type(saved).__name__}"
+                f"saved must be the ModelSaved that forward returned, got {type(saved).__name__}"
             )
-        kinds = [cell.saved_type.__name__ for cell in self.cells]
-        found = [type(of).__name__ for of in saved.cells]
-        if found != kinds or len(saved.kept) != len(kinds):
-            raise ValueError(f"{name} belongs to another model: it holds {found}, expected {kinds}")
+        if not len(saved.cells) == len(saved.kept) == len(self.cells):
+            raise ValueError(
+                f"saved belongs to another model: it holds {len(saved.cells)} cells, this model "
+                f"{len(self.cells)}"
+            )
+        for i, (cell, of_cell, kept) in enumerate(zip(self.cells, *saved, strict=True)):
+            cell.check_saved(of_cell)
+            h = of_cell.h
+            h = h[-1:] if self.last_only and i == len(self.cells) - 1 else h
+            if kept is not None and kept.shape != h.shape:
+                raise ValueError("saved belongs to another model: its dropout has another shape")
+        return h
 
     def _kept(self, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
         """Draw what states are multiplied by: 0, or 1/(1 - dropout)."""
         dtype = self.cells[0].real_dtype
         kept = rng.random(shape, dtype=dtype) >= self.dropout
         return kept * dtype.type(1 / (1 - self.dropout))
-
-    def cell_params(self, params: Mapping[str, Array]) -> list[dict[str, Any]]:
-        """Return each cell's own parameters, by the names it gives them."""
-        return [
-            {name: params[f"{prefix}.{name}"] for name in cell.shapes()}
-            for prefix, cell in zip(self.prefixes, self.cells, strict=True)
-        ]
 
     def _readout(self, params: Mapping[str, Array]) -> Array:
         """Return C (M, N) of y = Re(conj(C) h) + c."""
@@ -488,28 +489,16 @@ def features(h: Array) -> Array:
     return np.concatenate([h.real, h.imag], axis=-2) if np.iscomplexobj(h) else h
 
 
-def _depth(nested: Any) -> int:
-    """Return how many indices it takes: dimensions of an array, or of lists in lists."""
-    if isinstance(nested, tuple | list):
-        return 1 + (_depth(nested[0]) if nested else 0)
-    return np.ndim(nested)
-
-
-def _parts(nested: Any) -> list[Any]:
-    """Return what stands in nested tuples or lists, in one list."""
-    if isinstance(nested, tuple | list):
-        return [part for inner in nested for part in _parts(inner)]
-    return [nested]
-
-
-def _memory_of(saved: Saved) -> list[Array]:
-    """Return what a forward pass that reuses it writes over."""
-    return [getattr(saved, name) for name in ("h", "c", "gates") if hasattr(saved, name)]
-
-
-def _features_backward(dx: Array, is_complex: bool) -> Array:
+def features_backward(dx: Array, is_complex: bool) -> Array:
     """Return dh for the gradient of what :func:`features` returned."""
     if not is_complex:
         return dx
     N = dx.shape[1] // 2
     return dx[:, :N] + 1j * dx[:, N:]
+
+
+def _depth(nested: Any) -> int:
+    """Return how many indices it takes: dimensions of an array, or of lists in lists."""
+    if isinstance(nested, tuple | list):
+        return 1 + (_depth(nested[0]) if nested else 0)
+    return np.ndim(nested)

@@ -18,8 +18,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from .arrays import Array, as_array, as_arrays, checked_number
-from .cells import Params
+from .arrays import Array, Params, as_array, as_arrays, as_real, checked_number
 
 State = dict[str, Any]
 Real = NDArray[np.floating]
@@ -324,12 +323,6 @@ def clip_by_global_norm(grads: Mapping[str, Array], max_norm: float) -> tuple[Pa
     if norm <= max_norm or not math.isfinite(norm):
         return grads, norm
     return {name: g * (max_norm / norm) for name, g in grads.items()}, norm
-
-
-def as_real(p: Array) -> Real:
-    """View a complex array as real numbers, (…, n) as (…, 2n); a real one as it is."""
-    p = np.ascontiguousarray(p, p.dtype.newbyteorder("="))
-    return p.view(np.finfo(p.dtype).dtype)
 
 
 def _count(steps: Any) -> int:

@@ -6,10 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .arrays import Array
-
-# Columns whose products are added up in working precision before they go into a double.
-COLUMNS = 4096
+from .arrays import COLUMNS, Array
 
 
 class Sweep(NamedTuple):

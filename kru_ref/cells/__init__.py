@@ -17,22 +17,10 @@ A cell is a frozen description. Its parameters are a dict of arrays outside it, 
 ``forward`` returns all that ``backward`` needs.
 """
 
-from .cell import Cell, Params, Saved, State, check_params
-from .gru import GRU, GRUSaved
-from .lstm import LSTM, LSTMSaved
-from .rnn import KRU, RNN, RNNSaved
+from ..arrays import Params, check_params
+from .cell import Cell, Saved, State
+from .gru import GRU
+from .lstm import LSTM
+from .rnn import KRU, RNN
 
-__all__ = [
-    "GRU",
-    "KRU",
-    "LSTM",
-    "RNN",
-    "Cell",
-    "GRUSaved",
-    "LSTMSaved",
-    "Params",
-    "RNNSaved",
-    "Saved",
-    "State",
-    "check_params",
-]
+__all__ = ["GRU", "KRU", "LSTM", "RNN", "Cell", "Params", "Saved", "State", "check_params"]

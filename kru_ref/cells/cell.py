@@ -1,63 +1,103 @@
-"""What all recurrent cells share: sizes, parameters, input, the state before the first step."""
+"""The recurrence, once: forward over time and backward through time, for every cell.
+
+A cell adds three methods: :meth:`Cell.step`, the equations of one time step, ``step_backward``,
+their adjoint, and ``step_jvp``, their tangent.
+"""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from types import ModuleType
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 
 from ..arrays import (
+    COLUMNS,
     Array,
+    Params,
     ReadoutGradient,
     as_array,
     check_dtype,
+    check_params,
     check_rng,
     checked_array,
     checked_flag,
     checked_size,
     converted,
+    glorot_uniform,
+    over_batch,
+    over_time,
+    random_vector,
 )
-from ..engine.memory import aligned_empty
-from ..matrices import Matrix, RestrictedUnitary, glorot_uniform
-from ..sweeps import COLUMNS
+from ..matrices import Matrix, RestrictedUnitary
 
-Params = dict[str, Array]
-# What passes from one chunk of a sequence to the next: h, or h and c.
-State = Array | tuple[Array, ...]
+# What passes from one time step to the next: h, or h and c.
+States = tuple[Array, ...]
+# The same as a user holds it: h alone, or the pair.
+State = Array | States
+# One array (N, B) for each gate.
+Gates = Sequence[Array]
+# Gradients of a state, where nothing is 0.
+Past = tuple[Array | float, ...]
 
 
-class Saved(Protocol):
-    """What a cell's backward needs of its forward."""
+class Saved(NamedTuple):
+    """What back-propagation through time needs of a forward pass.
+
+    Attributes
+    ----------
+    x : ndarray, shape (T, D, B), or integers (T, B)
+    before : tuple of ndarray, shapes (N, B)
+        The state before the first step: h, or h and c.
+    states : tuple of ndarray, shapes (T, N, B)
+        The state after each step.
+    gates : ndarray, shape (T, n_kept, N, B)
+        What each step kept of its gates.
+    h0_is_learned : bool
+    """
+
+    x: NDArray[Any]
+    before: States
+    states: States
+    gates: Array
+    h0_is_learned: bool
 
     @property
     def h(self) -> Array:
-        """Hidden states (T, N, B)."""
-        ...
+        """Hidden states, (T, N, B)."""
+        return self.states[0]
 
     @property
     def last(self) -> State:
-        """The state after the last step, for the next chunk's ``h0``."""
-        ...
+        """The state after the last step, for the next chunk's ``h0``: copies, (N, B) each."""
+        return _one_or_all(tuple(of_time[-1].copy() for of_time in self.states))
 
 
 class Cell(ABC):
     """A recurrent cell: a frozen description, with its parameters in a dict outside it.
 
     The recurrent matrices, one for each gate, are called "W" with the gate's and the matrix's own
-    names behind it; "U" holds the input weights of all gates one under the other, "b" their biases.
+    names behind it; "U" holds the input weights of all G gates one under the other, "b" their
+    biases. A time step is :meth:`step`, of W_k h and U_k x for each gate k.
     """
 
     # The suffix of each gate's matrix, in the order of the rows of U.
     gate_names: ClassVar[tuple[str, ...]]
     # Parts of the state that may be learned, each (N,).
     states: ClassVar[tuple[str, ...]] = ("h0",)
-    # What forward returns for backward.
-    saved_type: ClassVar[type[Any]]
+    # How many arrays (N, B) a step keeps of its gates.
+    n_kept: ClassVar[int] = 0
+    # Which of the gradients that step_backward returns stand behind W_k h, gate by gate; behind
+    # U_k x it is the first G.
+    behind_W: ClassVar[tuple[int, ...]]
+    # Which stand behind a bias that is added there. Another is step_backward's own affair.
+    behind_bias: ClassVar[Mapping[str, slice]] = {}
 
     input_size: int
     hidden_size: int
@@ -65,183 +105,275 @@ class Cell(ABC):
     dtype: str
     learned_h0: bool
 
-    def _check(self) -> None:
-        for name in ("input_size", "hidden_size"):
-            object.__setattr__(self, name, checked_size(name, getattr(self, name)))
-        object.__setattr__(self, "dtype", check_dtype(self.dtype).name)
-        object.__setattr__(self, "learned_h0", checked_flag("learned_h0", self.learned_h0))
-        if isinstance(self.matrix, type) or not hasattr(self.matrix, "is_compiled"):
-            raise TypeError(
-                f"matrix must be a matrix such as Dense() or Kronecker(), got {self.matrix!r}"
-            )
-        self.matrix.shapes(self.hidden_size, np.dtype(self.dtype))
-
-    @property
-    def is_complex(self) -> bool:
-        """Whether the hidden state is complex."""
-        return self.dtype.startswith("complex")
-
-    @property
-    def real_dtype(self) -> np.dtype:
-        """The real dtype of the cell's precision."""
-        return np.finfo(self.dtype).dtype
-
-    @property
-    def n_features(self) -> int:
-        """Real numbers in a hidden state: N, or 2N if it is complex."""
-        return self.hidden_size * (1 + self.is_complex)
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the shape of each parameter."""
-        D, N, n_gates = self.input_size, self.hidden_size, len(self.gate_names)
-        own = self.matrix.shapes(N, np.dtype(self.dtype))
-        shapes: dict[str, tuple[int, ...]] = self._for_each_gate(own)
-        shapes |= {"U": (n_gates * N, D), "b": (n_gates * N,)}
-        return shapes | (dict.fromkeys(self.states, (N,)) if self.learned_h0 else {})
-
-    def dtypes(self) -> dict[str, np.dtype]:
-        """Return the dtype of each parameter: the cell's, but biases are real."""
-        own = self.matrix.dtypes(self.hidden_size, np.dtype(self.dtype))
-        dtypes = dict.fromkeys(self.shapes(), np.dtype(self.dtype))
-        dtypes |= self._for_each_gate(own)
-        return dtypes | {"b": self.real_dtype}
-
-    @property
-    def matrix_names(self) -> tuple[str, ...]:
-        """Names of the recurrent matrices' parameters, gate by gate."""
-        return tuple(
-            self._for_each_gate(self.matrix.shapes(self.hidden_size, np.dtype(self.dtype)))
-        )
-
-    def _for_each_gate(self, own: Mapping[str, Any]) -> dict[str, Any]:
-        """Give each gate what a matrix says of its parameters, by their whole names."""
-        return {f"W{gate}{name}": of for gate in self.gate_names for name, of in own.items()}
-
-    @property
-    def unitary_names(self) -> tuple[str, ...]:
-        """Names of matrices that an optimizer must keep unitary; see :class:`FullUnitary`."""
-        return self.matrix_names if self.matrix.kept_unitary else ()
-
-    @property
-    def n_recurrent_parameters(self) -> int:
-        """Real numbers in the recurrent matrices; a complex one counts as two."""
-        shapes, dtypes = self.shapes(), self.dtypes()
-        return sum(
-            math.prod(shapes[name]) * (2 if dtypes[name].kind == "c" else 1)
-            for name in self.matrix_names
-        )
-
-    def matrices(self, params: Mapping[str, Array]) -> list[list[Array]]:
-        """Return each gate's matrix, as the list of its parameter arrays."""
-        names = self.matrix.shapes(self.hidden_size, np.dtype(self.dtype))
-        return [[params[f"W{gate}{name}"] for name in names] for gate in self.gate_names]
-
-    def init(self, rng: np.random.Generator) -> Params:
-        """Draw parameters: W as its matrix says, U Glorot-uniform, b = 0, h_0 of length about 1.
-
-        h_0 is random, not 0: at z = 0 modReLU has no gradient, and an input that begins
-        with zeros (a picture's margin) would leave the state there.
-        """
-        check_rng(rng)
-        D, N, dtype = self.input_size, self.hidden_size, np.dtype(self.dtype)
-        drawn = [W for _ in self.gate_names for W in self.matrix.init(N, rng, dtype)]
-        params = dict(zip(self.matrix_names, drawn, strict=True))
-        params["U"] = np.concatenate([glorot_uniform((N, D), rng, dtype) for _ in self.gate_names])
-        params["b"] = np.zeros(len(self.gate_names) * N, self.real_dtype)
-        if self.learned_h0:
-            params |= {name: random_state(N, rng, dtype) for name in self.states}
-        return params
-
     @abstractmethod
-    def forward(
-        self, params: Mapping[str, Array], x: ArrayLike, h0: Any = None, *, reuse: Any = None
-    ) -> tuple[Array, Any]:
-        """Run the cell over a batch of sequences; return h (T, N, B) and what backward needs."""
-
-    @abstractmethod
-    def backward(
-        self,
-        params: Mapping[str, Array],
-        saved: Any,
-        dh: ArrayLike | ReadoutGradient,
-        *,
-        input_gradient: bool = True,
-    ) -> tuple[Params, Array | None, Any]:
-        """Back-propagate through time; return the gradients of params, of x and of the state."""
-
-    @np.errstate(under="ignore")
-    def continued(self, params: Mapping[str, Array], x: ArrayLike) -> Array:
-        """Run a real cell on complex numbers: the analytic continuation of :meth:`forward`.
-
-        For the complex-step method, whose numbers leave the real line by 1e-20 i. The NumPy
-        loop of forward itself, in double precision.
+    def step(self, params: Params, Wh: Gates, Ux: Gates, state: States) -> tuple[States, Gates]:
+        """Make one time step.
 
         Parameters
         ----------
         params : mapping of str to ndarray
-            Those of :meth:`init` by names and shapes; any of them complex.
-        x : array_like, shape (T, D, B), real or complex, or integers (T, B)
+        Wh, Ux : sequences of ndarray, shapes (N, B)
+            W_k h and U_k x of each gate k.
+        state : tuple of ndarray, shapes (N, B)
+            One array for each of ``states``, the hidden state first.
 
         Returns
         -------
-        h : ndarray of complex128, shape (T, N, B)
-
-        Raises
-        ------
-        TypeError
-            A complex cell, modReLU or RestrictedUnitary: not analytic in their real numbers.
-        ValueError
-            Parameters of other names or shapes.
+        state : tuple of ndarray, shapes (N, B)
+        gates : sequence of ndarray, shapes (N, B)
+            ``n_kept`` arrays, for :meth:`step_backward`.
         """
-        if self.is_complex or getattr(self, "activation", None) == "modrelu":
-            raise TypeError(
-                "a complex cell and modReLU have no analytic continuation: they take moduli"
-            )
-        if isinstance(self.matrix, RestrictedUnitary):
-            raise TypeError(
-                "RestrictedUnitary has no analytic continuation: it reads a real state as the "
-                "two parts of a complex one"
-            )
-        params = {name: as_array(name, p) for name, p in params.items()}
-        check_params(params, self.shapes(), {name: p.dtype for name, p in params.items()})
-        x = as_array("x", x)
-        if np.iscomplexobj(x):
-            self.checked_input(x.real)
-        else:
-            x = self.checked_input(x)
-        return self._continued(params, x, self.initial_states(params, x.shape[-1], None))
 
     @abstractmethod
-    def _continued(
-        self, params: Mapping[str, Array], x: NDArray[Any], state: tuple[Array, ...]
-    ) -> Array:
-        """Run the NumPy loop of forward on complex numbers."""
+    def step_backward(
+        self, params: Params, before: States, after: States, gates: Array, dafter: States
+    ) -> tuple[Gates, Past, Params]:
+        """Back-propagate through :meth:`step`.
+
+        Parameters
+        ----------
+        params : mapping of str to ndarray
+        before, after : tuples of ndarray, shapes (N, B)
+            The states that the step was given and returned.
+        gates : ndarray, shape (n_kept, N, B)
+            What it kept.
+        dafter : tuple of ndarray, shapes (N, B)
+            Gradients of the state after.
+
+        Returns
+        -------
+        d : sequence of ndarray, shapes (N, B)
+            Gradients of what stands behind the matrices and biases; see ``behind_W``.
+        dbefore : tuple of ndarray or 0
+            Gradients of the state before, but for what reaches h through W_k h.
+        dbias : dict of str to ndarray, shapes (N,)
+            Gradients of biases within the step, summed over the batch.
+        """
 
     @abstractmethod
     def step_jvp(
         self,
-        params: Mapping[str, Array],
-        x_t: NDArray[Any],
-        state: tuple[Array, ...],
-        params_dot: Mapping[str, Array],
-        x_t_dot: NDArray[Any] | None,
-        state_dot: tuple[Array, ...],
-    ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+        params: Params,
+        Wh: Gates,
+        Ux: Gates,
+        state: States,
+        params_dot: Params,
+        Wh_dot: Gates,
+        Ux_dot: Gates,
+        state_dot: States,
+    ) -> tuple[States, States]:
         """Make one time step; return the state after it, and how that moves.
+
+        Each argument "…_dot" tells how the one before it moves.
+        """
+
+    @property
+    @abstractmethod
+    def kind(self) -> str:
+        """The name of the step's equations, for the engine."""
+
+    @np.errstate(under="ignore")
+    def forward(
+        self, params: Mapping[str, Array], x: ArrayLike, h0: Any = None
+    ) -> tuple[Array, Saved]:
+        """Run the cell over a batch of sequences.
 
         Parameters
         ----------
         params : mapping of str to ndarray
-        x_t : ndarray, shape (D, B), or integers (B,)
-        state : tuple of ndarray, shapes (N, B)
-            One array for each of ``states``, the hidden state first.
-        params_dot, x_t_dot, state_dot
-            How params, x_t and state move; no x_t_dot for an input that does not.
+            As :meth:`init` returns them.
+        x : array_like, shape (T, D, B), or integers (T, B)
+            Converted to the cell's precision. Integers in 0 … D-1 stand for one-hot columns.
+        h0 : array_like, shape (N, B), or a pair of them for an LSTM's h and c, optional
+            The state before the first step, such as ``saved.last`` of the chunk before (truncated
+            BPTT); it takes the place of the learned one.
 
         Returns
         -------
-        state, state_dot : tuples of ndarray, shapes (N, B)
+        h : ndarray, shape (T, N, B)
+            Read-only, for backward reads it too: change a copy.
+        saved : Saved
+            For :meth:`backward`. It holds h, and x where it needs no conversion: leave x as it is
+            until then. Of a simple cell it is one number for each one of h, six for an LSTM, five
+            for a GRU.
+
+        Raises
+        ------
+        ValueError, TypeError
+            Parameters, x or h0 of another shape or dtype, labels out of range, or x not
+            finite.
         """
+        params, x = check_params(params, self._shapes, self._dtypes), self.checked_input(x)
+        return self.run(params, x, self.initial_states(params, x.shape[-1], h0), h0 is None)
+
+    def run(
+        self, params: Params, x: NDArray[Any], before: States, is_learned: bool
+    ) -> tuple[Array, Saved]:
+        """Run :meth:`forward` on arguments that have been checked."""
+        T, engine = len(x), self.engine_for(x)
+        empty = np.empty if engine is None else engine.aligned_empty
+        shape, dtype = before[0].shape, np.dtype(self.dtype)
+        states = tuple(empty((T, *shape), dtype) for _ in before)
+        gates = empty((T, self.n_kept, *shape), dtype)
+        if engine is None:
+            self._run_numpy(params, x, before, states, gates)
+        else:
+            engine.recurrence_forward(
+                self.kind, self.matrices(params), params, x, before, states, gates
+            )
+        saved = Saved(x, before, states, gates, self.learned_h0 and is_learned)
+        h = states[0].view()
+        h.setflags(write=False)
+        return h, saved
+
+    def _run_numpy(
+        self, params: Params, x: NDArray[Any], state: States, states: States, gates: Array
+    ) -> None:
+        """Step through time from a first state, into states and gates."""
+        W = self.matrices(params)
+        for t in range(len(x)):
+            Wh = [self.matrix.matvec(W_k, state[0]) for W_k in W]
+            Ux = np.split(input_product(params["U"], x[t]), len(W))
+            state, kept = self.step(params, Wh, Ux, state)
+            for of_time, part in zip(states, state, strict=True):
+                of_time[t] = part
+            if self.n_kept:
+                gates[t] = kept
+
+    @np.errstate(under="ignore")
+    def backward(
+        self,
+        params: Mapping[str, Array],
+        saved: Saved,
+        dh: ArrayLike | ReadoutGradient,
+        *,
+        dc: ArrayLike | None = None,
+        input_gradient: bool = True,
+    ) -> tuple[Params, Array | None, State]:
+        """Back-propagate through time.
+
+        Parameters
+        ----------
+        params : mapping of str to ndarray
+            The very ones given to :meth:`forward`.
+        saved : Saved
+            As :meth:`forward` returned it.
+        dh : array_like, shape (T, N, B), or (K, N, B) with K < T
+            Gradient with respect to h, ∂L/∂Re h + i ∂L/∂Im h. A shorter one belongs to
+            the last K steps; that of the steps before is 0.
+        dc : array_like, shape (N, B), optional
+            Of an LSTM, the gradient with respect to c after the last step, such as the chunk behind
+            hands back.
+        input_gradient : bool
+            Whether to compute dx.
+
+        Returns
+        -------
+        grads : dict of str to ndarray
+            The keys and shapes of params. Those of a learned state are 0 where one was given.
+        dx : ndarray, shape (T, D, B), or None for integer x or without ``input_gradient``
+        dh0 : ndarray, shape (N, B), or a pair of them for an LSTM's h and c
+            Gradient with respect to the state before the first step.
+
+        Raises
+        ------
+        ValueError, TypeError
+            dh or dc of another shape, or complex for a real cell; params or saved of another cell.
+
+        Notes
+        -----
+        h_t reaches the loss directly and, through W_k h_t of each gate k, by the step after. From
+        the last step to the first, with d_k the gradient of what stands behind W_k h_{t-1} and e_k
+        that behind U_k x_t, both of them the cell's own affair (``step_backward``),
+
+            dh_t = (from the loss) + (past the matrices) + Σ_k W_k^H d_k of the step after,
+            dx_t = Σ_k U_k^H e_k,   dU_k = Σ_t e_k x_t^H,
+
+        and dW_k sums the matrix's own gradient at (h_{t-1}, d_k).
+        """
+        params = check_params(params, self._shapes, self._dtypes)
+        checked_flag("input_gradient", input_gradient)
+        self.check_saved(saved)
+        if dc is not None and len(self.states) == 1:
+            raise TypeError("dc is the gradient of an LSTM's c: this cell has none, leave it out")
+        return self.run_backward(
+            params, saved, self._checked_gradient(dh, saved), dc, input_gradient
+        )
+
+    def run_backward(
+        self,
+        params: Params,
+        saved: Saved,
+        dh: Array | ReadoutGradient,
+        dc: ArrayLike | None = None,
+        input_gradient: bool = True,
+    ) -> tuple[Params, Array | None, State]:
+        """Run :meth:`backward` on arguments that have been checked."""
+        engine, first = self.engine_for(saved.x), saved.before[0]
+        if dc is not None:
+            dc = checked_array("dc", dc, first.shape, first.dtype)
+        if engine is None:
+            dW, grads, dx, dbefore = self._run_numpy_backward(params, saved, dh, dc, input_gradient)
+        else:
+            x, before, states, gates, _ = saved
+            dW, grads, dx, dbefore = engine.recurrence_backward(
+                self.kind,
+                self.matrices(params),
+                params,
+                x,
+                before,
+                states,
+                gates,
+                dh,
+                dc,
+                input_gradient,
+            )
+        flat = [d for dW_k in dW for d in dW_k]
+        grads = dict(zip(self.matrix_names, flat, strict=True)) | grads
+        if self.learned_h0:
+            for name, d in zip(self.states, dbefore, strict=True):
+                grads[name] = over_batch(d) if saved.h0_is_learned else np.zeros_like(params[name])
+        return grads, dx, _one_or_all(dbefore)
+
+    def _run_numpy_backward(
+        self,
+        params: Params,
+        saved: Saved,
+        dh: Array | ReadoutGradient,
+        dc: Array | None,
+        input_gradient: bool,
+    ) -> tuple[list[list[Array]], Params, Array | None, States]:
+        """Step back through time; dstate is the gradient of the state after a step."""
+        x, before, states, gates, _ = saved
+        dh = dh.whole() if isinstance(dh, ReadoutGradient) else dh
+        W, (T, N, B) = self.matrices(params), states[0].shape
+        d = np.empty((T, max(self.behind_W) + 1, N, B), self.dtype)
+        dbias = {name: np.zeros(N) for name in self.inner_biases}
+        dstate: Any = [np.zeros_like(part) for part in before]
+        if dc is not None:
+            dstate[1] = dc
+        for t in reversed(range(T)):
+            if t >= T - len(dh):
+                dstate[0] = dstate[0] + dh[t - (T - len(dh))]
+            before_t = tuple(s[t - 1] for s in states) if t else before
+            after_t = tuple(s[t] for s in states)
+            d[t], dpast, db = self.step_backward(params, before_t, after_t, gates[t], dstate)
+            through_W = [
+                self.matrix.adjoint(W_k, d[t, k]) for W_k, k in zip(W, self.behind_W, strict=True)
+            ]
+            dstate = [sum(through_W, dpast[0]), *dpast[1:]]
+            for name, of_step in db.items():
+                dbias[name] += of_step
+        dW = [
+            matrix_gradient(self.matrix, W_k, before[0], states[0], d[:, k])
+            for W_k, k in zip(W, self.behind_W, strict=True)
+        ]
+        behind_U = d[:, : len(W)].reshape(T, len(W) * N, B)
+        dU, dx = input_gradients(params["U"], x, behind_U, input_gradient)
+        grads = {"U": dU} | {name: db.astype(params[name].dtype) for name, db in dbias.items()}
+        for name, rows in self.behind_bias.items():
+            grads[name] = over_time(d[:, rows].reshape(T, -1, B))
+        return dW, grads, dx, tuple(dstate)
 
     @np.errstate(under="ignore")
     def jvp(
@@ -278,8 +410,8 @@ class Cell(ABC):
         ValueError, TypeError
             As :meth:`forward`, for tangents too; x_dot for integer x, h0_dot without h0.
         """
-        params = check_params(params, self.shapes(), self.dtypes())
-        params_dot = check_params(params_dot, self.shapes(), self.dtypes())
+        params = check_params(params, self._shapes, self._dtypes)
+        params_dot = check_params(params_dot, self._shapes, self._dtypes)
         x = self.checked_input(x)
         if x_dot is not None:
             if x.ndim == 2:
@@ -296,11 +428,202 @@ class Cell(ABC):
         h_dot = np.empty_like(h)
         for t in range(len(x)):
             x_t_dot = None if x_dot is None else x_dot[t]
-            state, state_dot = self.step_jvp(params, x[t], state, params_dot, x_t_dot, state_dot)
+            state, state_dot = self.advance_jvp(params, x[t], state, params_dot, x_t_dot, state_dot)
             h[t], h_dot[t] = state[0], state_dot[0]
         return h, h_dot
 
-    def initial_states(self, params: Mapping[str, Array], B: int, given: Any) -> tuple[Array, ...]:
+    def advance_jvp(
+        self,
+        params: Params,
+        x_t: NDArray[Any],
+        state: States,
+        params_dot: Params,
+        x_t_dot: NDArray[Any] | None,
+        state_dot: States,
+    ) -> tuple[States, States]:
+        """Read x_t (D, B), or integers (B,); return the state after it, and how that moves."""
+        products = [
+            self.matrix.jvp(W, state[0], W_dot, state_dot[0])
+            for W, W_dot in zip(self.matrices(params), self.matrices(params_dot), strict=True)
+        ]
+        Wh, Wh_dot = zip(*products, strict=True)
+        inputs = input_product_jvp(params["U"], x_t, params_dot["U"], x_t_dot)
+        Ux, Ux_dot = (np.split(u, len(products)) for u in inputs)
+        return self.step_jvp(params, Wh, Ux, state, params_dot, Wh_dot, Ux_dot, state_dot)
+
+    @np.errstate(under="ignore")
+    def forward_on_complex(self, params: Mapping[str, Array], x: ArrayLike) -> Array:
+        """Run a real cell on complex numbers: the analytic continuation of :meth:`forward`.
+
+        For the complex-step method, whose numbers leave the real line by 1e-20 i. The NumPy
+        loop of forward itself, in double precision.
+
+        Parameters
+        ----------
+        params : mapping of str to ndarray
+            Those of :meth:`init` by names and shapes; any of them complex.
+        x : array_like, shape (T, D, B), real or complex, or integers (T, B)
+
+        Returns
+        -------
+        h : ndarray of complex128, shape (T, N, B)
+
+        Raises
+        ------
+        TypeError
+            A complex cell, modReLU or RestrictedUnitary: not analytic in their real numbers.
+        ValueError
+            Parameters of other names or shapes.
+        """
+        if self.is_complex or self.kind == "modrelu":
+            raise TypeError(
+                "a complex cell and modReLU have no analytic continuation: they take moduli"
+            )
+        if isinstance(self.matrix, RestrictedUnitary):
+            raise TypeError(
+                "RestrictedUnitary has no analytic continuation: it reads a real state as the "
+                "two parts of a complex one"
+            )
+        params = {name: as_array(name, p) for name, p in params.items()}
+        check_params(params, self._shapes, {name: p.dtype for name, p in params.items()})
+        x = as_array("x", x)
+        if np.iscomplexobj(x):
+            self.checked_input(x.real)
+        else:
+            x = self.checked_input(x)
+        before = self.initial_states(params, x.shape[-1], None)
+        shape = before[0].shape
+        states = tuple(np.empty((len(x), *shape), np.complex128) for _ in before)
+        gates = np.empty((len(x), self.n_kept, *shape), np.complex128)
+        self._run_numpy(params, x, before, states, gates)
+        return states[0]
+
+    def init(self, rng: np.random.Generator) -> Params:
+        """Draw parameters: W as its matrix says, U Glorot-uniform, b = 0, h_0 of length about 1.
+
+        h_0 is random, not 0: at z = 0 modReLU has no gradient, and an input that begins
+        with zeros (a picture's margin) would leave the state there.
+        """
+        check_rng(rng)
+        D, N, dtype = self.input_size, self.hidden_size, np.dtype(self.dtype)
+        drawn = [W for _ in self.gate_names for W in self.matrix.init(N, rng, dtype)]
+        params = dict(zip(self.matrix_names, drawn, strict=True))
+        params["U"] = np.concatenate([glorot_uniform((N, D), rng, dtype) for _ in self.gate_names])
+        params["b"] = np.zeros(len(self.gate_names) * N, self.real_dtype)
+        if self.learned_h0:
+            params |= {name: random_vector(N, rng, dtype) for name in self.states}
+        return params
+
+    def penalty(self, params: Mapping[str, Array]) -> tuple[float, Params]:
+        """Return how far the recurrent matrices are from unitary, and the gradient of that.
+
+        Σ_f ‖W_f^H W_f - I‖²_F of the factors of a Kronecker product, summed over gates; 0 for a
+        matrix that is unitary by construction.
+        """
+        parts = [self.matrix.penalty(W) for W in self.matrices(params)]
+        dW = [d for _, gradients in parts for d in gradients]
+        return sum(value for value, _ in parts), dict(zip(self.matrix_names, dW, strict=True))
+
+    def defect(self, params: Mapping[str, Array]) -> float:
+        """Return ‖W^H W - I‖₂, the largest of all gates."""
+        return max(self.matrix.defect(W) for W in self.matrices(params))
+
+    @property
+    def is_complex(self) -> bool:
+        """Whether the hidden state is complex."""
+        return self.dtype.startswith("complex")
+
+    @cached_property
+    def real_dtype(self) -> np.dtype:
+        """The real dtype of the cell's precision."""
+        return np.finfo(self.dtype).dtype
+
+    @property
+    def n_features(self) -> int:
+        """Real numbers in a hidden state: N, or 2N if it is complex."""
+        return self.hidden_size * (1 + self.is_complex)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each parameter."""
+        return dict(self._shapes)
+
+    def dtypes(self) -> dict[str, np.dtype]:
+        """Return the dtype of each parameter: the cell's, but biases are real."""
+        return dict(self._dtypes)
+
+    @cached_property
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        D, N, G = self.input_size, self.hidden_size, len(self.gate_names)
+        shapes = self._for_each_gate(self.matrix.shapes(N, np.dtype(self.dtype)))
+        shapes |= {"U": (G * N, D), "b": (G * N,)}
+        shapes |= dict.fromkeys(self.states, (N,)) if self.learned_h0 else {}
+        return shapes | {name: (N,) for name in self.behind_bias if name != "b"}
+
+    @cached_property
+    def _dtypes(self) -> dict[str, np.dtype]:
+        dtype = np.dtype(self.dtype)
+        dtypes = dict.fromkeys(self._shapes, dtype) | {"b": self.real_dtype}
+        return dtypes | self._for_each_gate(self.matrix.dtypes(self.hidden_size, dtype))
+
+    @cached_property
+    def matrix_names(self) -> tuple[str, ...]:
+        """Names of the recurrent matrices' parameters, gate by gate."""
+        return tuple(self._for_each_gate(dict.fromkeys(self._names_in_W)))
+
+    @cached_property
+    def _names_in_W(self) -> tuple[str, ...]:
+        return tuple(self.matrix.shapes(self.hidden_size, np.dtype(self.dtype)))
+
+    def _for_each_gate(self, of_matrix: Mapping[str, Any]) -> dict[str, Any]:
+        """Give each gate what a matrix says of its parameters, by their whole names."""
+        return {
+            f"W{gate}{name}": value for gate in self.gate_names for name, value in of_matrix.items()
+        }
+
+    @cached_property
+    def inner_biases(self) -> tuple[str, ...]:
+        """Names of biases that stand inside the step, not behind a gate."""
+        return () if "b" in self.behind_bias else ("b",)
+
+    @property
+    def unitary_names(self) -> tuple[str, ...]:
+        """Names of matrices that an optimizer must keep unitary; see :class:`FullUnitary`."""
+        return self.matrix_names if self.matrix.kept_unitary else ()
+
+    @property
+    def n_recurrent_parameters(self) -> int:
+        """Real numbers in the recurrent matrices; a complex one counts as two."""
+        return sum(
+            math.prod(self._shapes[name]) * (2 if self._dtypes[name].kind == "c" else 1)
+            for name in self.matrix_names
+        )
+
+    def matrices(self, params: Mapping[str, Array]) -> list[list[Array]]:
+        """Return each gate's matrix, as the list of its parameter arrays."""
+        names, n = self.matrix_names, len(self._names_in_W)
+        return [[params[name] for name in names[k : k + n]] for k in range(0, len(names), n)]
+
+    def engine_for(self, x: NDArray[Any]) -> ModuleType | None:
+        """Return what runs the recurrence over x in compiled code, if anything does."""
+        return None if np.iscomplexobj(x) else self.engine
+
+    @property
+    def engine(self) -> ModuleType | None:
+        """What runs the recurrence over real input in compiled code, if anything does."""
+        return self.matrix.engine(self.hidden_size)
+
+    def _check(self) -> None:
+        for name in ("input_size", "hidden_size"):
+            object.__setattr__(self, name, checked_size(name, getattr(self, name)))
+        object.__setattr__(self, "dtype", check_dtype(self.dtype).name)
+        object.__setattr__(self, "learned_h0", checked_flag("learned_h0", self.learned_h0))
+        if isinstance(self.matrix, type) or not hasattr(self.matrix, "matvec"):
+            raise TypeError(
+                f"matrix must be a matrix such as Dense() or Kronecker(), got {self.matrix!r}"
+            )
+        self.matrix.shapes(self.hidden_size, np.dtype(self.dtype))
+
+    def initial_states(self, params: Mapping[str, Array], B: int, given: Any) -> States:
         """Return each part of the state before the first step: given, learned, or 0."""
         names = tuple(name.removesuffix("0") for name in self.states)
         if given is None:
@@ -321,50 +644,24 @@ class Cell(ABC):
             for name, part in zip(self.states, parts, strict=True)
         )
 
-    def _gradients(
-        self,
-        params: Mapping[str, Array],
-        dW: list[list[Array]],
-        own: Params,
-        dstate: tuple[Array, ...],
-        state_is_learned: bool,
-    ) -> Params:
-        """Return gradients by name: of the matrices, the cell's own, and the learned state's."""
-        flat = [d for dW_k in dW for d in dW_k]
-        grads = dict(zip(self.matrix_names, flat, strict=True)) | own
+    def _initial_state(
+        self, params: Mapping[str, Array], name: str, B: int, given: ArrayLike | None
+    ) -> Array:
+        """Return (N, B): what is given, else what is learned, else 0."""
+        shape = (self.hidden_size, B)
+        if given is not None:  # a copy: the caller's own may change before backward
+            return checked_array(name, given, shape, np.dtype(self.dtype)).copy()
         if self.learned_h0:
-            for name, d in zip(self.states, dstate, strict=True):
-                grads[name] = over_batch(d) if state_is_learned else np.zeros_like(params[name])
-        return grads
-
-    def penalty(self, params: Mapping[str, Array]) -> tuple[float, Params]:
-        """Return how far the recurrent matrices are from unitary, and the gradient of that.
-
-        Σ_f ‖W_f^H W_f - I‖²_F of the factors of a Kronecker product, summed over gates; 0 for a
-        matrix that is unitary by construction.
-        """
-        parts = [self.matrix.penalty(W) for W in self.matrices(params)]
-        dW = [d for _, gradients in parts for d in gradients]
-        return sum(value for value, _ in parts), dict(zip(self.matrix_names, dW, strict=True))
-
-    def defect(self, params: Mapping[str, Array]) -> float:
-        """Return ‖W^H W - I‖₂, the largest of all gates."""
-        return max(self.matrix.defect(W) for W in self.matrices(params))
-
-    def _is_compiled(self, x: NDArray[Any]) -> bool:
-        return self.matrix.is_compiled(self.hidden_size) and not np.iscomplexobj(x)
+            return np.repeat(params[name][:, None], B, axis=1)
+        return np.zeros(shape, self.dtype)
 
     def checked_input(self, x: ArrayLike) -> NDArray[Any]:
         """Return x (T, D, B) in the cell's precision, or integers (T, B); raise for another."""
         x = as_array("x", x)
         D = self.input_size
         if np.issubdtype(x.dtype, np.integer) and x.ndim == 2:
-            if x.size and not 0 <= x.min() <= x.max() < D:
-                raise ValueError(
-                    f"integer x must hold labels from 0 to {D - 1} (input_size is {D}), "
-                    f"got {x.min()} to {x.max()}"
-                )
-        elif x.ndim == 3 and x.shape[1] == D and x.dtype.kind in "fciub":
+            self._check_labels(x)
+        elif x.ndim == 3 and x.shape[1] == D:
             if np.iscomplexobj(x) and not self.is_complex:
                 raise TypeError(f"x is complex, but the cell's dtype is {self.dtype}")
             if x.dtype.kind in "fc" and not np.isfinite(x).all():
@@ -381,61 +678,58 @@ class Cell(ABC):
             raise ValueError(f"x needs at least one time step and one sequence, got {x.shape}")
         return x
 
-    def _initial_state(
-        self, params: Mapping[str, Array], name: str, B: int, given: ArrayLike | None
-    ) -> Array:
-        """Return (N, B): what is given, else what is learned, else 0."""
-        shape = (self.hidden_size, B)
-        if given is not None:  # a copy: the caller's own may change before backward
-            return checked_array(name, given, shape, np.dtype(self.dtype)).copy()
-        if self.learned_h0:
-            return np.repeat(params[name][:, None], B, axis=1)
-        return np.zeros(shape, self.dtype)
-
-    def _memory(self, shape: tuple[int, ...], old: Array | None, *inputs: Any) -> Array:
-        """Return memory for states: an old array that fits and is no input, else fresh."""
-        fits = old is not None and old.shape == shape and old.dtype == self.dtype
-        given = [a for a in inputs if isinstance(a, np.ndarray)]
-        if old is not None and fits and not any(np.may_share_memory(old, a) for a in given):
-            return old
-        return aligned_empty(shape, np.dtype(self.dtype))
+    def _check_labels(self, x: NDArray[Any]) -> None:
+        D = self.input_size
+        if x.size and not 0 <= x.min() <= x.max() < D:
+            raise ValueError(
+                f"integer x must hold labels from 0 to {D - 1} (input_size is {D}), "
+                f"got {x.min()} to {x.max()}"
+            )
 
     def check_saved(self, saved: Any) -> None:
         """Raise unless it is what this cell's forward returned: compiled loops trust its sizes."""
-        self._check_type("saved", saved)
-        try:
-            x = self.checked_input(saved.x)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"saved belongs to another cell: {error}") from error
-        T, N, B = len(x), self.hidden_size, x.shape[-1]
-        shapes = {"h0": (N, B), "c0": (N, B), "h": (T, N, B), "c": (T, N, B)}
-        shapes["gates"] = (T, 4, N, B)
-        for name in saved._fields:
-            if name not in shapes:
-                continue
-            a = np.asarray(getattr(saved, name))
-            if a.shape != shapes[name] or a.dtype != self.dtype:
+        if not isinstance(saved, Saved):
+            raise TypeError(
+                f"saved must be the Saved that forward returned, got {type(saved).__name__}"
+            )
+        x, N = np.asarray(saved.x), self.hidden_size
+        is_integer = x.dtype.kind in "iu" and x.ndim == 2
+        if not is_integer and x.shape[1:-1] != (self.input_size,):
+            raise ValueError(
+                f"saved belongs to another cell: its x is {x.dtype} {x.shape}, input_size is "
+                f"{self.input_size}"
+            )
+        if is_integer:  # they index memory
+            try:
+                self._check_labels(x)
+            except ValueError as error:
+                raise ValueError(f"saved belongs to another cell: {error}") from error
+        T, B = len(x), x.shape[-1]
+        expected = [("h0", (N, B)), ("h", (T, N, B)), ("c0", (N, B)), ("c", (T, N, B))]
+        found = [a for pair in zip(saved.before, saved.states, strict=True) for a in pair]
+        arrays = dict(zip(expected[: 2 * len(self.states)], found, strict=False))
+        arrays["gates", (T, self.n_kept, N, B)] = saved.gates
+        if len(found) != 2 * len(self.states):
+            raise ValueError(
+                f"saved belongs to another cell: its state has {len(saved.before)} parts, "
+                f"this cell's {len(self.states)}"
+            )
+        for (name, shape), a in arrays.items():
+            if np.shape(a) != shape or a.dtype != self.dtype:
                 raise ValueError(
-                    f"saved belongs to another cell: {name} must be {self.dtype} {shapes[name]}, "
+                    f"saved belongs to another cell: {name} must be {self.dtype} {shape}, "
                     f"got {a.dtype} {a.shape}"
                 )
 
-    def _check_type(self, name: str, saved: Any) -> None:
-        if not isinstance(saved, self.saved_type):
-            raise TypeError(
-                f"{name} must be the {self.saved_type.__name__} that forward returned, got "
-                f"{type(saved).__name__}"
-            )
-
     def _checked_gradient(
-        self, dh: ArrayLike | ReadoutGradient, h: Array
+        self, dh: ArrayLike | ReadoutGradient, saved: Saved
     ) -> Array | ReadoutGradient:
         if isinstance(dh, ReadoutGradient):
             return dh
-        dh = as_array("dh", dh)
-        if dh.ndim != 3 or dh.shape[1:] != h.shape[1:] or not 1 <= len(dh) <= len(h):
+        dh, shape = as_array("dh", dh), saved.h.shape
+        if dh.ndim != 3 or dh.shape[1:] != shape[1:] or not 1 <= len(dh) <= shape[0]:
             raise ValueError(
-                f"dh must have the shape of h, {h.shape}, or that of its last steps; got {dh.shape}"
+                f"dh must have the shape of h, {shape}, or that of its last steps; got {dh.shape}"
             )
         return checked_array("dh", dh, dh.shape, np.dtype(self.dtype))
 
@@ -443,16 +737,6 @@ class Cell(ABC):
 def input_product(U: Array, x_t: NDArray[Any]) -> Array:
     """Return U x_t: columns of U for integers x_t (B,), a product for x_t (D, B)."""
     return U[:, x_t] if x_t.ndim == 1 else U @ x_t
-
-
-def input_product_jvp(
-    U: Array, x_t: NDArray[Any], U_dot: Array, x_t_dot: NDArray[Any] | None
-) -> tuple[Array, Array]:
-    """Return U x_t and U_dot x_t + U x_t_dot."""
-    moved = input_product(U_dot, x_t)
-    if x_t_dot is not None:
-        moved = moved + U @ x_t_dot
-    return input_product(U, x_t), moved
 
 
 def input_gradients(
@@ -481,6 +765,16 @@ def input_gradients(
     return dU, dx if np.iscomplexobj(x) else np.ascontiguousarray(dx.real)
 
 
+def input_product_jvp(
+    U: Array, x_t: NDArray[Any], U_dot: Array, x_t_dot: NDArray[Any] | None
+) -> tuple[Array, Array]:
+    """Return U x_t and U_dot x_t + U x_t_dot."""
+    moved = input_product(U_dot, x_t)
+    if x_t_dot is not None:
+        moved = moved + U @ x_t_dot
+    return input_product(U, x_t), moved
+
+
 def matrix_gradient(matrix: Matrix, W: list[Array], h0: Array, h: Array, dz: Array) -> list[Array]:
     """Return dW, the sum over time of the gradients of W h_{t-1} for dz_t.
 
@@ -503,66 +797,11 @@ def _pieces(T: int, B: int) -> Iterator[slice]:
         yield slice(first, min(T, first + steps))
 
 
-def read_only(a: Array) -> Array:
-    """Return a view that cannot be written to: backward reads the same memory."""
-    view = a.view()
-    view.setflags(write=False)
-    return view
-
-
-def over_batch(a: NDArray[Any]) -> NDArray[Any]:
-    """Sum (N, B) over the batch, in double precision."""
-    return a.sum(axis=1, dtype=np.result_type(a, np.float64)).astype(a.dtype)
-
-
-def over_time(a: NDArray[Any]) -> NDArray[Any]:
-    """Sum (T, N, B) over time and batch, in double precision."""
-    return a.sum(axis=(0, 2), dtype=np.result_type(a, np.float64)).astype(a.dtype)
-
-
 def _side_by_side(a: NDArray[Any]) -> NDArray[Any]:
     """Turn (T, N, B) into (N, T B)."""
     return np.ascontiguousarray(np.moveaxis(a, 0, 1)).reshape(a.shape[1], -1)
 
 
-def check_real(cell: str, dtype: str) -> None:
-    """Raise for a complex dtype, on which gates are not defined."""
-    if dtype.startswith("complex"):
-        raise TypeError(
-            f"{cell} is defined on real numbers only, dtype is {dtype}; "
-            "use float32 or float64, or the simple cell"
-        )
-
-
-def random_state(N: int, rng: np.random.Generator, dtype: np.dtype) -> Array:
-    """Draw a vector with uniform entries and an expected squared length of 1."""
-    parts = 2 if dtype.kind == "c" else 1
-    limit = math.sqrt(3 / (parts * N))
-    entries = rng.uniform(-limit, limit, (parts, N))
-    return (entries[0] + 1j * entries[1] if parts == 2 else entries[0]).astype(dtype)
-
-
-def check_params(
-    params: Mapping[str, Array],
-    shapes: Mapping[str, tuple[int, ...]],
-    dtypes: Mapping[str, np.dtype],
-) -> Params:
-    """Return params as plain arrays; raise unless they have these names, shapes and dtypes."""
-    if not isinstance(params, Mapping):
-        raise TypeError(f"params must be a dict of arrays by name, got {type(params).__name__}")
-    if params.keys() != shapes.keys():
-        missing, unknown = shapes.keys() - params.keys(), params.keys() - shapes.keys()
-        raise ValueError(
-            f"params do not belong to this model: missing {sorted(missing) or 'none'}, "
-            f"unknown {sorted(unknown) or 'none'}"
-        )
-    plain = {}
-    for name, value in params.items():
-        if not isinstance(value, np.ndarray):
-            raise TypeError(f"{name} must be an array, got {type(value).__name__}")
-        value = plain[name] = as_array(name, value)
-        if value.shape != shapes[name]:
-            raise ValueError(f"{name} must have shape {shapes[name]}, got {value.shape}")
-        if value.dtype != dtypes[name]:
-            raise TypeError(f"{name} must have dtype {dtypes[name]}, got {value.dtype}")
-    return plain
+def _one_or_all(parts: States) -> State:
+    """Return a state as a user holds it: h alone where there is nothing else."""
+    return parts[0] if len(parts) == 1 else parts

@@ -11,8 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
-from ..arrays import MOST_PROBES, Array, as_array, check_rng, check_tolerance, checked_size, divided
-from ..optimizers import as_real
+from ..arrays import (
+    MOST_PROBES,
+    Array,
+    as_array,
+    as_real,
+    check_rng,
+    check_tolerance,
+    checked_size,
+    divided,
+)
 
 Real = NDArray[np.floating]
 

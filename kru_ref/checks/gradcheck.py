@@ -148,7 +148,9 @@ def compare(problem: Problem, params: Params) -> dict[str, float]:
     errors = {}
     if is_analytic(model):
         report = check_gradient(
-            lambda p: function(model.continued(p, problem.x), problem.targets, problem.mask)[0],
+            lambda p: function(
+                model.forward_on_complex(p, problem.x), problem.targets, problem.mask
+            )[0],
             params,
             of_the_loss,
             method="complex-step",

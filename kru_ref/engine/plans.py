@@ -67,6 +67,11 @@ def are_small(shapes: Iterable[tuple[int, ...]], largest: int = LARGEST_FACTOR) 
     return max(max(shape) for shape in shapes) <= largest
 
 
+def fits_recurrence(shapes: Iterable[tuple[int, ...]]) -> bool:
+    """Tell whether factors of these shapes are small enough for a recurrence in the kernels."""
+    return are_small(shapes, LARGEST_IN_RECURRENCE)
+
+
 @functools.lru_cache(maxsize=256)
 def phases_of(shapes: tuple[tuple[int, int], ...], B: int, dtype: str) -> tuple[Phase, ...]:
     """Cut a product into runs of neighbouring factors whose panels fit the cache.

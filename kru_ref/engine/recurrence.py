@@ -390,3 +390,56 @@ def _bias(b: Array, columns: NDArray[np.intp], stride: int, U: Array) -> Array:
         row = kernels.row_parts(_parts(U), width, b.dtype == np.float64) // _parts(U)
         repeated[i, : len(b) * row].reshape(len(b), row)[:, :width] = b[:, None]
     return repeated
+
+
+def recurrence_forward(
+    kind: Any, W: Any, params: Any, x: Any, before: Any, states: Any, gates: Any
+) -> None:
+    if kind in GATED:
+        c0 = before[1] if len(before) > 1 else None
+        c = states[1] if len(states) > 1 else None
+        gated_forward(
+            kind,
+            W,
+            params["U"],
+            params["b"],
+            params.get("b_h"),
+            x,
+            before[0],
+            c0,
+            states[0],
+            c,
+            gates,
+        )
+    else:
+        forward(W[0], params["U"], params["b"], kind, x, before[0], states[0])
+
+
+def recurrence_backward(
+    kind: Any,
+    W: Any,
+    params: Any,
+    x: Any,
+    before: Any,
+    states: Any,
+    gates: Any,
+    dh: Any,
+    dlast: Any,
+    input_gradient: bool,
+) -> Any:
+    if kind in GATED:
+        c0 = before[1] if len(before) > 1 else None
+        c = states[1] if len(states) > 1 else None
+        if c is not None and dlast is None:
+            dlast = np.zeros_like(c0)
+        dW, dU, db, db_h, dx, dh0, dc0 = gated_backward(
+            kind, W, params["U"], x, before[0], c0, states[0], c, gates, dh, dlast, input_gradient
+        )
+        grads = {"U": dU, "b": db}
+        if kind == "gru":
+            return dW, grads | {"b_h": db_h}, dx, (dh0,)
+        return dW, grads, dx, (dh0, dc0)
+    dW_0, dU, db, dx, dh0 = backward(
+        W[0], params["U"], params["b"], kind, x, before[0], states[0], dh, input_gradient
+    )
+    return [dW_0], {"U": dU, "b": db}, dx, (dh0,)

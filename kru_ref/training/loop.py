@@ -231,7 +231,7 @@ def _update(
     batch = task.batch(state.update)
     before = state.carried if batch.continues else None
     rng = task.rng("dropout", state.update)
-    logits, saved = model.forward(state.params, batch.x, before, rng=rng, reuse=saved)
+    logits, saved = model.forward(state.params, batch.x, before, rng=rng)
     loss, dlogits = task.loss(logits, batch.targets, batch.mask, last_only=task.last_only)
     grads = model.backward(state.params, saved, dlogits)
     penalty = 0.0
@@ -271,7 +271,7 @@ def evaluate(task: Task, model: SequenceModel, params: Params, split: Split) -> 
     carried: Any = None
     for batch in task.held_out(split):
         before = carried if batch.continues else None
-        logits, saved = model.forward(params, batch.x, before, reuse=saved)
+        logits, saved = model.forward(params, batch.x, before)
         carried = saved.last if task.carries else None
         loss, _ = task.loss(logits, batch.targets, batch.mask, last_only=task.last_only)
         for name, value in {"loss": loss, **task.metrics(loss, logits, batch)}.items():
