@@ -368,7 +368,7 @@ def found_by(size, batch, engine, precision):
         engine == "numpy"
         or size.matrix in ("dense", "restricted")
         or (
-            cell.matrix.is_compiled(size.N)
+            cell.matrix.engine(size.N) is not None
             or max(map(max, size.matrix)) > plans.LARGEST_IN_RECURRENCE
         )
     )
@@ -376,7 +376,8 @@ def found_by(size, batch, engine, precision):
     logits, saved = model.forward(params, batch.x)
     (of_cell,) = saved.cells
     found = {"h": of_cell.h, "logits": logits}
-    found |= {k: getattr(of_cell, k) for k in ("c", "gates") if hasattr(of_cell, k)}
+    found |= {"gates": of_cell.gates} if of_cell.gates.size else {}
+    found |= {"c": of_cell.states[1]} if len(of_cell.states) > 1 else {}
     dlogits = batch.dlogits.astype(logits.dtype)
     grads = model.backward(params, saved, dlogits)
     found |= {f"model/{name}": g for name, g in grads.items()}

@@ -704,18 +704,19 @@ class Cell(ABC):
                 self._check_labels(x)
             except ValueError as error:
                 raise ValueError(f"saved belongs to another cell: {error}") from error
-        T, B = len(x), x.shape[-1]
-        expected = [("h0", (N, B)), ("h", (T, N, B)), ("c0", (N, B)), ("c", (T, N, B))]
-        found = [a for pair in zip(saved.before, saved.states, strict=True) for a in pair]
-        arrays = dict(zip(expected[: 2 * len(self.states)], found, strict=False))
-        arrays["gates", (T, self.n_kept, N, B)] = saved.gates
-        if len(found) != 2 * len(self.states):
+        if len(saved.before) != len(self.states) or len(saved.states) != len(self.states):
             raise ValueError(
-                f"saved belongs to another cell: its state has {len(saved.before)} parts, "
+                f"saved belongs to another cell: its state has {len(saved.states)} parts, "
                 f"this cell's {len(self.states)}"
             )
-        for (name, shape), a in arrays.items():
-            if np.shape(a) != shape or a.dtype != self.dtype:
+        T, B = len(x), x.shape[-1]
+        arrays: list[tuple[str, Any, tuple[int, ...]]] = []
+        for name, before, of_time in zip(self.states, saved.before, saved.states, strict=True):
+            arrays += [(name, before, (N, B)), (name.removesuffix("0"), of_time, (T, N, B))]
+        arrays.append(("gates", saved.gates, (T, self.n_kept, N, B)))
+        for name, given, shape in arrays:
+            a = np.asarray(given)
+            if a.shape != shape or a.dtype != self.dtype:
                 raise ValueError(
                     f"saved belongs to another cell: {name} must be {self.dtype} {shape}, "
                     f"got {a.dtype} {a.shape}"
