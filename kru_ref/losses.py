@@ -1,4 +1,4 @@
-"""Losses of logits (T, M, B), each returned with its gradient, its tangent beneath.
+"""Losses of logits (T, M, B), each returned with its gradient.
 
 All average over the T·B steps of a batch. A mask (T, B) gives each step a weight, 0 for
 one that does not count, whatever it holds; the average is then over the sum of the weights. With
@@ -80,27 +80,6 @@ def softmax_cross_entropy(
     return _average(np.log1p(rest) - at_target, gradient, weights, logits)
 
 
-@np.errstate(under="ignore")
-def softmax_cross_entropy_jvp(
-    logits: ArrayLike,
-    logits_dot: ArrayLike,
-    targets: ArrayLike,
-    mask: ArrayLike | None = None,
-    last_only: bool = False,
-) -> tuple[float, float]:
-    """Return the loss of :func:`softmax_cross_entropy`, and how it moves with the logits.
-
-    log Σ_m exp(y_m) moves by the mean of y_dot that softmax(y) weighs, y_target by its own.
-    """
-    loss, _ = softmax_cross_entropy(logits, targets, mask, last_only)
-    steps, targets, weights = _steps(logits, targets, mask, last_only)
-    moved = _moved(logits, logits_dot)[-len(steps) :]
-    p = np.exp(_shifted(steps)[0])
-    p /= p.sum(axis=1, keepdims=True)
-    at_target = np.take_along_axis(moved, targets[:, None], axis=1)  # (T, 1, B)
-    return loss, _weighted(np.sum(p * (moved - at_target), axis=1), weights)
-
-
 def _shifted(steps: Real) -> tuple[Real, NDArray[np.intp]]:
     """Return y_m - y_max (T, M, B), 0 where y_max is infinite too, and which m is the largest."""
     largest = np.expand_dims(steps.real.argmax(axis=1), 1)  # (T, 1, B)
@@ -145,21 +124,6 @@ def mean_squared_error(
     error = steps - _as_outputs(targets, steps)
     squares = error.astype(np.result_type(error, np.float64)) ** 2
     return _average(np.mean(squares, axis=1), 2 / steps.shape[1] * error, weights, logits)
-
-
-@np.errstate(under="ignore")
-def mean_squared_error_jvp(
-    logits: ArrayLike,
-    logits_dot: ArrayLike,
-    targets: ArrayLike,
-    mask: ArrayLike | None = None,
-    last_only: bool = False,
-) -> tuple[float, float]:
-    """Return the loss of :func:`mean_squared_error`, and how it moves with the logits."""
-    loss, _ = mean_squared_error(logits, targets, mask, last_only)
-    steps, targets, weights = _steps(logits, targets, mask, last_only)
-    moved = _moved(logits, logits_dot)[-len(steps) :]
-    return loss, _weighted(np.mean(2 * (steps - targets) * moved, axis=1), weights)
 
 
 @np.errstate(under="ignore")
@@ -209,22 +173,6 @@ def bernoulli_cross_entropy(
     values = np.multiply(t, likely, where=t > 0, out=np.zeros_like(likely))
     values += np.multiply(1 - t, unlikely, where=t < 1, out=np.zeros_like(unlikely))
     return _average(np.sum(values, axis=1), p * (1 - t) - q * t, weights, logits)
-
-
-@np.errstate(under="ignore")
-def bernoulli_cross_entropy_jvp(
-    logits: ArrayLike,
-    logits_dot: ArrayLike,
-    targets: ArrayLike,
-    mask: ArrayLike | None = None,
-    last_only: bool = False,
-) -> tuple[float, float]:
-    """Return the loss of :func:`bernoulli_cross_entropy`, and how it moves with the logits."""
-    loss, _ = bernoulli_cross_entropy(logits, targets, mask, last_only)
-    steps, targets, weights = _steps(logits, targets, mask, last_only)
-    moved = _moved(logits, logits_dot)[-len(steps) :]
-    slope = logistic(steps) * (1 - targets) - logistic(-steps) * targets
-    return loss, _weighted(np.sum(slope * moved, axis=1), weights)
 
 
 def _as_outputs(targets: NDArray[Any], steps: Real) -> Real:
@@ -287,15 +235,6 @@ def _average(values: Real, gradient: Real, weights: Real, logits: ArrayLike) -> 
 def _weighted(values: Real, weights: Real) -> float:
     """Average over steps (T, B); one that does not count stays out even where it is not finite."""
     return np.sum(np.where(weights > 0, values, 0) * weights).item()
-
-
-def _moved(logits: ArrayLike, logits_dot: ArrayLike) -> Real:
-    logits_dot = as_array("logits_dot", logits_dot)
-    if logits_dot.shape != np.shape(logits):
-        raise ValueError(
-            f"logits_dot must have the shape of logits, {np.shape(logits)}, got {logits_dot.shape}"
-        )
-    return logits_dot
 
 
 def _check_targets(targets: NDArray[Any], shape: tuple[int, ...], integer: bool = False) -> None:

@@ -46,24 +46,6 @@ def soft_unitary(factors: Sequence[ArrayLike]) -> tuple[float, list[Array]]:
     return penalty, dfactors
 
 
-@np.errstate(under="ignore")
-def soft_unitary_jvp(
-    factors: Sequence[ArrayLike], factors_dot: Sequence[ArrayLike]
-) -> tuple[float, float]:
-    """Return R of :func:`soft_unitary`, and R_dot when the factors move by factors_dot.
-
-    With E_dot = W_dot^H W + W^H W_dot, the sum over f of |E|² moves by 2 Re Σ conj(E) E_dot.
-    """
-    penalty = penalty_dot = 0.0
-    for W, W_dot in zip(as_factors(factors), as_factors(factors_dot), strict=True):
-        W = W.astype(np.result_type(W, np.float64))
-        E = W.conj().T @ W - np.eye(W.shape[1])
-        E_dot = W_dot.conj().T @ W + W.conj().T @ W_dot
-        penalty += float(np.sum(np.abs(E) ** 2))
-        penalty_dot += 2 * float(np.vdot(E, E_dot).real)
-    return penalty, penalty_dot
-
-
 def unitarity_defect(factors: Sequence[ArrayLike]) -> float:
     """Return ‖W^H W - I‖₂ of W = W_0 ⊗ … ⊗ W_{F-1}, from the factors alone.
 
