@@ -18,9 +18,10 @@ from .kronecker import (
     kron_matvec_jvp,
 )
 from .losses import bernoulli_cross_entropy, mean_squared_error, softmax_cross_entropy
-from .matrices import Dense, FullUnitary, Kronecker, RestrictedUnitary
+from .matrices import Dense, FullUnitary, Kronecker
 from .model import SequenceModel
 from .optimizers import SGD, Adam, RMSprop, clip_by_global_norm
+from .restricted import RestrictedUnitary
 from .unitary import random_unitary, soft_unitary, spread_unitary, unitarity_defect
 
 __all__ = [

@@ -8,7 +8,7 @@ import pytest
 import kru_ref as kru
 from kru_ref.activations import ACTIVATIONS, logistic, logistic_jvp
 from kru_ref.checks.adjoints import packed, unpacked
-from kru_ref.matrices import reflect, reflect_backward, reflect_jvp, turn, turn_backward, turn_jvp
+from kru_ref.restricted import reflect, reflect_backward, reflect_jvp, turn, turn_backward, turn_jvp
 
 N, D, M = 6, 2, 3
 SHAPES = [(1, 1), (2, 3), (9, 2)]  # (T, B)

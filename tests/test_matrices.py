@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import kru_ref as kru
-from kru_ref.matrices import reflect, turn
+from kru_ref.restricted import reflect, turn
 
 N = 12
 MATRICES = [

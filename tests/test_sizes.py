@@ -41,7 +41,8 @@ from kru_ref.cells import rnn as cells_rnn
 from kru_ref.engine import backend, plans
 from kru_ref.engine import recurrence as compiled
 from kru_ref.engine.recurrence import ReadoutGradient
-from kru_ref.matrices import Dense, RestrictedUnitary
+from kru_ref.matrices import Dense
+from kru_ref.restricted import RestrictedUnitary
 
 LEVELS = (
     backend.INSTRUCTION_SETS[: 1 + int(backend.kernels.supported_level())]

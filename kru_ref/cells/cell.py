@@ -35,7 +35,8 @@ from ..arrays import (
     over_time,
     random_vector,
 )
-from ..matrices import Matrix, RestrictedUnitary
+from ..matrices import Matrix
+from ..restricted import RestrictedUnitary
 
 # What passes from one time step to the next: h, or h and c.
 States = tuple[Array, ...]

@@ -14,8 +14,9 @@ import numpy as np
 from ..arrays import Array
 from ..cells import GRU, LSTM, RNN, Cell, Params
 from ..engine.backend import kernels
-from ..matrices import Dense, FullUnitary, Kronecker, Matrix, RestrictedUnitary
+from ..matrices import Dense, FullUnitary, Kronecker, Matrix
 from ..model import SequenceModel
+from ..restricted import RestrictedUnitary
 from . import oracles
 from .gradients import check_gradient
 from .oracles import Problem

@@ -18,8 +18,9 @@ from ..arrays import Array
 from ..cells import GRU, LSTM, RNN, Cell, Params
 from ..extras import require
 from ..losses import bernoulli_cross_entropy, mean_squared_error, softmax_cross_entropy
-from ..matrices import Kronecker, RestrictedUnitary, permutation
+from ..matrices import Kronecker
 from ..model import SequenceModel
+from ..restricted import RestrictedUnitary, permutation
 
 # Names of the losses, of which the oracles know their own form.
 LOSSES = {

@@ -24,8 +24,9 @@ from ..cells import GRU, LSTM, RNN, Cell
 from ..engine.backend import Backend
 from ..files import ArchiveError, read_npz, write_atomically
 from ..kronecker import kron_matvec, kron_matvec_backward
-from ..matrices import Dense, FullUnitary, Kronecker, Matrix, RestrictedUnitary, permutation
+from ..matrices import Dense, FullUnitary, Kronecker, Matrix
 from ..model import SequenceModel
+from ..restricted import RestrictedUnitary, permutation
 from .oracles import LOSSES
 
 FORMAT = 1

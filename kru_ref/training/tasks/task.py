@@ -19,9 +19,10 @@ from ...cells import GRU, LSTM, RNN, Cell
 from ...engine.backend import Backend
 from ...files import checked_path, shortened
 from ...losses import Loss
-from ...matrices import Dense, FullUnitary, Kronecker, Matrix, RestrictedUnitary
+from ...matrices import Dense, FullUnitary, Kronecker, Matrix
 from ...model import SequenceModel
 from ...optimizers import OPTIMIZERS, Optimizer
+from ...restricted import RestrictedUnitary
 
 Split = Literal["validation", "test"]
 
