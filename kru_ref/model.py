@@ -27,7 +27,6 @@ from .arrays import (
     Array,
     Params,
     ReadoutGradient,
-    as_array,
     check_params,
     check_rng,
     checked_array,
@@ -365,37 +364,6 @@ class SequenceModel:
         logits: Array = V @ x + params["readout.c"][:, None]
         logits_dot: Array = V_dot @ x + V @ x_dot + params_dot["readout.c"][:, None]
         return logits, logits_dot
-
-    @np.errstate(under="ignore")
-    def forward_on_complex(self, params: Mapping[str, Array], x: ArrayLike) -> Array:
-        """Run a real model on complex numbers: the analytic continuation of :meth:`forward`.
-
-        With it and a loss, which takes complex logits too, a complex-step check of the gradient is
-
-            f = lambda p: kru.softmax_cross_entropy(model.forward_on_complex(p, x), targets)[0]
-            kru.check_gradient(f, params, grads, method="complex-step")
-
-        Parameters
-        ----------
-        params : mapping of str to ndarray
-            Those of :meth:`init` by names and shapes; any of them complex.
-        x : array_like, shape (T, D, B), real or complex, or integers (T, B)
-
-        Returns
-        -------
-        logits : ndarray of complex128, shape (T, M, B), or (1, M, B) with ``last_only``
-
-        Raises
-        ------
-        ValueError, TypeError
-            As the cells' ``forward_on_complex``.
-        """
-        params = {name: as_array(name, p) for name, p in params.items()}
-        check_params(params, self._shapes, {name: p.dtype for name, p in params.items()})
-        for cell, of_cell in zip(self.cells, self.cell_params(params), strict=True):
-            x = cell.forward_on_complex(of_cell, x)
-        h = np.asarray(x)[-1:] if self.last_only else np.asarray(x)
-        return params["readout.V"] @ h + params["readout.c"][:, None]
 
     def penalty(self, params: Mapping[str, Array]) -> tuple[float, Params]:
         """Return the soft unitary penalty of the recurrent matrices and its gradient.

@@ -113,13 +113,13 @@ def test_the_table(capsys, monkeypatch):
     assert lines[3].split()[5] == "-"  # no analytic continuation
     assert lines[-1] == "passed"
 
-    backward = kru.LSTM.backward
+    backward = kru.LSTM.run_backward
 
     def wrong(self, *arguments, **options):
         grads, dx, dh0 = backward(self, *arguments, **options)
         return grads | {"b": grads["b"] * (1 + 1e-6)}, dx, dh0
 
-    monkeypatch.setattr(kru.LSTM, "backward", wrong)
+    monkeypatch.setattr(kru.LSTM, "run_backward", wrong)
     assert cli.main(["gradcheck", "--all"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].endswith("<- wrong")

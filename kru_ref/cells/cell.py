@@ -36,7 +36,6 @@ from ..arrays import (
     random_vector,
 )
 from ..matrices import Matrix
-from ..restricted import RestrictedUnitary
 
 # What passes from one time step to the next: h, or h and c.
 States = tuple[Array, ...]
@@ -83,16 +82,17 @@ class Saved(NamedTuple):
 class Cell(ABC):
     """A recurrent cell: a frozen description, with its parameters in a dict outside it.
 
-    The recurrent matrices, one for each gate, are called "W" with the gate's and the matrix's own
-    names behind it; "U" holds the input weights of all G gates one under the other, "b" their
-    biases. A time step is :meth:`step`, of W_k h and U_k x for each gate k.
+    The recurrent matrices, one for each of G gates, are called "W" with the gate's and the matrix's
+    own names behind it; "U" holds the input weights of all gates one under the other, "b" their
+    biases. Arrays in :meth:`step`, ``step_backward`` and ``step_jvp`` are (N, B), states tuples of
+    them: h, or h and c.
     """
 
     # The suffix of each gate's matrix, in the order of the rows of U.
     gate_names: ClassVar[tuple[str, ...]]
     # Parts of the state that may be learned, each (N,).
     states: ClassVar[tuple[str, ...]] = ("h0",)
-    # How many arrays (N, B) a step keeps of its gates.
+    # How many arrays a step keeps of its gates, for step_backward.
     n_kept: ClassVar[int] = 0
     # Which of the gradients that step_backward returns stand behind W_k h, gate by gate; behind
     # U_k x it is the first G.
@@ -106,49 +106,27 @@ class Cell(ABC):
     dtype: str
     learned_h0: bool
 
+    @property
+    @abstractmethod
+    def kind(self) -> str:
+        """The name of the step's equations, for the engine."""
+
     @abstractmethod
     def step(self, params: Params, Wh: Gates, Ux: Gates, state: States) -> tuple[States, Gates]:
-        """Make one time step.
+        """Make one time step from W_k h and U_k x of each gate k.
 
-        Parameters
-        ----------
-        params : mapping of str to ndarray
-        Wh, Ux : sequences of ndarray, shapes (N, B)
-            W_k h and U_k x of each gate k.
-        state : tuple of ndarray, shapes (N, B)
-            One array for each of ``states``, the hidden state first.
-
-        Returns
-        -------
-        state : tuple of ndarray, shapes (N, B)
-        gates : sequence of ndarray, shapes (N, B)
-            ``n_kept`` arrays, for :meth:`step_backward`.
+        Return the state after it, and ``n_kept`` arrays of its gates.
         """
 
     @abstractmethod
     def step_backward(
         self, params: Params, before: States, after: States, gates: Array, dafter: States
     ) -> tuple[Gates, Past, Params]:
-        """Back-propagate through :meth:`step`.
+        """Back-propagate through :meth:`step`, for the gradients dafter of the state after it.
 
-        Parameters
-        ----------
-        params : mapping of str to ndarray
-        before, after : tuples of ndarray, shapes (N, B)
-            The states that the step was given and returned.
-        gates : ndarray, shape (n_kept, N, B)
-            What it kept.
-        dafter : tuple of ndarray, shapes (N, B)
-            Gradients of the state after.
-
-        Returns
-        -------
-        d : sequence of ndarray, shapes (N, B)
-            Gradients of what stands behind the matrices and biases; see ``behind_W``.
-        dbefore : tuple of ndarray or 0
-            Gradients of the state before, but for what reaches h through W_k h.
-        dbias : dict of str to ndarray, shapes (N,)
-            Gradients of biases within the step, summed over the batch.
+        Return the gradients of what stands behind the matrices and biases (see ``behind_W``); those
+        of the state before, but for what reaches h through W_k h; and, summed over the batch, those
+        of biases within the step.
         """
 
     @abstractmethod
@@ -163,15 +141,7 @@ class Cell(ABC):
         Ux_dot: Gates,
         state_dot: States,
     ) -> tuple[States, States]:
-        """Make one time step; return the state after it, and how that moves.
-
-        Each argument "…_dot" tells how the one before it moves.
-        """
-
-    @property
-    @abstractmethod
-    def kind(self) -> str:
-        """The name of the step's equations, for the engine."""
+        """Make one time step; return the state after it, and how that moves with all the rest."""
 
     @np.errstate(under="ignore")
     def forward(
@@ -217,7 +187,7 @@ class Cell(ABC):
         states = tuple(empty((T, *shape), dtype) for _ in before)
         gates = empty((T, self.n_kept, *shape), dtype)
         if engine is None:
-            self._run_numpy(params, x, before, states, gates)
+            self.run_numpy(params, x, before, states, gates)
         else:
             engine.recurrence_forward(
                 self.kind, self.matrices(params), params, x, before, states, gates
@@ -227,7 +197,7 @@ class Cell(ABC):
         h.setflags(write=False)
         return h, saved
 
-    def _run_numpy(
+    def run_numpy(
         self, params: Params, x: NDArray[Any], state: States, states: States, gates: Array
     ) -> None:
         """Step through time from a first state, into states and gates."""
@@ -314,7 +284,7 @@ class Cell(ABC):
         if dc is not None:
             dc = checked_array("dc", dc, first.shape, first.dtype)
         if engine is None:
-            dW, grads, dx, dbefore = self._run_numpy_backward(params, saved, dh, dc, input_gradient)
+            dW, grads, dx, dbefore = self.run_numpy_backward(params, saved, dh, dc, input_gradient)
         else:
             x, before, states, gates, _ = saved
             dW, grads, dx, dbefore = engine.recurrence_backward(
@@ -336,7 +306,7 @@ class Cell(ABC):
                 grads[name] = over_batch(d) if saved.h0_is_learned else np.zeros_like(params[name])
         return grads, dx, _one_or_all(dbefore)
 
-    def _run_numpy_backward(
+    def run_numpy_backward(
         self,
         params: Params,
         saved: Saved,
@@ -451,53 +421,6 @@ class Cell(ABC):
         inputs = input_product_jvp(params["U"], x_t, params_dot["U"], x_t_dot)
         Ux, Ux_dot = (np.split(u, len(products)) for u in inputs)
         return self.step_jvp(params, Wh, Ux, state, params_dot, Wh_dot, Ux_dot, state_dot)
-
-    @np.errstate(under="ignore")
-    def forward_on_complex(self, params: Mapping[str, Array], x: ArrayLike) -> Array:
-        """Run a real cell on complex numbers: the analytic continuation of :meth:`forward`.
-
-        For the complex-step method, whose numbers leave the real line by 1e-20 i. The NumPy
-        loop of forward itself, in double precision.
-
-        Parameters
-        ----------
-        params : mapping of str to ndarray
-            Those of :meth:`init` by names and shapes; any of them complex.
-        x : array_like, shape (T, D, B), real or complex, or integers (T, B)
-
-        Returns
-        -------
-        h : ndarray of complex128, shape (T, N, B)
-
-        Raises
-        ------
-        TypeError
-            A complex cell, modReLU or RestrictedUnitary: not analytic in their real numbers.
-        ValueError
-            Parameters of other names or shapes.
-        """
-        if self.is_complex or self.kind == "modrelu":
-            raise TypeError(
-                "a complex cell and modReLU have no analytic continuation: they take moduli"
-            )
-        if isinstance(self.matrix, RestrictedUnitary):
-            raise TypeError(
-                "RestrictedUnitary has no analytic continuation: it reads a real state as the "
-                "two parts of a complex one"
-            )
-        params = {name: as_array(name, p) for name, p in params.items()}
-        check_params(params, self._shapes, {name: p.dtype for name, p in params.items()})
-        x = as_array("x", x)
-        if np.iscomplexobj(x):
-            self.checked_input(x.real)
-        else:
-            x = self.checked_input(x)
-        before = self.initial_states(params, x.shape[-1], None)
-        shape = before[0].shape
-        states = tuple(np.empty((len(x), *shape), np.complex128) for _ in before)
-        gates = np.empty((len(x), self.n_kept, *shape), np.complex128)
-        self._run_numpy(params, x, before, states, gates)
-        return states[0]
 
     def init(self, rng: np.random.Generator) -> Params:
         """Draw parameters: W as its matrix says, U Glorot-uniform, b = 0, h_0 of length about 1.
@@ -618,7 +541,7 @@ class Cell(ABC):
             object.__setattr__(self, name, checked_size(name, getattr(self, name)))
         object.__setattr__(self, "dtype", check_dtype(self.dtype).name)
         object.__setattr__(self, "learned_h0", checked_flag("learned_h0", self.learned_h0))
-        if isinstance(self.matrix, type) or not hasattr(self.matrix, "matvec"):
+        if not isinstance(self.matrix, Matrix):
             raise TypeError(
                 f"matrix must be a matrix such as Dense() or Kronecker(), got {self.matrix!r}"
             )

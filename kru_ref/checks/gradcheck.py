@@ -18,6 +18,7 @@ from ..matrices import Dense, FullUnitary, Kronecker, Matrix
 from ..model import SequenceModel
 from ..restricted import RestrictedUnitary
 from . import oracles
+from .complex_step import forward_on_complex
 from .gradients import check_gradient
 from .oracles import Problem
 from .rtrl import rtrl
@@ -150,7 +151,7 @@ def compare(problem: Problem, params: Params) -> dict[str, float]:
     if is_analytic(model):
         report = check_gradient(
             lambda p: function(
-                model.forward_on_complex(p, problem.x), problem.targets, problem.mask
+                forward_on_complex(model, p, problem.x), problem.targets, problem.mask
             )[0],
             params,
             of_the_loss,
