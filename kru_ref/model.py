@@ -246,7 +246,7 @@ class SequenceModel:
             h, saved = cell.run(of_cell, x, before, given[i] is None)
             is_last = i == len(self.cells) - 1
             h = h[-1:] if is_last and self.last_only else h
-            kept = self._kept(h.shape, rng) if rng is not None and self.dropout else None
+            kept = self.draw_kept(h.shape, rng) if rng is not None and self.dropout else None
             h = h if kept is None else h * kept
             all_saved.append(saved)
             all_kept.append(kept)
@@ -316,54 +316,6 @@ class SequenceModel:
                 dh = features_backward(dx, self.cells[i - 1].is_complex)
                 dh = dh if kept is None else dh * kept
         return grads
-
-    @np.errstate(under="ignore")
-    def jvp(
-        self,
-        params: Mapping[str, Array],
-        x: ArrayLike,
-        params_dot: Mapping[str, Array],
-        x_dot: ArrayLike | None = None,
-        h0: Any = None,
-        *,
-        rng: np.random.Generator | None = None,
-    ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-        """Run the model, and tell how its logits move with params and x (forward mode).
-
-        Parameters
-        ----------
-        params, x, h0, rng
-            As for :meth:`forward`; a given h0 does not move.
-        params_dot : mapping of str to ndarray
-            How each of params moves: its keys, shapes and dtypes.
-        x_dot : array_like, shape (T, D, B), optional
-            How x moves; not at all if not given.
-
-        Returns
-        -------
-        logits, logits_dot : ndarray, shape (T, M, B), or (1, M, B) with ``last_only``
-
-        Raises
-        ------
-        ValueError, TypeError
-            As the cells' ``jvp``.
-        """
-        params = check_params(params, self._shapes, self._dtypes)
-        params_dot = check_params(params_dot, self._shapes, self._dtypes)
-        states, cells = self.states_of(h0), self.cells
-        all_params, all_dots = self.cell_params(params), self.cell_params(params_dot)
-        for i in range(len(cells)):
-            h, h_dot = cells[i].jvp(all_params[i], x, all_dots[i], x_dot, states[i])
-            if i == len(cells) - 1 and self.last_only:
-                h, h_dot = h[-1:], h_dot[-1:]
-            if rng is not None and self.dropout:
-                kept = self._kept(h.shape, rng)
-                h, h_dot = h * kept, h_dot * kept
-            x, x_dot = features(h), features(h_dot)
-        V, V_dot = params["readout.V"], params_dot["readout.V"]
-        logits: Array = V @ x + params["readout.c"][:, None]
-        logits_dot: Array = V_dot @ x + V @ x_dot + params_dot["readout.c"][:, None]
-        return logits, logits_dot
 
     def penalty(self, params: Mapping[str, Array]) -> tuple[float, Params]:
         """Return the soft unitary penalty of the recurrent matrices and its gradient.
@@ -437,7 +389,7 @@ class SequenceModel:
                 raise ValueError("saved belongs to another model: its dropout has another shape")
         return h
 
-    def _kept(self, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    def draw_kept(self, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
         """Draw what states are multiplied by: 0, or 1/(1 - dropout)."""
         dtype = self.cells[0].real_dtype
         kept = rng.random(shape, dtype=dtype) >= self.dropout

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import kru_ref as kru
+from kru_ref.checks import forward_mode
 
 rng = np.random.default_rng(0)
 cell = kru.KRU(3, 4, dtype="complex128")
@@ -21,6 +22,16 @@ factors, square = [np.eye(2), np.eye(2)], {"a": np.ones(2)}
 targets, mask = np.zeros((2, 2), int), np.ones((2, 2))
 
 # A call of each that works, by the names of its arguments.
+
+
+def cell_jvp(**arguments):
+    return forward_mode.cell_jvp(cell, **arguments)
+
+
+def model_jvp(**arguments):
+    return forward_mode.model_jvp(model, **arguments)
+
+
 CALLS = {
     kru.KRU: {
         "input_size": 3, "hidden_size": 4, "factors": [(2, 2), (2, 2)], "activation": "modrelu",
@@ -80,11 +91,11 @@ CALLS = {
     cell.init: {"rng": rng},
     cell.forward: {"params": own, "x": x, "h0": None},
     cell.backward: {"params": own, "saved": cell_saved, "dh": h, "input_gradient": True},
-    cell.jvp: {"params": own, "x": x, "params_dot": own, "x_dot": x, "h0": None},
+    cell_jvp: {"params": own, "x": x, "params_dot": own, "x_dot": x, "h0": None},
     model.init: {"rng": rng},
     model.forward: {"params": params, "x": x, "h0": None, "rng": None},
     model.backward: {"params": params, "saved": saved, "dlogits": logits},
-    model.jvp: {"params": params, "x": x, "params_dot": params, "x_dot": x},
+    model_jvp: {"params": params, "x": x, "params_dot": params, "x_dot": x},
     model.penalty: {"params": params},
     model.defect: {"params": params},
     optimizer.init: {"params": params},

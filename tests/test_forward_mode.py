@@ -8,6 +8,7 @@ import pytest
 import kru_ref as kru
 from kru_ref.activations import ACTIVATIONS, logistic, logistic_jvp
 from kru_ref.checks.adjoints import packed, unpacked
+from kru_ref.checks.forward_mode import cell_jvp, model_jvp
 from kru_ref.restricted import reflect, reflect_backward, reflect_jvp, turn, turn_backward, turn_jvp
 
 N, D, M = 6, 2, 3
@@ -319,14 +320,14 @@ def test_cells(rng, kind, matrix, T, B, record_error):
         return grads | {"x": dx}
 
     def jvp(dot):
-        return {"h": cell.jvp(params, x, {k: dot[k] for k in params}, dot["x"])[1]}
+        return {"h": cell_jvp(cell, params, x, {k: dot[k] for k in params}, dot["x"])[1]}
 
     def f(p):
         return {"h": cell.forward({k: p[k] for k in params}, p["x"])[0]}
 
     check_operation(rng, record_error, at, f, jvp, backward)
     zeros = {k: np.zeros_like(p) for k, p in params.items()}
-    again, still = cell.jvp(params, x, zeros)
+    again, still = cell_jvp(cell, params, x, zeros)
     np.testing.assert_allclose(again, h, rtol=1e-12, atol=1e-13)
     assert not still.any()
 
@@ -354,13 +355,13 @@ def test_a_given_state_moves(rng, kind, record_error):
         record_error,
         state,
         lambda p: {"h": cell.forward(params, x, given(p))[0]},
-        lambda dot: {"h": cell.jvp(params, x, zeros, None, given(state), given(dot))[1]},
+        lambda dot: {"h": cell_jvp(cell, params, x, zeros, None, given(state), given(dot))[1]},
         backward,
     )
     # a learned state that moves is not the one that was given
     for name in cell.states:
         zeros[name] = np.ones_like(zeros[name])
-    _, still = cell.jvp(params, x, zeros, None, given(state))
+    _, still = cell_jvp(cell, params, x, zeros, None, given(state))
     assert not still.any()
 
 
@@ -369,7 +370,7 @@ def test_a_complex_input_moves(rng, draw):
     cell = kru.KRU(D, 6, dtype="complex64")
     params, x, x_dot = cell.init(rng), draw((3, D, 2), "complex64"), draw((3, D, 2), "complex128")
     zeros = {k: np.zeros_like(p) for k, p in params.items()}
-    h, h_dot = cell.jvp(params, x, zeros, x_dot)
+    h, h_dot = cell_jvp(cell, params, x, zeros, x_dot)
     assert h_dot.dtype == "complex64"
     moved_on, _ = cell.forward(params, x + x_dot.astype("complex64"))
     np.testing.assert_allclose(h_dot, moved_on - h, rtol=1e-4, atol=1e-5)
@@ -379,13 +380,13 @@ def test_tangents_that_do_not_fit(rng):
     cell = kru.KRU(D, N, dtype="complex128")
     params, x = cell.init(rng), rng.standard_normal((3, D, 2))
     with pytest.raises(ValueError, match=r"x_dot must have shape \(3, 2, 2\)"):
-        cell.jvp(params, x, params, x[:2])
+        cell_jvp(cell, params, x, params, x[:2])
     with pytest.raises(ValueError, match="integers x do not move"):
-        cell.jvp(params, np.zeros((3, 2), int), params, x)
+        cell_jvp(cell, params, np.zeros((3, 2), int), params, x)
     with pytest.raises(ValueError, match="h0_dot needs h0"):
-        cell.jvp(params, x, params, None, None, np.zeros((N, 2)))
+        cell_jvp(cell, params, x, params, None, None, np.zeros((N, 2)))
     with pytest.raises(ValueError, match="missing"):
-        cell.jvp(params, x, {"U": params["U"]})
+        cell_jvp(cell, params, x, {"U": params["U"]})
 
 
 MODELS = {
@@ -420,10 +421,10 @@ def test_models(rng, kind, T, B, backend, record_error):
         record_error,
         params,
         lambda p: {"y": model.forward(p, x, rng=drop())[0]},
-        lambda dot: {"y": model.jvp(params, x, dot, rng=drop())[1]},
+        lambda dot: {"y": model_jvp(model, params, x, dot, rng=drop())[1]},
         lambda d: model.backward(params, saved, d["y"]),
     )
-    again, _ = model.jvp(params, x, params, rng=drop())
+    again, _ = model_jvp(model, params, x, params, rng=drop())
     np.testing.assert_allclose(again, logits, rtol=1e-12, atol=1e-13)
 
 
@@ -433,9 +434,9 @@ def test_models_from_a_given_state(rng):
     params, x = moved(model, rng), rng.standard_normal((5, D, 2))
     dot = {k: rng.standard_normal(p.shape) * k.startswith("readout") for k, p in params.items()}
     dot = {k: v.astype(params[k].dtype) for k, v in dot.items()}
-    whole = model.jvp(params, x, dot)
+    whole = model_jvp(model, params, x, dot)
     _, saved = model.forward(params, x[:2])
-    piece = model.jvp(params, x[2:], dot, h0=saved.last)
+    piece = model_jvp(model, params, x[2:], dot, h0=saved.last)
     for found, expected in zip(piece, whole, strict=True):
         np.testing.assert_allclose(found, expected[2:], rtol=1e-12)
 

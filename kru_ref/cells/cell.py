@@ -43,6 +43,8 @@ States = tuple[Array, ...]
 State = Array | States
 # One array (N, B) for each gate.
 Gates = Sequence[Array]
+# Something, and how it moves.
+Moving = tuple[Any, Any]
 # Gradients of a state, where nothing is 0.
 Past = tuple[Array | float, ...]
 
@@ -130,18 +132,8 @@ class Cell(ABC):
         """
 
     @abstractmethod
-    def step_jvp(
-        self,
-        params: Params,
-        Wh: Gates,
-        Ux: Gates,
-        state: States,
-        params_dot: Params,
-        Wh_dot: Gates,
-        Ux_dot: Gates,
-        state_dot: States,
-    ) -> tuple[States, States]:
-        """Make one time step; return the state after it, and how that moves with all the rest."""
+    def step_jvp(self, params: Moving, Wh: Moving, Ux: Moving, state: Moving) -> Moving:
+        """Make one time step; of all, and of the state after it, how it moves stands beside it."""
 
     @np.errstate(under="ignore")
     def forward(
@@ -346,81 +338,17 @@ class Cell(ABC):
             grads[name] = over_time(d[:, rows].reshape(T, -1, B))
         return dW, grads, dx, tuple(dstate)
 
-    @np.errstate(under="ignore")
-    def jvp(
-        self,
-        params: Mapping[str, Array],
-        x: ArrayLike,
-        params_dot: Mapping[str, Array],
-        x_dot: ArrayLike | None = None,
-        h0: Any = None,
-        h0_dot: Any = None,
-    ) -> tuple[Array, Array]:
-        """Run the cell, and tell how its states move with params, x and h0 (forward mode).
-
-        A derivation of its own: nothing in it is shared with :meth:`backward`. In NumPy,
-        whatever the backend.
-
-        Parameters
-        ----------
-        params, x, h0
-            As for :meth:`forward`.
-        params_dot : mapping of str to ndarray
-            How each of params moves: its keys, shapes and dtypes.
-        x_dot : array_like, shape (T, D, B), optional
-            How x moves; not at all if not given.
-        h0_dot : as h0, optional
-            How a given h0 moves; not at all if not given.
-
-        Returns
-        -------
-        h, h_dot : ndarray, shapes (T, N, B)
-
-        Raises
-        ------
-        ValueError, TypeError
-            As :meth:`forward`, for tangents too; x_dot for integer x, h0_dot without h0.
-        """
-        params = check_params(params, self._shapes, self._dtypes)
-        params_dot = check_params(params_dot, self._shapes, self._dtypes)
-        x = self.checked_input(x)
-        if x_dot is not None:
-            if x.ndim == 2:
-                raise ValueError("integers x do not move: leave x_dot out")
-            x_dot = checked_array("x_dot", x_dot, x.shape, np.dtype(self.dtype))
-        if h0 is None and h0_dot is not None:
-            raise ValueError("h0_dot needs h0; the learned state moves by params_dot")
-        state = self.initial_states(params, x.shape[-1], h0)
-        if h0 is not None and h0_dot is None:
-            state_dot = tuple(np.zeros_like(part) for part in state)
-        else:
-            state_dot = self.initial_states(params_dot, x.shape[-1], h0_dot)
-        h = np.empty((len(x), *state[0].shape), self.dtype)
-        h_dot = np.empty_like(h)
-        for t in range(len(x)):
-            x_t_dot = None if x_dot is None else x_dot[t]
-            state, state_dot = self.advance_jvp(params, x[t], state, params_dot, x_t_dot, state_dot)
-            h[t], h_dot[t] = state[0], state_dot[0]
-        return h, h_dot
-
-    def advance_jvp(
-        self,
-        params: Params,
-        x_t: NDArray[Any],
-        state: States,
-        params_dot: Params,
-        x_t_dot: NDArray[Any] | None,
-        state_dot: States,
-    ) -> tuple[States, States]:
+    def time_step_jvp(
+        self, params: Moving, x_t: NDArray[Any], x_t_dot: NDArray[Any] | None, state: Moving
+    ) -> Moving:
         """Read x_t (D, B), or integers (B,); return the state after it, and how that moves."""
-        products = [
-            self.matrix.jvp(W, state[0], W_dot, state_dot[0])
-            for W, W_dot in zip(self.matrices(params), self.matrices(params_dot), strict=True)
-        ]
+        W, W_dot = (self.matrices(p) for p in params)
+        (h, *_), (h_dot, *_) = state
+        products = [self.matrix.jvp(W[k], h, W_dot[k], h_dot) for k in range(len(W))]
+        inputs = input_product_jvp(params[0]["U"], x_t, params[1]["U"], x_t_dot)
         Wh, Wh_dot = zip(*products, strict=True)
-        inputs = input_product_jvp(params["U"], x_t, params_dot["U"], x_t_dot)
-        Ux, Ux_dot = (np.split(u, len(products)) for u in inputs)
-        return self.step_jvp(params, Wh, Ux, state, params_dot, Wh_dot, Ux_dot, state_dot)
+        Ux, Ux_dot = (np.split(u, len(W)) for u in inputs)
+        return self.step_jvp(params, (Wh, Wh_dot), (Ux, Ux_dot), state)
 
     def init(self, rng: np.random.Generator) -> Params:
         """Draw parameters: W as its matrix says, U Glorot-uniform, b = 0, h_0 of length about 1.

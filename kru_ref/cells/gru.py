@@ -11,7 +11,7 @@ import numpy as np
 from ..activations import logistic, logistic_jvp
 from ..arrays import Array, Params, check_real
 from ..matrices import Dense, Matrix
-from .cell import Cell, Gates, Past, States
+from .cell import Cell, Gates, Moving, Past, States
 
 
 @dataclass(frozen=True)
@@ -100,24 +100,13 @@ class GRU(Cell):
         dz = dh * (h_before - n) * z * (1 - z)
         return (dr, dz, a, a * r), (dh * z,), {}
 
-    def step_jvp(
-        self,
-        params: Params,
-        Wh: Gates,
-        Ux: Gates,
-        state: States,
-        params_dot: Params,
-        Wh_dot: Gates,
-        Ux_dot: Gates,
-        state_dot: States,
-    ) -> tuple[States, States]:
+    def step_jvp(self, params: Moving, Wh: Moving, Ux: Moving, state: Moving) -> Moving:
         """Return h and how it moves."""
-        (h,), (h_dot,) = state, state_dot
-        b, b_dot = params["b"].reshape(3, -1, 1), params_dot["b"].reshape(3, -1, 1)
-        u, u_dot = [Ux[k] + b[k] for k in range(3)], [Ux_dot[k] + b_dot[k] for k in range(3)]
-        r, r_dot = logistic_jvp(Wh[0] + u[0], Wh_dot[0] + u_dot[0])
-        z, z_dot = logistic_jvp(Wh[1] + u[1], Wh_dot[1] + u_dot[1])
-        q, q_dot = Wh[2] + params["b_h"][:, None], Wh_dot[2] + params_dot["b_h"][:, None]
+        ((h,), (h_dot,)), (w, w_dot) = state, Wh
+        u, u_dot = (np.stack(Ux[m]) + params[m]["b"].reshape(3, -1, 1) for m in (0, 1))
+        r, r_dot = logistic_jvp(w[0] + u[0], w_dot[0] + u_dot[0])
+        z, z_dot = logistic_jvp(w[1] + u[1], w_dot[1] + u_dot[1])
+        q, q_dot = (Wh[m][2] + params[m]["b_h"][:, None] for m in (0, 1))
         n = np.tanh(u[2] + r * q)
         n_dot = (1 - n * n) * (u_dot[2] + r_dot * q + r * q_dot)
         h_dot = (1 - z) * n_dot + z * h_dot + z_dot * (h - n)

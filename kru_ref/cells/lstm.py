@@ -11,7 +11,7 @@ import numpy as np
 from ..activations import logistic, logistic_jvp
 from ..arrays import Array, Params, check_real
 from ..matrices import Dense, Matrix
-from .cell import Cell, Gates, Past, States
+from .cell import Cell, Gates, Moving, Past, States
 
 
 @dataclass(frozen=True)
@@ -106,22 +106,12 @@ class LSTM(Cell):
         dz_o = dh * tanh_c * o * (1 - o)
         return (dz_i, dz_f, dz_g, dz_o), (0.0, dc * f), {}
 
-    def step_jvp(
-        self,
-        params: Params,
-        Wh: Gates,
-        Ux: Gates,
-        state: States,
-        params_dot: Params,
-        Wh_dot: Gates,
-        Ux_dot: Gates,
-        state_dot: States,
-    ) -> tuple[States, States]:
+    def step_jvp(self, params: Moving, Wh: Moving, Ux: Moving, state: Moving) -> Moving:
         """Return h and c, and how they move."""
-        (_, c), (_, c_dot) = state, state_dot
-        b, b_dot = params["b"].reshape(4, -1, 1), params_dot["b"].reshape(4, -1, 1)
-        z = [Wh[k] + Ux[k] + b[k] for k in range(4)]
-        z_dot = [Wh_dot[k] + Ux_dot[k] + b_dot[k] for k in range(4)]
+        (_, c), (_, c_dot) = state
+        z, z_dot = (
+            np.stack(Wh[m]) + np.stack(Ux[m]) + params[m]["b"].reshape(4, -1, 1) for m in (0, 1)
+        )
         (i, i_dot), (f, f_dot), (o, o_dot) = (logistic_jvp(z[k], z_dot[k]) for k in (0, 1, 3))
         g = np.tanh(z[2])
         g_dot = (1 - g * g) * z_dot[2]

@@ -10,7 +10,7 @@ from ..activations import ACTIVATIONS
 from ..arrays import Array, Params, checked_choice
 from ..kronecker import Backend
 from ..matrices import Dense, Kronecker, Matrix
-from .cell import Cell, Gates, Past, States
+from .cell import Cell, Gates, Moving, Past, States
 
 
 @dataclass(frozen=True)
@@ -82,21 +82,10 @@ class RNN(Cell):
         dz, db = ACTIVATIONS[self.activation].backward(dh, h, params["b"])
         return (dz,), (0.0,), {"b": db}
 
-    def step_jvp(
-        self,
-        params: Params,
-        Wh: Gates,
-        Ux: Gates,
-        state: States,
-        params_dot: Params,
-        Wh_dot: Gates,
-        Ux_dot: Gates,
-        state_dot: States,
-    ) -> tuple[States, States]:
+    def step_jvp(self, params: Moving, Wh: Moving, Ux: Moving, state: Moving) -> Moving:
         """Return h and how it moves."""
-        z, z_dot = Wh[0] + Ux[0], Wh_dot[0] + Ux_dot[0]
-        sigma_jvp = ACTIVATIONS[self.activation].jvp
-        h, h_dot = sigma_jvp(z, params["b"], z_dot, params_dot["b"])
+        (z, b), (z_dot, b_dot) = ((Wh[m][0] + Ux[m][0], params[m]["b"]) for m in (0, 1))
+        h, h_dot = ACTIVATIONS[self.activation].jvp(z, b, z_dot, b_dot)
         return (h,), (h_dot,)
 
 

@@ -164,7 +164,7 @@ class RealTimeLearning:
             influence,
             strict=True,
         ):
-            state, state_dot = cell.advance_jvp(own, x, state, own_dot, x_dot, state_dot)
+            state, state_dot = cell.time_step_jvp((own, own_dot), x, x_dot, (state, state_dot))
             x, x_dot = features(state[0]), features(state_dot[0])
             after.append(state)
             after_dot.append(state_dot)
