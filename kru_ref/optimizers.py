@@ -103,6 +103,26 @@ class Optimizer:
             A parameter that is neither real nor complex, or a complex gradient of a real one.
         """
         params, grads = as_arrays("params", params), as_arrays("grads", grads)
+        self._check(params, grads, state)
+        steps = _count(state.get("steps")) + 1
+        new_params: Params = {}
+        new_state: State = {"steps": steps, **{slot: {} for slot in self.slots}}
+        for name, p in params.items():
+            g = as_real(grads[name].astype(p.dtype))
+            slots = [as_real(as_array(s, state[s][name]).astype(p.dtype)) for s in self.slots]
+            change, *slots = self.step(g, steps, *slots)
+            rate = self.rate_of(name)
+            if name in self.unitary and rate:
+                if not np.isfinite(change).all():
+                    raise ValueError(f"the gradient of {name} must be finite to keep it unitary")
+                new_params[name] = cayley(p, change.view(p.dtype), rate)
+            else:
+                new_params[name] = (as_real(p) - rate * change).view(p.dtype).reshape(p.shape)
+            for slot, value in zip(self.slots, slots, strict=True):
+                new_state[slot][name] = value.view(p.dtype).reshape(p.shape)
+        return new_params, new_state
+
+    def _check(self, params: Mapping[str, Array], grads: Mapping[str, Array], state: State) -> None:
         if not isinstance(state, Mapping):
             raise TypeError(f"state must be what init or update returned, got {state!r}")
         if params.keys() != grads.keys():
@@ -114,34 +134,15 @@ class Optimizer:
                     f"state belongs to another optimizer or model: {slot!r} must hold an array of "
                     "the shape of each parameter"
                 )
-        steps = _count(state.get("steps")) + 1
-        new_params: Params = {}
-        new_state: State = {"steps": steps, **{slot: {} for slot in self.slots}}
         for name, p in params.items():
-            if grads[name].shape != p.shape:
-                raise ValueError(
-                    f"gradient of {name} must have shape {p.shape}, got {grads[name].shape}"
-                )
-            if p.dtype.kind not in "fc" or (p.dtype.kind == "f" and grads[name].dtype.kind == "c"):
+            g = grads[name]
+            if g.shape != p.shape:
+                raise ValueError(f"gradient of {name} must have shape {p.shape}, got {g.shape}")
+            if p.dtype.kind not in "fc" or (p.dtype.kind == "f" and g.dtype.kind == "c"):
                 raise TypeError(
                     f"{name} must be real or complex floating point and its gradient likewise, "
-                    f"got {p.dtype} and {grads[name].dtype}"
+                    f"got {p.dtype} and {g.dtype}"
                 )
-            dtype = p.dtype
-            slots = [
-                as_real(as_array(slot, state[slot][name]).astype(dtype)) for slot in self.slots
-            ]
-            change, *slots = self.step(as_real(grads[name].astype(dtype)), steps, *slots)
-            if name in self.unitary and self.rate_of(name):
-                if not np.isfinite(change).all():
-                    raise ValueError(f"the gradient of {name} must be finite to keep it unitary")
-                new_params[name] = cayley(p.astype(dtype), change.view(dtype), self.rate_of(name))
-            else:
-                moved = as_real(p.astype(dtype)) - self.rate_of(name) * change
-                new_params[name] = moved.view(dtype).reshape(p.shape)
-            for slot, value in zip(self.slots, slots, strict=True):
-                new_state[slot][name] = value.view(dtype).reshape(p.shape)
-        return new_params, new_state
 
     def rate_of(self, name: str) -> float:
         """Return the learning rate of a parameter: that of the longest group it belongs to."""
