@@ -50,24 +50,12 @@ Past = tuple[Array | float, ...]
 
 
 class Saved(NamedTuple):
-    """What back-propagation through time needs of a forward pass.
+    """What back-propagation through time needs of a forward pass."""
 
-    Attributes
-    ----------
-    x : ndarray, shape (T, D, B), or integers (T, B)
-    before : tuple of ndarray, shapes (N, B)
-        The state before the first step: h, or h and c.
-    states : tuple of ndarray, shapes (T, N, B)
-        The state after each step.
-    gates : ndarray, shape (T, n_kept, N, B)
-        What each step kept of its gates.
-    h0_is_learned : bool
-    """
-
-    x: NDArray[Any]
-    before: States
-    states: States
-    gates: Array
+    x: NDArray[Any]  # (T, D, B), or integers (T, B)
+    before: States  # before the first step, (N, B) each: h, or h and c
+    states: States  # after each step, (T, N, B) each
+    gates: Array  # what each step kept of its gates, (T, n_kept, N, B)
     h0_is_learned: bool
 
     @property
@@ -156,9 +144,8 @@ class Cell(ABC):
         h : ndarray, shape (T, N, B)
             Read-only, for backward reads it too: change a copy.
         saved : Saved
-            For :meth:`backward`. It holds h, and x where it needs no conversion: leave x as it is
-            until then. Of a simple cell it is one number for each one of h, six for an LSTM, five
-            for a GRU.
+            For :meth:`backward`. It holds x where that needs no conversion: leave it until then. One
+            number for each one of h, five for a GRU, six for an LSTM.
 
         Raises
         ------
@@ -181,9 +168,8 @@ class Cell(ABC):
         if engine is None:
             self.run_numpy(params, x, before, states, gates)
         else:
-            engine.recurrence_forward(
-                self.kind, self.matrices(params), params, x, before, states, gates
-            )
+            W = self.matrices(params)
+            engine.recurrence_forward(self.kind, W, params, x, before, states, gates)
         saved = Saved(x, before, states, gates, self.learned_h0 and is_learned)
         h = states[0].view()
         h.setflags(write=False)
@@ -259,37 +245,34 @@ class Cell(ABC):
         self.check_saved(saved)
         if dc is not None and len(self.states) == 1:
             raise TypeError("dc is the gradient of an LSTM's c: this cell has none, leave it out")
-        return self.run_backward(
-            params, saved, self._checked_gradient(dh, saved), dc, input_gradient
-        )
+        if not isinstance(dh, ReadoutGradient):
+            dh, shape = as_array("dh", dh), saved.h.shape
+            if dh.ndim != 3 or dh.shape[1:] != shape[1:] or not 1 <= len(dh) <= shape[0]:
+                raise ValueError(
+                    f"dh must have the shape of h, {shape}, or that of its last steps; got "
+                    f"{dh.shape}"
+                )
+            dh = checked_array("dh", dh, dh.shape, np.dtype(self.dtype))
+        if dc is not None:
+            dc = checked_array("dc", dc, saved.h.shape[1:], np.dtype(self.dtype))
+        return self.run_backward(params, saved, dh, dc, input_gradient)
 
     def run_backward(
         self,
         params: Params,
         saved: Saved,
         dh: Array | ReadoutGradient,
-        dc: ArrayLike | None = None,
+        dc: Array | None = None,
         input_gradient: bool = True,
     ) -> tuple[Params, Array | None, State]:
         """Run :meth:`backward` on arguments that have been checked."""
-        engine, first = self.engine_for(saved.x), saved.before[0]
-        if dc is not None:
-            dc = checked_array("dc", dc, first.shape, first.dtype)
+        engine, wanted = self.engine_for(saved.x), (dh, dc, input_gradient)
         if engine is None:
-            dW, grads, dx, dbefore = self.run_numpy_backward(params, saved, dh, dc, input_gradient)
+            dW, grads, dx, dbefore = self.run_numpy_backward(params, saved, *wanted)
         else:
-            x, before, states, gates, _ = saved
+            W, of_time = self.matrices(params), saved[:-1]
             dW, grads, dx, dbefore = engine.recurrence_backward(
-                self.kind,
-                self.matrices(params),
-                params,
-                x,
-                before,
-                states,
-                gates,
-                dh,
-                dc,
-                input_gradient,
+                self.kind, W, params, *of_time, *wanted
             )
         flat = [d for dW_k in dW for d in dW_k]
         grads = dict(zip(self.matrix_names, flat, strict=True)) | grads
@@ -477,35 +460,24 @@ class Cell(ABC):
 
     def initial_states(self, params: Mapping[str, Array], B: int, given: Any) -> States:
         """Return each part of the state before the first step: given, learned, or 0."""
-        names = tuple(name.removesuffix("0") for name in self.states)
+        names, shape, dtype = self.states, (self.hidden_size, B), np.dtype(self.dtype)
+        if given is None and self.learned_h0:
+            return tuple(np.repeat(params[name][:, None], B, axis=1) for name in names)
         if given is None:
-            parts = [None] * len(names)
-        elif len(names) == 1:
-            parts = [given]
-        elif isinstance(given, tuple | list) and len(given) == len(names):
-            parts = list(given)
-        else:
+            return tuple(np.zeros(shape, dtype) for _ in names)
+        parts = (given,) if len(names) == 1 else given
+        if not isinstance(parts, tuple | list) or len(parts) != len(names):
             what = type(given).__name__
-            if isinstance(given, tuple | list):
-                what = f"a {what} of {len(given)}"
-            raise ValueError(f"h0 must be the pair ({', '.join(names)}), got {what}")
-        if given is not None and any(part is None for part in parts):
+            what = f"a {what} of {len(given)}" if isinstance(given, tuple | list) else what
+            pair = ", ".join(name.removesuffix("0") for name in names)
+            raise ValueError(f"h0 must be the pair ({pair}), got {what}")
+        if any(part is None for part in parts):
             raise ValueError("h0 must be given whole: a part of it is None")
+        # copies: the caller's own may change before backward
         return tuple(
-            self._initial_state(params, name, B, part)
-            for name, part in zip(self.states, parts, strict=True)
+            checked_array(name, part, shape, dtype).copy()
+            for name, part in zip(names, parts, strict=True)
         )
-
-    def _initial_state(
-        self, params: Mapping[str, Array], name: str, B: int, given: ArrayLike | None
-    ) -> Array:
-        """Return (N, B): what is given, else what is learned, else 0."""
-        shape = (self.hidden_size, B)
-        if given is not None:  # a copy: the caller's own may change before backward
-            return checked_array(name, given, shape, np.dtype(self.dtype)).copy()
-        if self.learned_h0:
-            return np.repeat(params[name][:, None], B, axis=1)
-        return np.zeros(shape, self.dtype)
 
     def checked_input(self, x: ArrayLike) -> NDArray[Any]:
         """Return x (T, D, B) in the cell's precision, or integers (T, B); raise for another."""
@@ -544,47 +516,27 @@ class Cell(ABC):
             raise TypeError(
                 f"saved must be the Saved that forward returned, got {type(saved).__name__}"
             )
-        x, N = np.asarray(saved.x), self.hidden_size
-        is_integer = x.dtype.kind in "iu" and x.ndim == 2
-        if not is_integer and x.shape[1:-1] != (self.input_size,):
-            raise ValueError(
-                f"saved belongs to another cell: its x is {x.dtype} {x.shape}, input_size is "
-                f"{self.input_size}"
-            )
-        if is_integer:  # they index memory
-            try:
-                self._check_labels(x)
-            except ValueError as error:
-                raise ValueError(f"saved belongs to another cell: {error}") from error
-        if len(saved.before) != len(self.states) or len(saved.states) != len(self.states):
-            raise ValueError(
-                f"saved belongs to another cell: its state has {len(saved.states)} parts, "
-                f"this cell's {len(self.states)}"
-            )
+        try:
+            self._check_sizes(saved)
+        except ValueError as error:
+            raise ValueError(f"saved belongs to another cell: {error}") from error
+
+    def _check_sizes(self, saved: Saved) -> None:
+        x, N, n_parts = np.asarray(saved.x), self.hidden_size, len(self.states)
+        if x.dtype.kind in "iu" and x.ndim == 2:
+            self._check_labels(x)
+        elif x.shape[1:-1] != (self.input_size,):
+            raise ValueError(f"its x is {x.dtype} {x.shape}, input_size is {self.input_size}")
+        if not len(saved.before) == len(saved.states) == n_parts:
+            raise ValueError(f"its state has {len(saved.states)} parts, this cell's {n_parts}")
         T, B = len(x), x.shape[-1]
         arrays: list[tuple[str, Any, tuple[int, ...]]] = []
         for name, before, of_time in zip(self.states, saved.before, saved.states, strict=True):
             arrays += [(name, before, (N, B)), (name.removesuffix("0"), of_time, (T, N, B))]
-        arrays.append(("gates", saved.gates, (T, self.n_kept, N, B)))
-        for name, given, shape in arrays:
+        for name, given, shape in [*arrays, ("gates", saved.gates, (T, self.n_kept, N, B))]:
             a = np.asarray(given)
             if a.shape != shape or a.dtype != self.dtype:
-                raise ValueError(
-                    f"saved belongs to another cell: {name} must be {self.dtype} {shape}, "
-                    f"got {a.dtype} {a.shape}"
-                )
-
-    def _checked_gradient(
-        self, dh: ArrayLike | ReadoutGradient, saved: Saved
-    ) -> Array | ReadoutGradient:
-        if isinstance(dh, ReadoutGradient):
-            return dh
-        dh, shape = as_array("dh", dh), saved.h.shape
-        if dh.ndim != 3 or dh.shape[1:] != shape[1:] or not 1 <= len(dh) <= shape[0]:
-            raise ValueError(
-                f"dh must have the shape of h, {shape}, or that of its last steps; got {dh.shape}"
-            )
-        return checked_array("dh", dh, dh.shape, np.dtype(self.dtype))
+                raise ValueError(f"{name} must be {self.dtype} {shape}, got {a.dtype} {a.shape}")
 
 
 def input_product(U: Array, x_t: NDArray[Any]) -> Array:
