@@ -104,7 +104,7 @@ def recurrence(N, T, B, rng):
     params, x = cell.init(rng), rng.random((T, 1, B), dtype="float32")
     dh = rng.standard_normal((1, N, B)).astype("complex64")
     _, saved = cell.forward(params, x)
-    forward = partial(cell.forward, params, x, reuse=saved)
+    forward = partial(cell.forward, params, x)
     backward = partial(cell.backward, params, saved, dh, input_gradient=False)
     return {"forward": forward, "backward": backward}
 

@@ -12,6 +12,7 @@ y       ``logits``       (T, M, B), real: y_t = V h_t + c, or V [Re h_t; Im h_t]
 
 from __future__ import annotations
 
+import itertools
 import math
 import numbers
 from collections.abc import Mapping, Sequence
@@ -98,19 +99,16 @@ class SequenceModel:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        given = self.cell
-        if not isinstance(given, Cell):
-            cells = tuple(given) if isinstance(given, list | tuple) else ()
+        if not isinstance(self.cell, Cell):
+            cells = tuple(self.cell) if isinstance(self.cell, list | tuple) else ()
             if not cells or not all(isinstance(cell, Cell) for cell in cells):
-                raise ValueError(f"cell must be a cell or a sequence of cells, got {given!r}")
+                raise ValueError(f"cell must be a cell or a sequence of cells, got {self.cell!r}")
             object.__setattr__(self, "cell", cells)
-        cells = self.cells
-        for i in range(1, len(cells)):
-            below, above = cells[i - 1], cells[i]
+        for i, (below, above) in enumerate(itertools.pairwise(self.cells)):
             if above.input_size != below.n_features:
                 raise ValueError(
-                    f"cell {i} must have input_size {below.n_features}, the real numbers in a "
-                    f"state of cell {i - 1}, got {above.input_size}"
+                    f"cell {i + 1} must have input_size {below.n_features}, the real numbers in a "
+                    f"state of cell {i}, got {above.input_size}"
                 )
             if above.real_dtype != below.real_dtype:
                 raise ValueError(
@@ -189,11 +187,7 @@ class SequenceModel:
     @property
     def unitary_names(self) -> tuple[str, ...]:
         """Names of matrices that an optimizer must keep unitary; see :class:`FullUnitary`."""
-        return tuple(
-            f"{prefix}.{name}"
-            for prefix, cell in zip(self.prefixes, self.cells, strict=True)
-            for name in cell.unitary_names
-        )
+        return tuple(self._with_prefixes([dict.fromkeys(c.unitary_names) for c in self.cells]))
 
     def init(self, rng: np.random.Generator) -> Params:
         """Draw parameters: the cells', V Glorot-uniform, c = 0."""
@@ -251,8 +245,7 @@ class SequenceModel:
             all_saved.append(saved)
             all_kept.append(kept)
             x = x if is_last else features(h)
-        C = self._readout(params)
-        engine = self._readout_engine
+        C, engine = self._readout(params), self._readout_engine
         if engine is not None:
             logits = engine.readout(C, params["readout.c"], h)
         else:
@@ -326,15 +319,9 @@ class SequenceModel:
         grads : dict of str to ndarray
             {"cell.W.0": …}: only the recurrent matrices' parameters.
         """
-        params = check_params(params, self._shapes, self._dtypes)
-        value, grads = 0.0, Params()
-        for prefix, cell, of_cell in zip(
-            self.prefixes, self.cells, self.cell_params(params), strict=True
-        ):
-            part, dW = cell.penalty(of_cell)
-            value += part
-            grads |= {f"{prefix}.{name}": grad for name, grad in dW.items()}
-        return value, grads
+        of_cells = self.cell_params(check_params(params, self._shapes, self._dtypes))
+        parts = [cell.penalty(of_cell) for cell, of_cell in zip(self.cells, of_cells, strict=True)]
+        return sum(value for value, _ in parts), self._with_prefixes([dW for _, dW in parts])
 
     def add_penalty(
         self, params: Mapping[str, Array], grads: Mapping[str, Array], strength: float
@@ -346,11 +333,8 @@ class SequenceModel:
 
     def defect(self, params: Mapping[str, Array]) -> float:
         """Return ‖W^H W - I‖₂, the largest of all recurrent matrices."""
-        params = check_params(params, self._shapes, self._dtypes)
-        return max(
-            cell.defect(of_cell)
-            for cell, of_cell in zip(self.cells, self.cell_params(params), strict=True)
-        )
+        of_cells = self.cell_params(check_params(params, self._shapes, self._dtypes))
+        return max(cell.defect(of_cell) for cell, of_cell in zip(self.cells, of_cells, strict=True))
 
     @property
     def _readout_engine(self) -> ModuleType | None:
