@@ -1,4 +1,4 @@
-"""The compiled recurrence against the NumPy one: instruction sets, threads, sizes, memory."""
+"""Compiled recurrences against NumPy, on every instruction set."""
 
 import os
 import subprocess
@@ -9,19 +9,26 @@ import numpy as np
 import pytest
 
 import kru_ref as kru
-from kru_ref.engine import backend, plans
+from kru_ref.engine import backend
 from kru_ref.engine import recurrence as compiled
 
 if backend.kernels is None:
     pytest.skip(f"{backend.reason}", allow_module_level=True)
 
+
 LEVELS = backend.INSTRUCTION_SETS[: int(backend.kernels.supported_level()) + 1]
+
+
 TOLERANCE = {"float32": 2e-4, "complex64": 2e-4, "float64": 1e-11, "complex128": 1e-11}
+
+
 KINDS = [
     *(("modrelu", dtype) for dtype in TOLERANCE),
     *(("identity", dtype) for dtype in TOLERANCE),
     *((name, dtype) for name in ("tanh", "relu") for dtype in ("float32", "float64")),
 ]
+
+
 FACTORS = [
     (12, ((2, 3), (3, 2), (2, 2))),
     (12, ((1, 4), (12, 3))),
@@ -92,107 +99,6 @@ def test_it_agrees_with_numpy(
         close(grads_ours[name], g, dtype)
 
 
-@pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("B", [0, 1, 2, 3, 5, 20, 64])
-@pytest.mark.parametrize(
-    "shapes",
-    [
-        [(2, 2)] * 7,
-        [(2, 3), (5, 4), (1, 2)],
-        [(16, 3), (3, 16)],
-        [(40, 3), (3, 40)],
-        [(3, 3)] * 3,
-        [(9, 11), (1, 3)],
-        [(1, 1)],
-    ],
-)
-def test_the_product_agrees_with_numpy(draw, monkeypatch, level, dtype, B, shapes):
-    monkeypatch.setenv("KRU_REF_SIMD", level)
-    factors = [draw(shape, dtype) for shape in shapes]
-    rows, columns = (int(np.prod(sizes)) for sizes in zip(*shapes, strict=True))
-    x, dy = draw((columns, B), dtype), draw((rows, B), dtype)
-    y = kru.kron_matvec(factors, x, "cython")
-    close(y, kru.kron_matvec(factors, x, "numpy"), dtype)
-    dfactors, dx = kru.kron_matvec_backward(factors, x, dy, "cython")
-    expected, dx_expected = kru.kron_matvec_backward(factors, x, dy, "numpy")
-    close(dx, dx_expected, dtype)
-    for ours, reference in zip(dfactors, expected, strict=True):
-        close(ours, reference, dtype)
-
-
-@pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("B", [2, 3, 5, 9, 17])
-def test_columns_of_a_product_are_independent(draw, monkeypatch, level, dtype, B):
-    """What is no number in one column stays there."""
-    monkeypatch.setenv("KRU_REF_SIMD", level)
-    factors, x = [draw((2, 2), dtype), draw((3, 5), dtype)], draw((10, B), dtype)
-    x[3, 1] = np.nan
-    y = kru.kron_matvec(factors, x, "cython")
-    _, dx = kru.kron_matvec_backward(factors, x, np.where(np.isnan(y), y, 1), "cython")
-    for result in (y, dx):
-        assert np.isnan(result[:, 1]).any()
-        assert np.isfinite(np.delete(result, 1, axis=1)).all()
-
-
-@pytest.fixture(params=[2**7, 2**14])
-def small_cache(monkeypatch, request):
-    """Let products be cut into phases and panels at sizes that a test can afford."""
-    monkeypatch.setattr(plans, "PANEL", request.param)
-    plans.phases_of.cache_clear()
-    yield
-    plans.phases_of.cache_clear()
-
-
-@pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("B", [1, 3, 20, 67])
-@pytest.mark.parametrize(
-    "shapes",
-    [
-        [(2, 2)] * 11,
-        [(3, 3), (2, 2), (5, 5), (2, 2), (2, 2)],
-        [(3, 2), (2, 3), (2, 2), (4, 4), (3, 1)],
-        [(2, 2), (19, 19), (2, 2), (2, 2)],
-        [(20, 18), (5, 5)],
-    ],
-)
-@pytest.mark.usefixtures("small_cache")
-def test_a_product_beyond_the_cache(draw, monkeypatch, dtype, B, shapes):
-    """Cut into phases and panels; with any number of threads the same bits."""
-    factors = [draw(shape, dtype) for shape in shapes]
-    rows, columns = (int(np.prod(sizes)) for sizes in zip(*shapes, strict=True))
-    x, dy = draw((columns, B), dtype), draw((rows, B), dtype)
-    before = x.copy()
-    phases = plans.phases_of(tuple(shapes), B, x.dtype.char)
-    assert len(phases) > 1 or max(x.nbytes, dy.nbytes) <= 2 * plans.PANEL
-    if len(shapes) == 11 and plans.PANEL == 2**14 and B > 3:
-        assert any(len(phase.cuts) > 2 and len(phase.plan.sweeps) > 1 for phase in phases)
-    results = []
-    for threads in (1, 3):
-        monkeypatch.setattr(compiled, "n_threads", lambda threads=threads: threads)
-        dfactors, dx = kru.kron_matvec_backward(factors, x, dy, "cython")
-        results.append([kru.kron_matvec(factors, x, "cython"), *dfactors, dx])
-    for first, same in zip(*results, strict=True):
-        np.testing.assert_array_equal(first, same)
-    np.testing.assert_array_equal(x, before)
-    close(results[0][0], kru.kron_matvec(factors, x, "numpy"), dtype)
-    dfactors, dx = kru.kron_matvec_backward(factors, x, dy, "numpy")
-    for ours, reference in zip(results[0][1:], [*dfactors, dx], strict=True):
-        close(ours, reference, dtype)
-
-
-@pytest.mark.parametrize("cut", [2**11, 2**18])
-def test_panels_cover_all_columns(cut):
-    """Once each, in order, none shorter than a vector unless all are."""
-    for B in (1, 15, 16, 17, 500, 4096, 4097):
-        for itemsize in (4, 8, 16):
-            cuts = plans._cuts(B, max(16, cut // 512 // itemsize), itemsize)
-            assert cuts[0] == 0
-            assert cuts[-1] == B
-            assert (np.diff(cuts) >= min(B, 8)).all()
-
-
 @pytest.mark.parametrize("B", [1, 25, 33, 77])
 def test_any_number_of_threads_gives_the_same_bits(rng, monkeypatch, B):
     _, model = pair(3, 32, None, "modrelu", "complex64")
@@ -256,16 +162,6 @@ def test_tanh_is_accurate(monkeypatch, level, dtype):
     np.testing.assert_array_equal(h[0, :, 0], [1, -1, np.nan, 0])
 
 
-def test_an_instruction_set_can_be_forced(monkeypatch, capsys):
-    for level in LEVELS:
-        monkeypatch.setenv("KRU_REF_SIMD", level)
-        kru.show_config()
-        assert level in capsys.readouterr().out
-    monkeypatch.setenv("KRU_REF_SIMD", "mmx")
-    with pytest.raises(ValueError, match=r"KRU_REF_SIMD must be one of baseline.*got 'mmx'"):
-        kru.show_config()
-
-
 def test_nan_stays_nan_through_time(rng):
     """In the sequence it entered, from the step it entered on, and in the gradients."""
     _, model = pair(3, 32, None, "modrelu", "complex64")
@@ -278,41 +174,6 @@ def test_nan_stays_nan_through_time(rng):
     grads = model.backward(params, saved, np.ones_like(logits))
     assert np.isnan(grads["cell.W.0"]).any()
     assert np.isnan(grads["cell.b"]).any()
-
-
-FORK = """
-import os, numpy as np, kru_ref as kru
-model = kru.SequenceModel(kru.KRU(3, 32, backend="cython"), 2)
-params, x = model.init(np.random.default_rng(0)), np.ones((5, 3, 80))
-expected, _ = model.forward(params, x)
-child = os.fork()
-logits, _ = model.forward(params, x)
-if child == 0:
-    os._exit(0 if (logits == expected).all() else 1)
-assert os.waitpid(child, 0)[1] == 0
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_a_forked_process_computes_too():
-    """It did not: OpenMP waited for ever for the parent's threads."""
-    environment = os.environ | {"OMP_NUM_THREADS": "2"}
-    command = [sys.executable, "-P", "-W", "ignore", "-c", FORK]  # -P: not the source tree
-    subprocess.run(command, env=environment, check=True, timeout=600)
-
-
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda: kru.kron_matvec([np.eye(2)], np.ones(2), backend="cython"),
-        lambda: kru.KroneckerProduct([np.eye(2)], backend="cython"),
-        lambda: kru.KRU(2, 4, backend="cython"),
-    ],
-)
-def test_a_backend_that_is_missing(monkeypatch, call):
-    monkeypatch.setattr(backend, "kernels", None)
-    with pytest.raises(ImportError, match=r"backend 'cython' is not available.* C compiler"):
-        call()
 
 
 BITS = """

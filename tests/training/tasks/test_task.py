@@ -29,55 +29,6 @@ from kru_ref.training.tasks.pixels import load_digits
 from kru_ref.training.tasks.task import make_cell, make_matrix
 
 
-def test_copying():
-    task = Copying(delay=7, batch_size=6)
-    batch = task.batch(3)
-    x, targets = batch.x, batch.targets
-    assert x.shape == targets.shape == (27, 6)
-    assert x[:10].max() <= 7
-    np.testing.assert_array_equal(x[10:16], 8)
-    np.testing.assert_array_equal(x[16], 9)
-    np.testing.assert_array_equal(x[17:], 8)
-    np.testing.assert_array_equal(targets[:17], 8)
-    np.testing.assert_array_equal(targets[17:], x[:10])
-    # blanks for certain and then a guess among the 8 symbols costs the baseline
-    logits = np.full((27, 9, 6), -1e9)
-    logits[:17, 8] = 0
-    logits[17:, :8] = 0
-    assert task.loss(logits, targets)[0] == pytest.approx(task.baseline[1])
-    assert Copying(delay=1000).baseline[1] == pytest.approx(0.0204, abs=5e-5)
-    perfect = (targets[:, None] == np.arange(9)[:, None]).astype(float)
-    assert task.metrics(0.0, perfect, batch) == {"accuracy": 1.0}
-    assert set(np.unique(Copying(batch_size=500).batch(0)[0])) == set(range(10))
-
-
-def test_adding():
-    task = Adding(length=9, batch_size=4000)
-    batch = task.batch(0)
-    x, targets = batch.x, batch.targets
-    assert x.shape == (9, 2, 4000)
-    assert targets.shape == (1, 4000)
-    marks = x[:, 1]
-    assert set(np.unique(marks)) == {0.0, 1.0}
-    np.testing.assert_array_equal(marks[:4].sum(axis=0), 1)
-    np.testing.assert_array_equal(marks[4:].sum(axis=0), 1)
-    assert (marks.mean(axis=1) > 0.15).all()
-    np.testing.assert_allclose(targets[0], (x[:, 0] * marks).sum(axis=0))
-    assert 0 <= x[:, 0].min() < x[:, 0].max() <= 1
-    ones = np.ones((1, 1, 4000))
-    error, _ = task.loss(ones, targets, last_only=True)
-    assert error == pytest.approx(task.baseline[1], rel=0.05)
-    assert task.metrics(0.0, targets[None] + 0.05, batch) == {"within_0.1": 1.0}
-    assert task.metrics(0.0, targets[None] - 0.15, batch) == {"within_0.1": 0.0}
-
-
-def test_adding_grows():
-    task = Adding(length=30, first_length=5, updates=10)
-    lengths = [len(task.batch(update).x) for update in range(10)]
-    assert lengths == [5, 5, 5, 5, 5, 9, 17, 30, 30, 30]
-    assert [len(batch.x) for batch in task.held_out("test")] == [30] * 20
-
-
 @pytest.mark.parametrize("task", [Copying(delay=4, seed=3), Adding(length=6, seed=3)])
 def test_batches_depend_on_seed_and_update_alone(task):
     again = dataclasses.replace(task)
@@ -206,48 +157,6 @@ def test_splits_that_there_are_not(name, split):
         ValueError, match=re.escape(f"split must be one of validation, test, got {split!r}")
     ):
         next(TASKS[name]().held_out(split))
-
-
-def test_pixels_of_the_real_files(real):
-    mnist_dir = real("mnist")
-    task = Pixels(data_dir=mnist_dir)
-    batch = task.batch(0)
-    x, labels = batch.x, batch.targets
-    assert x.shape == (784, 1, 100)
-    assert labels.shape == (100,)
-    assert x.dtype == "float32"
-    assert x.min() == 0
-    assert x.max() == 1
-    # the published counts of the labels
-    train = load_digits("train", 60_000, mnist_dir)
-    counts = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
-    assert np.bincount(train.labels).tolist() == counts
-
-    # an epoch shows every training picture once, and none of the validation pictures
-    shown = np.concatenate([task.batch(update)[1] for update in range(550)])
-    assert np.bincount(shown).tolist() == np.bincount(train.labels[:55_000]).tolist()
-    validation = np.concatenate([b.targets for b in task.held_out("validation")])
-    np.testing.assert_array_equal(validation, train.labels[55_000:])
-    again = np.concatenate([task.batch(update)[1] for update in range(550, 1100)])
-    assert np.bincount(again).tolist() == np.bincount(shown).tolist()
-    assert not np.array_equal(shown, again)
-    perfect = np.eye(10)[labels].T[None]
-    assert task.metrics(0.0, perfect, batch) == {"accuracy": 1.0}
-    assert task.metrics(0.0, np.roll(perfect, 1, axis=1), batch) == {"accuracy": 0.0}
-    assert sum(len(b.targets) for b in task.held_out("test")) == 10_000
-
-
-def test_permuted_pixels(real):
-    mnist_dir = real("mnist")
-    plain = Pixels(data_dir=mnist_dir)
-    permuted = dataclasses.replace(plain, permute=True)
-    other = dataclasses.replace(permuted, permutation_seed=1)
-    reseeded = dataclasses.replace(permuted, seed=9)
-    x, x_permuted, x_other = (next(t.held_out("test"))[0] for t in (plain, permuted, other))
-    order = np.random.default_rng(0).permutation(784)
-    np.testing.assert_array_equal(x_permuted, x[order])
-    assert not np.array_equal(x_permuted, x_other)
-    np.testing.assert_array_equal(next(reseeded.held_out("test"))[0], x_permuted)
 
 
 WRONG = {

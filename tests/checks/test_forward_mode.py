@@ -4,38 +4,13 @@ from functools import reduce
 
 import numpy as np
 import pytest
+from networks import CELLS, MATRICES, MODELS, SHAPES, D, M, N, moved
 
 import kru_ref as kru
 from kru_ref.activations import ACTIVATIONS, logistic, logistic_jvp
 from kru_ref.checks.adjoints import packed, unpacked
 from kru_ref.checks.forward_mode import cell_jvp, model_jvp
 from kru_ref.restricted import reflect, reflect_backward, reflect_jvp, turn, turn_backward, turn_jvp
-
-N, D, M = 6, 2, 3
-SHAPES = [(1, 1), (2, 3), (9, 2)]  # (T, B)
-MATRICES = [
-    kru.Dense(),
-    kru.Kronecker(((1, 2), (2, 3), (3, 1)), "numpy"),
-    kru.RestrictedUnitary(),
-    kru.FullUnitary(),
-]
-CELLS = {
-    **{
-        f"rnn-{name}-{dtype}": lambda matrix, name=name, dtype=dtype: kru.RNN(
-            D, N, matrix, name, dtype
-        )
-        for name, dtype in [
-            ("modrelu", "float64"),
-            ("tanh", "float64"),
-            ("relu", "float64"),
-            ("identity", "float64"),
-            ("modrelu", "complex128"),
-            ("identity", "complex128"),
-        ]
-    },
-    "lstm": lambda matrix: kru.LSTM(D, N, matrix, "float64"),
-    "gru": lambda matrix: kru.GRU(D, N, matrix, "float64"),
-}
 
 
 def check_operation(rng, record_error, arguments, f, jvp, backward):
@@ -301,11 +276,6 @@ def test_losses(rng, name, last_only, masked, record_error):
     )
 
 
-def moved(cell_or_model, rng):
-    params = cell_or_model.init(rng)
-    return {name: p + rng.uniform(-0.2, 0.2, p.shape) for name, p in params.items()}
-
-
 @pytest.mark.parametrize("kind", CELLS)
 @pytest.mark.parametrize("matrix", MATRICES, ids=str)
 @pytest.mark.parametrize(("T", "B"), SHAPES)
@@ -389,25 +359,6 @@ def test_tangents_that_do_not_fit(rng):
         cell_jvp(cell, params, x, {"U": params["U"]})
 
 
-MODELS = {
-    "last step": lambda backend: kru.SequenceModel(
-        kru.KRU(D, N, dtype="complex128", backend=backend), M, last_only=True
-    ),
-    "complex": lambda backend: kru.SequenceModel(
-        kru.KRU(D, N, ((1, 2), (2, 3), (3, 1)), dtype="complex128", backend=backend), M
-    ),
-    "layers": lambda backend: kru.SequenceModel(
-        [
-            kru.KRU(D, N, dtype="complex128", backend=backend),
-            kru.LSTM(2 * N, 4, kru.Kronecker(backend=backend), "float64"),
-            kru.GRU(4, N, kru.RestrictedUnitary(), "float64"),
-        ],
-        M,
-        dropout=0.3,
-    ),
-}
-
-
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize(("T", "B"), SHAPES)
 def test_models(rng, kind, T, B, backend, record_error):
@@ -439,78 +390,6 @@ def test_models_from_a_given_state(rng):
     piece = model_jvp(model, params, x[2:], dot, h0=saved.last)
     for found, expected in zip(piece, whole, strict=True):
         np.testing.assert_allclose(found, expected[2:], rtol=1e-12)
-
-
-@pytest.mark.parametrize("kind", MODELS)
-@pytest.mark.parametrize(("T", "B"), SHAPES)
-@pytest.mark.parametrize("one_hot", [False, True])
-def test_real_time_recurrent_learning(rng, kind, T, B, one_hot, backend, record_error):
-    model = MODELS[kind](backend)
-    T = min(T, 4) if kind == "layers" else T  # some hundred parameters, each with a tangent
-    params = moved(model, rng)
-    x = rng.integers(D, size=(T, B)) if one_hot else rng.standard_normal((T, D, B))
-    logits, saved = model.forward(params, x)
-    dlogits = rng.standard_normal(logits.shape)
-    grads = model.backward(params, saved, dlogits)
-    forward = kru.rtrl(model, params, x, dlogits)
-    for name, g in grads.items():
-        error = np.abs(g - forward[name]).max() / max(np.abs(g).max(), 1e-3)
-        record_error(f"real-time recurrent learning, {backend}", error)
-        assert error < 1e-12, name
-
-
-@pytest.mark.parametrize("kind", CELLS)
-@pytest.mark.parametrize("matrix", MATRICES, ids=str)
-def test_real_time_recurrent_learning_of_every_cell(rng, kind, matrix, record_error):
-    model = kru.SequenceModel(CELLS[kind](matrix), M)
-    params, x = moved(model, rng), rng.standard_normal((4, D, 2))
-    logits, saved = model.forward(params, x)
-    dlogits = rng.standard_normal(logits.shape)
-    grads, forward = model.backward(params, saved, dlogits), kru.rtrl(model, params, x, dlogits)
-    for name, g in grads.items():
-        error = np.abs(g - forward[name]).max() / max(np.abs(g).max(), 1e-3)
-        record_error("real-time recurrent learning, numpy", error)
-        assert error < 1e-12, name
-
-
-def test_the_gradient_is_known_at_each_step(rng):
-    """What it says of the first steps is the gradient of a sequence that ends there."""
-    model = kru.SequenceModel(kru.KRU(D, N, dtype="complex128"), M)
-    params, x = moved(model, rng), rng.standard_normal((5, D, 2))
-    h0 = rng.standard_normal((N, 2)) + 1j
-    for given in (None, h0):
-        learning = kru.RealTimeLearning(model, params, 2, given)
-        for t in range(5):
-            logits = learning.step(x[t])
-            whole, saved = model.forward(params, x[: t + 1], given)
-            np.testing.assert_allclose(logits, whole[-1], rtol=1e-12)
-            dlogits = np.zeros_like(whole)
-            dlogits[-1] = rng.standard_normal((M, 2))
-            grads = model.backward(params, saved, dlogits)
-            for name, g in learning.gradient(dlogits[-1]).items():
-                np.testing.assert_allclose(g, grads[name], rtol=1e-10, atol=1e-12)
-
-
-def test_real_time_learning_of_what_does_not_fit(rng):
-    model = kru.SequenceModel(kru.KRU(D, N, dtype="complex128"), M)
-    params, x = model.init(rng), rng.standard_normal((5, D, 2))
-    with pytest.raises(ValueError, match=r"dlogits must have the shape of logits, \(5, 3, 2\)"):
-        kru.rtrl(model, params, x, np.zeros((4, M, 2)))
-    with pytest.raises(ValueError, match=r"x must have shape \(T, D, B\)"):
-        kru.RealTimeLearning(model, params, 2).step(np.zeros((D + 1, 2)))
-    with pytest.raises(ValueError, match="x_t must hold 2 sequences, got 1"):
-        kru.RealTimeLearning(model, params, 2).step(np.zeros((D, 1)))
-    with pytest.raises(ValueError, match="B must be at least 1, got 0"):
-        kru.RealTimeLearning(model, params, 0)
-    with pytest.raises(ValueError, match="params do not belong to this model"):
-        kru.RealTimeLearning(model, {}, 2)
-    learning = kru.RealTimeLearning(model, params, 2)
-    with pytest.raises(ValueError, match="dlogits must have shape"):
-        learning.gradient(np.zeros((M, 1)))
-    with pytest.raises(TypeError, match="dlogits must fit"):
-        learning.gradient(np.zeros((M, 2), complex))
-    with pytest.raises(ValueError, match="needs at least one time step"):
-        kru.rtrl(model, params, np.zeros((0, D, 2)), np.zeros((0, M, 2)))
 
 
 def test_packing_is_strict():

@@ -1,0 +1,62 @@
+"""Which engine computes, and what is said where it is missing."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import kru_ref as kru
+from kru_ref.engine import backend
+
+if backend.kernels is None:
+    pytest.skip(f"{backend.reason}", allow_module_level=True)
+
+
+LEVELS = backend.INSTRUCTION_SETS[: int(backend.kernels.supported_level()) + 1]
+
+
+def test_an_instruction_set_can_be_forced(monkeypatch, capsys):
+    for level in LEVELS:
+        monkeypatch.setenv("KRU_REF_SIMD", level)
+        kru.show_config()
+        assert level in capsys.readouterr().out
+    monkeypatch.setenv("KRU_REF_SIMD", "mmx")
+    with pytest.raises(ValueError, match=r"KRU_REF_SIMD must be one of baseline.*got 'mmx'"):
+        kru.show_config()
+
+
+FORK = """
+import os, numpy as np, kru_ref as kru
+model = kru.SequenceModel(kru.KRU(3, 32, backend="cython"), 2)
+params, x = model.init(np.random.default_rng(0)), np.ones((5, 3, 80))
+expected, _ = model.forward(params, x)
+child = os.fork()
+logits, _ = model.forward(params, x)
+if child == 0:
+    os._exit(0 if (logits == expected).all() else 1)
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_process_computes_too():
+    """It did not: OpenMP waited for ever for the parent's threads."""
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    command = [sys.executable, "-P", "-W", "ignore", "-c", FORK]  # -P: not the source tree
+    subprocess.run(command, env=environment, check=True, timeout=600)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: kru.kron_matvec([np.eye(2)], np.ones(2), backend="cython"),
+        lambda: kru.KroneckerProduct([np.eye(2)], backend="cython"),
+        lambda: kru.KRU(2, 4, backend="cython"),
+    ],
+)
+def test_a_backend_that_is_missing(monkeypatch, call):
+    monkeypatch.setattr(backend, "kernels", None)
+    with pytest.raises(ImportError, match=r"backend 'cython' is not available.* C compiler"):
+        call()
