@@ -198,19 +198,7 @@ def _steps(
         raise TypeError(f"logits must be real floating-point numbers, got {logits.dtype}")
     steps = logits[-1:] if last_only else logits
     shape = (len(steps), steps.shape[-1])
-    weights = np.ones(shape[1:] if last_only else shape)
-    if mask is not None:
-        given = as_array("mask", mask)
-        if given.dtype.kind not in "fiub":
-            raise TypeError(f"mask must hold real weights, got {given.dtype}")
-        given = given.astype(np.float64)
-        if given.shape != weights.shape:
-            raise ValueError(f"mask must have shape {weights.shape}, got {given.shape}")
-        if not (np.isfinite(given).all() and given.min() >= 0 and given.max() > 0):
-            raise ValueError(
-                "mask must hold finite weights ≥ 0, with one step at least that counts"
-            )
-        weights = given / given.max()  # their sum may overflow
+    weights = _weights(mask, shape[1:] if last_only else shape)
     weights = (weights / weights.sum()).reshape(shape)
     if last_only:
         targets = targets[None]
@@ -220,6 +208,21 @@ def _steps(
         targets = np.where(counts, targets, 0)
         steps = np.where(weights[:, None] > 0, steps, 0)
     return steps, targets, weights
+
+
+def _weights(mask: ArrayLike | None, shape: tuple[int, ...]) -> Real:
+    """Return the weights of a mask, as they relate to the largest: their sum may overflow."""
+    if mask is None:
+        return np.ones(shape)
+    weights = as_array("mask", mask)
+    if weights.dtype.kind not in "fiub":
+        raise TypeError(f"mask must hold real weights, got {weights.dtype}")
+    weights = weights.astype(np.float64)
+    if weights.shape != shape:
+        raise ValueError(f"mask must have shape {shape}, got {weights.shape}")
+    if not (np.isfinite(weights).all() and weights.min() >= 0 and weights.max() > 0):
+        raise ValueError("mask must hold finite weights ≥ 0, with one step at least that counts")
+    return weights / weights.max()
 
 
 def _average(values: Real, gradient: Real, weights: Real, logits: ArrayLike) -> tuple[float, Real]:

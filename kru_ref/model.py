@@ -104,6 +104,15 @@ class SequenceModel:
             if not cells or not all(isinstance(cell, Cell) for cell in cells):
                 raise ValueError(f"cell must be a cell or a sequence of cells, got {self.cell!r}")
             object.__setattr__(self, "cell", cells)
+        self._check_cells_fit()
+        object.__setattr__(self, "last_only", checked_flag("last_only", self.last_only))
+        object.__setattr__(self, "output_size", checked_size("output_size", self.output_size))
+        is_number = isinstance(self.dropout, numbers.Real) and not isinstance(self.dropout, bool)
+        if not is_number or not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout!r}")
+        object.__setattr__(self, "dropout", float(self.dropout))
+
+    def _check_cells_fit(self) -> None:
         for i, (below, above) in enumerate(itertools.pairwise(self.cells)):
             if above.input_size != below.n_features:
                 raise ValueError(
@@ -114,12 +123,6 @@ class SequenceModel:
                 raise ValueError(
                     f"cells must have one precision, got {below.dtype} and {above.dtype}"
                 )
-        object.__setattr__(self, "last_only", checked_flag("last_only", self.last_only))
-        object.__setattr__(self, "output_size", checked_size("output_size", self.output_size))
-        is_number = isinstance(self.dropout, numbers.Real) and not isinstance(self.dropout, bool)
-        if not is_number or not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout!r}")
-        object.__setattr__(self, "dropout", float(self.dropout))
 
     @cached_property
     def cells(self) -> tuple[Cell, ...]:

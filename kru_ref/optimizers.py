@@ -135,14 +135,7 @@ class Optimizer:
                     "the shape of each parameter"
                 )
         for name, p in params.items():
-            g = grads[name]
-            if g.shape != p.shape:
-                raise ValueError(f"gradient of {name} must have shape {p.shape}, got {g.shape}")
-            if p.dtype.kind not in "fc" or (p.dtype.kind == "f" and g.dtype.kind == "c"):
-                raise TypeError(
-                    f"{name} must be real or complex floating point and its gradient likewise, "
-                    f"got {p.dtype} and {g.dtype}"
-                )
+            _check_gradient(name, p, grads[name])
 
     def rate_of(self, name: str) -> float:
         """Return the learning rate of a parameter: that of the longest group it belongs to."""
@@ -332,6 +325,16 @@ def _count(steps: Any) -> int:
     if array.size != 1 or array.dtype.kind not in "iu" or array.item() < 0:
         raise ValueError(f"state must hold the number of updates as 'steps', got {steps!r}")
     return int(array.item())
+
+
+def _check_gradient(name: str, p: Array, g: Array) -> None:
+    if g.shape != p.shape:
+        raise ValueError(f"gradient of {name} must have shape {p.shape}, got {g.shape}")
+    if p.dtype.kind not in "fc" or (p.dtype.kind == "f" and g.dtype.kind == "c"):
+        raise TypeError(
+            f"{name} must be real or complex floating point and its gradient likewise, "
+            f"got {p.dtype} and {g.dtype}"
+        )
 
 
 def _belongs(name: str, group: str) -> bool:

@@ -310,16 +310,23 @@ class Cell(ABC):
             dstate = [sum(through_W, dpast[0]), *dpast[1:]]
             for name, of_step in db.items():
                 dbias[name] += of_step
+        grads = {name: total.astype(params[name].dtype) for name, total in dbias.items()}
+        return *self._sums_over_time(params, saved, d, grads, input_gradient), tuple(dstate)
+
+    def _sums_over_time(
+        self, params: Params, saved: Saved, d: Array, dbias: Params, input_gradient: bool
+    ) -> tuple[list[list[Array]], Params, Array | None]:
+        """Return dW, the gradients of U and the biases, and dx, from d (T, n, N, B) of all steps."""
+        W, (T, N, B) = self.matrices(params), saved.h.shape
         dW = [
-            matrix_gradient(self.matrix, W_k, before[0], states[0], d[:, k])
+            matrix_gradient(self.matrix, W_k, saved.before[0], saved.h, d[:, k])
             for W_k, k in zip(W, self.behind_W, strict=True)
         ]
         behind_U = d[:, : len(W)].reshape(T, len(W) * N, B)
-        dU, dx = input_gradients(params["U"], x, behind_U, input_gradient)
-        grads = {"U": dU} | {name: db.astype(params[name].dtype) for name, db in dbias.items()}
+        dU, dx = input_gradients(params["U"], saved.x, behind_U, input_gradient)
         for name, rows in self.behind_bias.items():
-            grads[name] = over_time(d[:, rows].reshape(T, -1, B))
-        return dW, grads, dx, tuple(dstate)
+            dbias[name] = over_time(d[:, rows].reshape(T, -1, B))
+        return dW, {"U": dU, **dbias}, dx
 
     def time_step_jvp(
         self, params: Moving, x_t: NDArray[Any], x_t_dot: NDArray[Any] | None, state: Moving
@@ -465,19 +472,22 @@ class Cell(ABC):
             return tuple(np.repeat(params[name][:, None], B, axis=1) for name in names)
         if given is None:
             return tuple(np.zeros(shape, dtype) for _ in names)
-        parts = (given,) if len(names) == 1 else given
-        if not isinstance(parts, tuple | list) or len(parts) != len(names):
-            what = type(given).__name__
-            what = f"a {what} of {len(given)}" if isinstance(given, tuple | list) else what
-            pair = ", ".join(name.removesuffix("0") for name in names)
-            raise ValueError(f"h0 must be the pair ({pair}), got {what}")
-        if any(part is None for part in parts):
-            raise ValueError("h0 must be given whole: a part of it is None")
+        parts = (given,) if len(names) == 1 else self._checked_parts(given)
         # copies: the caller's own may change before backward
         return tuple(
             checked_array(name, part, shape, dtype).copy()
             for name, part in zip(names, parts, strict=True)
         )
+
+    def _checked_parts(self, given: Any) -> Sequence[ArrayLike]:
+        if not isinstance(given, tuple | list) or len(given) != len(self.states):
+            what = type(given).__name__
+            what = f"a {what} of {len(given)}" if isinstance(given, tuple | list) else what
+            pair = ", ".join(name.removesuffix("0") for name in self.states)
+            raise ValueError(f"h0 must be the pair ({pair}), got {what}")
+        if any(part is None for part in given):
+            raise ValueError("h0 must be given whole: a part of it is None")
+        return given
 
     def checked_input(self, x: ArrayLike) -> NDArray[Any]:
         """Return x (T, D, B) in the cell's precision, or integers (T, B); raise for another."""
@@ -488,8 +498,8 @@ class Cell(ABC):
         elif x.ndim == 3 and x.shape[1] == D:
             if np.iscomplexobj(x) and not self.is_complex:
                 raise TypeError(f"x is complex, but the cell's dtype is {self.dtype}")
-            if x.dtype.kind in "fc" and not np.isfinite(x).all():
-                where = tuple(int(i) for i in np.argwhere(~np.isfinite(x))[0])
+            if x.dtype.kind in "fc" and not (is_finite := np.isfinite(x)).all():
+                where = tuple(np.argwhere(~is_finite)[0].tolist())
                 raise ValueError(f"x must be finite, but x[t, d, b] is {x[where]} at {where}")
             dtype = np.dtype(self.dtype) if np.iscomplexobj(x) else self.real_dtype
             x = converted("x", x, dtype)
