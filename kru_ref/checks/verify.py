@@ -7,6 +7,7 @@ import re
 import reprlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,20 +76,7 @@ def verify(folder: Path, results: Path, tolerance: float = TOLERANCE) -> list[Ve
         raise ValueError(
             f"{results} holds the vectors themselves: give the folder that your program wrote"
         )
-    verdicts = []
-    for case in index["cases"]:
-        file, settings = case["file"], case["settings"]
-        expected = _described(folder / file, case)
-        if file not in present:
-            verdicts.append(Verdict(case["name"], settings, False, (), 0.0))
-            continue
-        try:
-            got = read_arrays(results / file)
-        except (ValueError, OSError) as error:
-            wrong, largest = [Difference(file, str(error))], math.inf
-        else:
-            wrong, largest = compare(expected, got, tolerance, settings)
-        verdicts.append(Verdict(case["name"], settings, True, tuple(wrong), largest))
+    verdicts = [_verdict(case, folder, results, present, tolerance) for case in index["cases"]]
     strangers = sorted(
         name
         for name in present - {c["file"] for c in index["cases"]}
@@ -105,6 +93,21 @@ def verify(folder: Path, results: Path, tolerance: float = TOLERANCE) -> list[Ve
             f"arrays 'outputs/…' and 'grads/…'; see {folder / PAGE}"
         )
     return verdicts
+
+
+def _verdict(
+    case: Mapping[str, Any], folder: Path, results: Path, present: set[str], tolerance: float
+) -> Verdict:
+    file, settings = case["file"], case["settings"]
+    expected = _described(folder / file, case)
+    if file not in present:
+        return Verdict(case["name"], settings, False, (), 0.0)
+    try:
+        got = read_arrays(results / file)
+    except (ValueError, OSError) as error:
+        return Verdict(case["name"], settings, True, (Difference(file, str(error)),), math.inf)
+    wrong, largest = compare(expected, got, tolerance, settings)
+    return Verdict(case["name"], settings, True, tuple(wrong), largest)
 
 
 def _check_tolerance(tolerance: float) -> None:
@@ -154,6 +157,33 @@ def compare(
         that would pass anything.
     """
     _check_tolerance(tolerance)
+    wanted = _comparable(expected)
+    comparison = _Comparison(expected, _sizes(settings or {}, expected), tolerance)
+    gradients = [a for key, a in wanted.items() if key.startswith("grads/")]
+    floor = 1e-3 * max(float(np.abs(g).max()) for g in gradients)
+    wrong, largest, forward_is_wrong = [], 0.0, False
+    for key, a in wanted.items():
+        scale = max(float(np.abs(a).max()), floor if key.startswith("grads/") else 0.0)
+        error, what = comparison.of(key, a, got.get(key), scale, forward_is_wrong)
+        largest = max(largest, error)
+        if not what:
+            continue
+        wrong.append(Difference(key, what))
+        misfits = _misfit(a, got.get(key))
+        is_forward = key.startswith("outputs/") and key != "outputs/loss"
+        forward_is_wrong = forward_is_wrong or (is_forward and not misfits)
+    if any(d.what == "is missing" for d in wrong):
+        wrong += _unknown(set(got) - set(expected))
+    return wrong, largest
+
+
+def _unknown(names: set[str]) -> list[Difference]:
+    listed = ", ".join(reprlib.repr(name)[1:-1] for name in sorted(names)[:5])
+    return [Difference(listed, "is unknown")] if listed else []
+
+
+def _comparable(expected: Arrays) -> Arrays:
+    """Return the outputs and gradients of a case; raise where there is nothing to compare."""
     wanted = {k: a for k, a in expected.items() if k.startswith(("outputs/", "grads/"))}
     for kind in ("outputs/", "grads/"):
         if not any(key.startswith(kind) and a.size for key, a in wanted.items()):
@@ -161,46 +191,47 @@ def compare(
     for key, a in wanted.items():
         if a.dtype.kind not in "fc" or not a.size or not np.isfinite(a).all():
             raise ValueError(f"{key} of expected must hold finite floating-point numbers")
-    wrong, largest, forward_is_wrong = [], 0.0, False
-    gradients = [a for key, a in wanted.items() if key.startswith("grads/")]
-    floor = 1e-3 * max(float(np.abs(g).max()) for g in gradients)
-    sizes = _sizes(settings or {}, expected)
-    for key, a in wanted.items():
-        scale = max(float(np.abs(a).max()), floor if key.startswith("grads/") else 0.0)
-        misfit = _misfit(a, got.get(key))
-        if misfit:
-            wrong.append(Difference(key, misfit))
-            largest = math.inf
-            continue
-        b = got[key]
+    return wanted
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """What one array is compared by: its whole case, what a mean may be over, the tolerance."""
+
+    case: Arrays
+    sizes: Mapping[str, float]
+    tolerance: float
+
+    def of(
+        self, key: str, a: NDArray[Any], b: NDArray[Any] | None, scale: float, follows: bool
+    ) -> tuple[float, str]:
+        """Return the relative error of b, and what is wrong with it, or nothing."""
+        misfit = _misfit(a, b)
+        if misfit or b is None:
+            return math.inf, misfit
         with np.errstate(over="ignore", invalid="ignore"):
             distance = np.abs(a - b)
             error = float(distance.max()) / max(scale, np.finfo(float).tiny)
-        largest = max(largest, error if error >= 0 else math.inf)
-        if error <= tolerance:
-            continue
+        if error <= self.tolerance:
+            return error, ""
         at = np.unravel_index(int(distance.argmax()), a.shape)
         where = f"[{', '.join(str(int(i)) for i in at)}]"
         what = f"relative error {error:.1e}, at {where} expected {a[at]:.6g}, got {b[at]:.6g}"
-        hint = ""
+        hint = self.cause(key, a, b, scale, follows)
+        return error if error >= 0 else math.inf, f"{what}; {hint}" if hint else what
+
+    def cause(self, key: str, a: NDArray[Any], b: NDArray[Any], scale: float, follows: bool) -> str:
+        """Say what b looks like; nothing where it follows from a wrong forward pass."""
         if key == "outputs/y":
-            hint = _wrong_product(expected, b, tolerance)
-        elif key.endswith(".h"):
-            hint = _wrong_states(a, b, tolerance * scale)
-        elif key == "outputs/loss" and not forward_is_wrong:
-            hint = _multiple(a, b, sizes, tolerance)
-        elif key.startswith("grads/") and not forward_is_wrong:
-            hint = _multiple(a, b, sizes, tolerance)
-            hint = hint or likely_cause(b.astype(a.dtype), a, max(10 * tolerance, 1e-6))
-        forward_is_wrong = forward_is_wrong or (
-            key.startswith("outputs/") and key != "outputs/loss"
-        )
-        wrong.append(Difference(key, f"{what}; {hint}" if hint else what))
-    unknown = sorted(set(got) - set(expected))
-    if unknown and any(d.what == "is missing" for d in wrong):
-        names = ", ".join(reprlib.repr(name)[1:-1] for name in unknown[:5])
-        wrong.append(Difference(names, "is unknown"))
-    return wrong, largest
+            return _wrong_product(self.case, b, self.tolerance)
+        if key.endswith(".h"):
+            return _wrong_states(a, b, self.tolerance * scale)
+        if follows or not (key == "outputs/loss" or key.startswith("grads/")):
+            return ""
+        hint = _multiple(a, b, self.sizes, self.tolerance)
+        if hint or key == "outputs/loss":
+            return hint
+        return likely_cause(b.astype(a.dtype), a, max(10 * self.tolerance, 1e-6))
 
 
 def _misfit(a: NDArray[Any], b: NDArray[Any] | None) -> str:
@@ -246,17 +277,21 @@ def _multiple(
         return ""
     if np.abs(ratio * b - a).max() > max(10 * tolerance, 1e-6) * np.abs(a).max():
         return ""
-    found = []
-    for name, size in sizes.items():
-        under = f"1/({name})" if " " in name else f"1/{name}"
-        for times, value in ((name, size), (under, 1 / size)):
-            if math.isclose(1 / ratio, value, rel_tol=1e-6) and abs(value - 1) > 1e-3:
-                found.append(times)
+    found = [
+        times
+        for name, size in sizes.items()
+        for times, value in ((name, size), (_under_1(name), 1 / size))
+        if math.isclose(1 / ratio, value, rel_tol=1e-6) and abs(value - 1) > 1e-3
+    ]
     plain = math.isclose(abs(math.log2(abs(ratio))), 1, rel_tol=1e-6)  # any square's 2
     if len(found) == 1 and not plain:
         return f"{found[0]} times what it should be: a sum for a mean, or the reverse?"
     # of a single number everything is a multiple
     return f"{ratio:.6g} times it is right" if a.size > 1 or plain else ""
+
+
+def _under_1(name: str) -> str:
+    return f"1/({name})" if " " in name else f"1/{name}"
 
 
 def _wrong_product(arrays: Arrays, y: NDArray[Any], tolerance: float) -> str:
@@ -269,13 +304,12 @@ def _wrong_product(arrays: Arrays, y: NDArray[Any], tolerance: float) -> str:
         "the factors are transposed": [W.T for W in factors],
     }
     for what, wrong in mistakes.items():
-        if math.prod(W.shape[1] for W in wrong) == len(x):
-            other = kron_matvec(wrong, x)
-            if (
-                other.shape == y.shape
-                and np.abs(other - y).max() <= tolerance * np.abs(other).max()
-            ):
-                return what
+        if math.prod(W.shape[1] for W in wrong) != len(x):
+            continue
+        mistaken = kron_matvec(wrong, x)
+        largest = tolerance * np.abs(mistaken).max()
+        if mistaken.shape == y.shape and np.abs(mistaken - y).max() <= largest:
+            return what
     return ""
 
 
@@ -300,30 +334,37 @@ def pattern(verdicts: list[Verdict]) -> list[str]:
     common : list of str
         Such as "mask = True".
     """
-    tried = [verdict for verdict in verdicts if verdict.attempted]
-    wrong = {verdict.name for verdict in tried if verdict.differences}
-    suspects = {_kind(d.array) for verdict in tried for d in _first(verdict)}
-    touched = [v for v in tried if v.name in wrong or suspects & _kinds(v.settings)]
-    facts = {verdict.name: set(_facts(verdict.settings)) for verdict in tried}
-    for together in (1, 2):
-        for cases in (tried, touched):
-            names = {verdict.name for verdict in cases}
-            if not wrong or names == wrong:
-                continue
-            common = sorted(set.intersection(*(facts[name] for name in wrong)))
-            found = [
-                chosen
-                for chosen in itertools.combinations(common, together)
-                if {name for name in names if facts[name].issuperset(chosen)} == wrong
-            ]
-            # all other things that only products, or only networks, have follow
-            kind = [c for c in found if any(fact.startswith("kind") for fact in c)]
-            found = kind or found
-            if len(found) == 1:
-                return list(found[0])
-            if found:
-                return []
+    tried = {verdict.name: verdict for verdict in verdicts if verdict.attempted}
+    wrong = {name for name, verdict in tried.items() if verdict.differences}
+    facts = {name: set(_facts(verdict.settings)) for name, verdict in tried.items()}
+    touched = wrong | _touched(tried)
+    for together, names in itertools.product((1, 2), (set(tried), touched)):
+        if not wrong or names == wrong:
+            continue
+        found = _in_common(wrong, {name: facts[name] for name in names}, together)
+        if found:
+            return list(found[0]) if len(found) == 1 else []
     return []
+
+
+def _touched(tried: Mapping[str, Verdict]) -> set[str]:
+    """Return the cases that have one of the arrays that are wrong in any of them."""
+    suspects = {_kind(d.array) for verdict in tried.values() for d in _first(verdict)}
+    return {name for name, verdict in tried.items() if suspects & _kinds(verdict.settings)}
+
+
+def _in_common(
+    wrong: set[str], facts: Mapping[str, set[str]], together: int
+) -> list[tuple[str, ...]]:
+    """Return all combinations of facts that the wrong cases have, and no other."""
+    common = sorted(set.intersection(*(facts[name] for name in wrong)))
+    found = [
+        chosen
+        for chosen in itertools.combinations(common, together)
+        if {name for name in facts if facts[name].issuperset(chosen)} == wrong
+    ]
+    # all other things that only products, or only networks, have follow
+    return [c for c in found if any(fact.startswith("kind") for fact in c)] or found
 
 
 def _first(verdict: Verdict) -> tuple[Difference, ...]:
@@ -355,39 +396,49 @@ def _kinds(settings: Mapping[str, Any]) -> set[str]:
 
 
 def _facts(settings: Mapping[str, Any]) -> Iterator[str]:
-    penalized = any(cell["matrix"] in ("dense", "kronecker") for cell in settings.get("cells", []))
-    for key, value in settings.items():
-        if key == "cells":
-            yield f"layers = {len(value)}"
-            for cell in value:
-                yield from _facts(cell)
-        elif key == "penalty":
-            yield f"penalty {'> 0' if value and penalized else '= 0'}"
-        elif key in ("T", "B"):
-            yield f"{key} {'> 1' if value > 1 else '= 1'}"
-        elif key == "factors":
-            yield f"factors {'> 1' if len(value) > 1 else '= 1'}"
-        elif key not in ("input_size", "hidden_size", "output_size", "permutation"):
-            yield f"{key} = {value}"
+    """Yield what a mistake may depend on."""
+    cells = settings.get("cells", [])
+    if cells:
+        yield f"layers = {len(cells)}"
+        for cell in cells:
+            yield from _facts(cell)
+    if "penalty" in settings:
+        penalized = any(cell["matrix"] in ("dense", "kronecker") for cell in cells)
+        yield f"penalty {'> 0' if settings['penalty'] and penalized else '= 0'}"
+    sizes = {key: settings[key] for key in ("T", "B") if key in settings}
+    sizes |= {"factors": len(settings["factors"])} if "factors" in settings else {}
+    for key, size in sizes.items():
+        yield f"{key} {'> 1' if size > 1 else '= 1'}"
+    told = {"cells", "penalty", "T", "B", "factors"}
+    told |= {"input_size", "hidden_size", "output_size", "permutation"}
+    yield from (f"{key} = {value}" for key, value in settings.items() if key not in told)
 
 
 def report(verdicts: list[Verdict]) -> str:
     """Return, case by case and array by array, what differs and what it looks like."""
-    lines = []
-    for verdict in verdicts:
-        if verdict.differences:
-            lines.append(f"{verdict.name}: wrong")
-            lines += [f"  {d.array} {d.what}" for d in verdict.differences]
-        elif verdict.attempted:
-            lines.append(
-                f"{verdict.name}: passed, largest relative error {verdict.largest_error:.1e}"
-            )
     tried = [v for v in verdicts if v.attempted]
-    wrong = [d for v in tried for d in v.differences]
-    right = sum(not v.differences for v in tried)
+    lines = [line for verdict in tried for line in _case(verdict)]
     common = pattern(verdicts)
     if common:
         lines.append(f"wrong where, and only where, {' and '.join(common)}")
+    lines += _what_they_share(tried)
+    missing = [v.name for v in verdicts if not v.attempted]
+    if 0 < len(missing) <= 5:
+        lines.append(f"not attempted: {', '.join(missing)}")
+    right = sum(not v.differences for v in tried)
+    lines.append(f"{right} of {len(tried)} cases passed, {len(missing)} not attempted")
+    return "\n".join(lines)
+
+
+def _case(verdict: Verdict) -> list[str]:
+    if not verdict.differences:
+        return [f"{verdict.name}: passed, largest relative error {verdict.largest_error:.1e}"]
+    return [f"{verdict.name}: wrong", *(f"  {d.array} {d.what}" for d in verdict.differences)]
+
+
+def _what_they_share(tried: list[Verdict]) -> list[str]:
+    """Say what most differences look like, and whether all are those of single precision."""
+    wrong, lines = [d for v in tried for d in v.differences], []
     causes = Counter(d.what.partition("; ")[2] for v in tried for d in _first(v))
     cause, times = causes.most_common(1)[0] if causes else ("", 0)
     if cause and len(wrong) > 1 and 2 * times > causes.total():  # else they look different
@@ -398,8 +449,4 @@ def report(verdicts: list[Verdict]) -> str:
             f"all errors are below {SINGLE_PRECISION:g}: if this is single precision, it passes "
             f"with --tolerance {SINGLE_PRECISION:g}"
         )
-    missing = [v.name for v in verdicts if not v.attempted]
-    if 0 < len(missing) <= 5:
-        lines.append(f"not attempted: {', '.join(missing)}")
-    lines.append(f"{right} of {len(tried)} cases passed, {len(missing)} not attempted")
-    return "\n".join(lines)
+    return lines
