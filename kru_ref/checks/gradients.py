@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, get_args
 
 import numpy as np
 
@@ -19,11 +19,9 @@ from ..arrays import (
     check_tolerance,
     checked_choice,
     checked_size,
-    divided,
 )
-
-Function = Callable[[dict[str, Array]], Any]
-Method = Literal["central", "richardson", "complex-step"]
+from .mistakes import hint_at
+from .slopes import Estimate, Function, Method, Probe, Slope, along, largest, probes_of
 
 # Largest relative error that passes, in double and in single precision.
 TOLERANCES: dict[str, tuple[float, float]] = {
@@ -31,8 +29,6 @@ TOLERANCES: dict[str, tuple[float, float]] = {
     "richardson": (1e-9, 1e-2),
     "complex-step": (1e-12, 1e-4),
 }
-# Imaginary, so nothing is subtracted and it may be as small as it likes.
-COMPLEX_STEP = 1e-20
 # What rounding may be of a gradient that counts as checked: a sign, a conjugate, a factor show.
 LEAST = 1e-2
 
@@ -201,23 +197,23 @@ def check_gradient(
     if tolerance is None:
         tolerance = TOLERANCES[method][single]
     check_tolerance(tolerance)
-    slope = _Slope(f, params, grads, method)
+    slope = Slope(f, params, grads, method)
     checks = []
     for name, p in params.items():
-        probes = list(_probes(p, entries, directions, rng))
+        probes = list(probes_of(p, entries, directions, rng))
         checks.append(_check_parameter(slope, name, probes, grads[name], tolerance))
     return GradientReport(tuple(checks), float(tolerance))
 
 
 def _check_parameter(
-    slope: _Slope, name: str, probes: list[_Probe], g: Array, tolerance: float
+    slope: Slope, name: str, probes: list[Probe], g: Array, tolerance: float
 ) -> ParameterCheck:
     """Compare one parameter's gradient with its slopes, and return the worst probe."""
-    analytic = [_along(g, probe) for probe in probes]
+    analytic = [along(g, probe) for probe in probes]
     found = [slope(name, probe, slope.usual(name, probe)) for probe in probes]
     sizes = [abs(n.value) / probe.length() for n, probe in zip(found, probes, strict=True)]
     known = [s for s, n in zip(sizes, found, strict=True) if n.noise <= tolerance * abs(n.value)]
-    scale = max(_largest(g), *known, 0.0)
+    scale = max(largest(g), *known, 0.0)
     numerical: list[float] = []
     worst = ParameterCheck(name, (), "", 0.0, 0.0, 0.0, len(probes))
     for probe, a, usual in zip(probes, analytic, found, strict=True):
@@ -233,16 +229,16 @@ def _check_parameter(
         return worst
     guilty = next(q for q in probes if (q.index, q.part) == (worst.index, worst.part))
     hint = slope.defect(name, guilty, tolerance * scale * guilty.length())
-    hint = hint or _hint(g, probes, np.array(numerical), 10 * tolerance)
+    hint = hint or hint_at(g, probes, np.array(numerical), 10 * tolerance)
     return dataclasses.replace(worst, hint=hint)
 
 
 def _closest(
-    slope: _Slope,
+    slope: Slope,
     name: str,
-    probe: _Probe,
+    probe: Probe,
     a: float,
-    usual: _Estimate,
+    usual: Estimate,
     scale: float,
     tolerance: float,
 ) -> tuple[float, float, bool]:
@@ -293,207 +289,6 @@ def assert_gradient(
         raise AssertionError(f"wrong gradient\n{report}")
 
 
-@dataclass(frozen=True)
-class _Probe:
-    """What is moved: one real number of a parameter, or all of them in a random direction."""
-
-    index: tuple[int, ...]
-    part: str
-    direction: Array | None = None
-
-    def unit(self) -> complex:
-        """Return the entry's direction."""
-        return 1j if self.part == "Im" else 1
-
-    def length(self) -> float:
-        """Return how long the direction is."""
-        return 1.0 if self.direction is None else float(np.linalg.norm(self.direction))
-
-    def largest(self, p: Array) -> float:
-        """Return the largest modulus among the entries that move."""
-        return float(np.abs(p[self.index]).max(initial=0))
-
-    def moved(self, p: Array, step: complex) -> Array:
-        """Return p moved by step along the direction; an imaginary step makes it complex."""
-        p = p.astype(np.result_type(p.dtype, np.complex64)) if isinstance(step, complex) else p
-        if self.direction is not None:
-            return p + p.dtype.type(step) * self.direction.astype(p.dtype)
-        shifted = p.copy()
-        shifted[self.index] += step * self.unit()
-        return shifted
-
-
-def _probes(
-    p: Array, entries: int | None, directions: int | None, rng: np.random.Generator | None
-) -> Iterator[_Probe]:
-    is_complex = np.iscomplexobj(p)
-    if directions is not None and rng is not None:
-        for _ in range(directions if p.size else 0):
-            v = rng.standard_normal(p.shape)
-            if is_complex:
-                v = v + 1j * rng.standard_normal(p.shape)
-            # no entry moves further than it would alone
-            yield _Probe((), "along v", v / np.abs(v).max())
-        return
-    flat = np.arange(p.size)
-    if rng is not None and entries is not None and entries < p.size:
-        flat = np.sort(rng.choice(p.size, entries, replace=False))
-    for i in flat:
-        index = tuple(int(k) for k in np.unravel_index(i, p.shape))
-        for part in ("Re", "Im") if is_complex else ("",):
-            yield _Probe(index, part)
-
-
-class _Estimate(NamedTuple):
-    """A derivative, and how far the rounding of f may have moved it."""
-
-    value: float
-    noise: float
-
-
-class _Slope:
-    """The derivative of f as one parameter moves, by one of the methods.
-
-    Sizes are those of what moves; a step is the share of it that balances truncation and rounding.
-    """
-
-    def __init__(
-        self, f: Function, params: Mapping[str, Array], grads: Mapping[str, Array], method: Method
-    ) -> None:
-        self.f, self.params, self.method = f, dict(params), method
-        self.eps = max(float(np.finfo(p.dtype).eps) for p in params.values())
-        if method == "complex-step":
-            of = {name: p.astype(np.complex128) for name, p in params.items()}
-            self.value = _complex(f(of)).real
-        else:
-            self.value = _real(f(dict(params)))
-        with np.errstate(over="ignore"):  # then nothing is resolved, and the report says so
-            self.moved_by_rounding = sum(
-                float(np.abs(p).astype(float).ravel() @ np.nan_to_num(np.abs(grads[name])).ravel())
-                for name, p in params.items()
-            )
-
-    def usual(self, name: str, probe: _Probe) -> float:
-        """Return the size of the first step: 1, or what moves where it is larger."""
-        return max(1.0, probe.largest(self.params[name]))
-
-    def closer(self, name: str, probe: _Probe) -> Iterator[float]:
-        """Yield smaller sizes: for a kink or a jump within the step, and of p's own size."""
-        if self.method == "complex-step":
-            return
-        usual, p = self.usual(name, probe), self.params[name]
-        yield from (usual * shrink for shrink in (1e-1, 1e-2, 1e-3)[: 2 if self.eps > 1e-9 else 3])
-        for own in sorted({probe.largest(p), _largest(p)}):
-            if 0 < own < 1e-3 * usual:
-                yield from (own, own / 10)
-
-    def wider(self, name: str, probe: _Probe) -> Iterator[float]:
-        """Yield larger sizes, at which less of a difference is rounding."""
-        if self.method == "complex-step":
-            return
-        usual, p = self.usual(name, probe), self.params[name]
-        yield from (10 * usual, 100 * usual)
-        if _largest(p) > 100 * usual:
-            yield _largest(p)
-        for own in sorted({probe.largest(p), _largest(p)}):
-            if 0 < own < 1e-3:
-                yield from (10 * own, 100 * own)
-
-    def __call__(self, name: str, probe: _Probe, size: float) -> _Estimate:
-        """Return df/ds at p + s v, s = 0, by steps for a size."""
-        p = self.params[name]
-        if self.method == "complex-step":
-            # relative to p: nothing is subtracted, but what is squared may over- or underflow
-            own = probe.largest(p) or 1.0
-            step = max(COMPLEX_STEP * own, min(COMPLEX_STEP, 1e-10 * own))
-            shifted = probe.moved(p, step * 1j)
-            slope = _complex(self.f({**self.params, name: shifted})).imag / step
-            return _Estimate(slope, 0.0)
-        if self.method == "central":
-            return self._difference(name, probe, size * self.eps ** (1 / 3))
-        steps = [size * self.eps ** (1 / 7) / k for k in (1, 2, 4)]
-        D = [self._difference(name, probe, step) for step in steps]
-        R_1, R_2 = ((4 * D[k + 1].value - D[k].value) / 3 for k in (0, 1))
-        return _Estimate((16 * R_2 - R_1) / 15, 2 * D[2].noise)
-
-    def _difference(self, name: str, probe: _Probe, step: float) -> _Estimate:
-        p = self.params[name]
-        plus, minus = probe.moved(p, step), probe.moved(p, -step)
-        # by what it was really moved, after rounding
-        length = _along(plus - minus, probe) / probe.length() ** 2
-        if length == 0 or not math.isfinite(length):
-            return _Estimate(0.0, math.inf)
-        losses = [self._loss(name, q) for q in (plus, minus)]
-        size = max(abs(self.value), *(abs(loss) for loss in losses))
-        noise = self.eps * (size + self.moved_by_rounding) / (length / 2)
-        if not math.isfinite(noise):
-            return _Estimate(0.0, math.inf)
-        return _Estimate((losses[0] - losses[1]) / length, noise)
-
-    def _loss(self, name: str, p: Array) -> float:
-        """Return f at another value of a parameter; infinite where it overflows."""
-        try:
-            with np.errstate(over="ignore", invalid="ignore"):
-                value = _number(self.f({**self.params, name: p}))
-        except OverflowError:  # of Python's own numbers
-            return math.inf
-        return value if math.isfinite(value) else math.inf
-
-    def is_flat(self, name: str, probe: _Probe) -> bool:
-        """Tell whether f does not move at all when p moves by as much as its size."""
-        if self.method == "complex-step":
-            return True
-        p, size = self.params[name], self.usual(name, probe)
-        return all(
-            self._loss(name, probe.moved(p, step)) == self.value
-            for share in (1, self.eps ** (1 / 3))
-            for step in (share * size, -share * size)
-        )
-
-    def defect(self, name: str, probe: _Probe, resolution: float) -> str:
-        """Say what of f itself keeps a difference from being its derivative, or nothing."""
-        if self.method == "complex-step":
-            return ""
-        again = _number(self.f(dict(self.params)))
-        if again != self.value:
-            return (
-                f"f is not deterministic: it returned {self.value:.17g} and then {again:.17g} at "
-                "the same point; draw its random numbers once, outside"
-            )
-        size = self.usual(name, probe)
-        wide, close = (self._jump(name, probe, size * s * self.eps ** (1 / 3)) for s in (1, 0.1))
-        # where f bends, but smoothly, the two sides come closer as the step shrinks
-        if abs(close[0] - close[1]) > max(0.5 * abs(wide[0] - wide[1]), 10 * resolution):
-            return (
-                f"f has a kink or a jump here: its slope is {close[0]:.6g} on one side and "
-                f"{close[1]:.6g} on the other; move the parameter away from it"
-            )
-        return ""
-
-    def _jump(self, name: str, probe: _Probe, step: float) -> tuple[float, float]:
-        """Return the slopes behind and before the point."""
-        p = self.params[name]
-        slopes = []
-        for s in (-step, step):
-            moved = probe.moved(p, s)
-            length = _along(moved - p, probe) / probe.length() ** 2
-            slopes.append((self._loss(name, moved) - self.value) / length if length else 0.0)
-        return slopes[0] + 0.0, slopes[1] + 0.0  # no -0
-
-
-def _largest(a: Array) -> float:
-    """Return the largest modulus of what is finite."""
-    moduli = np.abs(a)
-    return float(np.max(moduli, initial=0, where=np.isfinite(moduli)))
-
-
-def _along(g: Array, probe: _Probe) -> float:
-    """Return Re⟨g, v⟩: one real number of a gradient, or a sum of them."""
-    if probe.direction is not None:
-        return float(np.vdot(g, probe.direction).real)
-    return float(g[probe.index].imag if probe.part == "Im" else g[probe.index].real)
-
-
 def _relative(analytic: float, numerical: float, scale: float) -> float:
     """Return the error; one of a NaN is infinite, and does not compare false."""
     if analytic == numerical:
@@ -501,107 +296,6 @@ def _relative(analytic: float, numerical: float, scale: float) -> float:
     # halves: the difference of two large numbers may overflow
     error = 2 * abs(analytic / 2 - numerical / 2) / scale if scale else math.inf
     return math.inf if math.isnan(error) else error
-
-
-def likely_cause(got: Array, expected: Array, tolerance: float) -> str:
-    """Say which usual mistake makes one array of another, or nothing.
-
-    Parameters
-    ----------
-    got, expected : ndarray
-        Of one shape.
-    tolerance : float
-        Largest relative error at which what is mended counts as right.
-    """
-    probes = list(_probes(expected, None, None, None))
-    return _hint(got, probes, np.array([_along(expected, p) for p in probes]), tolerance)
-
-
-def _hint(g: Array, probes: list[_Probe], numerical: Array, tolerance: float) -> str:
-    """Say what a wrong gradient looks like: which usual mistake would make it the numerical one."""
-
-    def along(candidate: Array) -> Array:
-        return np.array([_along(candidate, probe) for probe in probes])
-
-    # as numbers of about 1, lest a square over- or underflow
-    size = max(_largest(g), _largest(numerical))
-    if size > 0 and np.isfinite(g).all():
-        g, numerical = divided(g.astype(np.result_type(g, float)), size), numerical / size
-    scale = max(float(np.abs(numerical).max()), np.finfo(float).tiny)
-
-    def fits(candidate: Array) -> bool:
-        return bool(np.abs(along(candidate) - numerical).max() <= tolerance * scale)
-
-    analytic = along(g)
-    if not np.isfinite(analytic).all():
-        return "it is not finite"
-    if not np.any(analytic):
-        return "it is 0: never computed, or overwritten?"
-    if not np.any(np.abs(numerical) > tolerance * np.abs(analytic).max()):
-        return "the loss does not depend on it: a gradient of something else?"
-    if len(probes) < 2:
-        return ""
-    if fits(-g):
-        return "it has the wrong sign"
-    if np.iscomplexobj(g):
-        if fits(g.conj()):
-            return "its conjugate is right: ∂L/∂Re + i ∂L/∂Im is the convention"
-        for what, turned in (("i", 1j * g), ("-i", -1j * g)):
-            if fits(turned):
-                return f"{what} times it is right: real and imaginary parts changed places?"
-    if g.ndim == 2 and g.shape[0] == g.shape[1]:
-        if fits(g.T):
-            return "its transpose is right"
-        if np.iscomplexobj(g) and fits(g.conj().T):
-            return "its conjugate transpose is right"
-    if np.iscomplexobj(g) and not g.imag.any() and fits(g + 1j * _imaginary(probes, numerical, g)):
-        return "its imaginary part is missing"
-    ratio = float(np.vdot(analytic, numerical) / np.vdot(analytic, analytic))
-    if abs(ratio - 1) < 1e-3 and fits(ratio * g):
-        return ""  # off by a little everywhere: rounding, not a factor
-    if fits(ratio * g):
-        cause = "a mean for a sum" if abs(ratio) > 1 else "a sum for a mean"
-        usual = {2.0: "a square's 2 missing, or ", 0.5: "a 2 too many, or "}
-        for factor, other in usual.items():
-            if math.isclose(ratio, factor, rel_tol=1e-4):
-                cause = other + cause
-        return f"{ratio:.6g} times it is right: {cause}, over the batch, time or outputs?"
-    return ""
-
-
-def _imaginary(probes: list[_Probe], numerical: Array, g: Array) -> Array:
-    """Return the imaginary parts that the probes found, 0 where there was none."""
-    parts = np.zeros(g.shape)
-    for probe, value in zip(probes, numerical, strict=True):
-        if probe.part == "Im":
-            parts[probe.index] = value
-    return parts
-
-
-def _number(value: Any) -> float:
-    value = np.asarray(value)
-    if value.shape != () or value.dtype.kind not in "fiu":
-        raise TypeError(f"f must return a real number, got {value.dtype} of shape {value.shape}")
-    return float(value)
-
-
-def _real(value: Any) -> float:
-    number = _number(value)
-    if not math.isfinite(number):
-        raise ValueError(f"f must be finite at and around params, got {number}")
-    return number
-
-
-def _complex(value: Any) -> complex:
-    value = np.asarray(value)
-    if value.shape != () or value.dtype.kind != "c":
-        raise TypeError(
-            f"f must return a complex number for complex arguments, got {value.dtype} of shape "
-            f"{value.shape}: with abs, real or conj in it it is not analytic"
-        )
-    if not np.isfinite(value):
-        raise ValueError(f"f must be finite at and around params, got {value}")
-    return complex(value)
 
 
 def _check_arguments(
@@ -628,16 +322,18 @@ def _check_arguments(
             f"unknown {sorted(grads.keys() - params.keys())}"
         )
     for name, p in params.items():
-        if p.dtype.name not in DTYPES:
-            raise TypeError(f"{name} must be one of {', '.join(DTYPES)}, got {p.dtype}")
-        if method == "complex-step" and np.iscomplexobj(p):
-            raise TypeError(
-                f"{name} is complex: an imaginary step shows the derivative of an analytic "
-                "function of real numbers; use method='richardson'"
-            )
-        if np.shape(grads[name]) != p.shape:
-            raise ValueError(
-                f"gradient of {name} must have shape {p.shape}, got {np.shape(grads[name])}"
-            )
-        if np.iscomplexobj(grads[name]) and not np.iscomplexobj(p):
-            raise TypeError(f"{name} is real, its gradient must be real, got {grads[name].dtype}")
+        _check_pair(name, p, grads[name], method)
+
+
+def _check_pair(name: str, p: Array, g: Array, method: str) -> None:
+    if p.dtype.name not in DTYPES:
+        raise TypeError(f"{name} must be one of {', '.join(DTYPES)}, got {p.dtype}")
+    if method == "complex-step" and np.iscomplexobj(p):
+        raise TypeError(
+            f"{name} is complex: an imaginary step shows the derivative of an analytic "
+            "function of real numbers; use method='richardson'"
+        )
+    if np.shape(g) != p.shape:
+        raise ValueError(f"gradient of {name} must have shape {p.shape}, got {np.shape(g)}")
+    if np.iscomplexobj(g) and not np.iscomplexobj(p):
+        raise TypeError(f"{name} is real, its gradient must be real, got {g.dtype}")

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..kronecker import kron_matvec
-from .gradients import likely_cause
+from .mistakes import likely_cause
 from .vectors import PAGE, Arrays, read_arrays, read_index
 
 TOLERANCE = 1e-9
