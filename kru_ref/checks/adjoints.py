@@ -101,27 +101,30 @@ def check_adjoint(
     if tolerance is None:
         tolerance = 1e-5 if single else 1e-12
     check_tolerance(tolerance)
-    found = []
-    for _ in range(probes):
-        x, y = (
-            (rng.standard_normal(n) + 1j * rng.standard_normal(n)).astype(
-                "complex64" if single else "complex128"
-            )
-            for n in (A.shape[1], A.shape[0])
-        )
-        Ax, AHy = (np.asarray(a, np.complex128) for a in (A.matvec(x), A.rmatvec(y)))
-        # numbers of about 1, in double precision: squares of others over- or underflow
-        size = max(float(np.abs(a).max()) for a in (Ax, AHy))
-        if 0 < size < math.inf:
-            Ax, AHy = divided(Ax, size), divided(AHy, size)
-        left, right = complex(np.vdot(y, Ax)), complex(np.vdot(AHy, x))
-        scale = float(
-            np.linalg.norm(y) * np.linalg.norm(Ax) + np.linalg.norm(AHy) * np.linalg.norm(x)
-        )
-        error = abs(left - right) / scale if scale else 0.0
-        error = math.inf if math.isnan(error) else error
-        found.append(AdjointReport(left * size, right * size, error, tolerance))
+    dtype = np.dtype("complex64" if single else "complex128")
+    found = [_compared(A, rng, dtype, tolerance) for _ in range(probes)]
     return max(found, key=lambda report: report.error)
+
+
+def _compared(
+    A: LinearOperator, rng: np.random.Generator, dtype: np.dtype, tolerance: float
+) -> AdjointReport:
+    """Compare both sides for one pair of random vectors."""
+    x, y = (
+        (rng.standard_normal(n) + 1j * rng.standard_normal(n)).astype(dtype)
+        for n in (A.shape[1], A.shape[0])
+    )
+    Ax, AHy = (np.asarray(a, np.complex128) for a in (A.matvec(x), A.rmatvec(y)))
+    # numbers of about 1, in double precision: squares of others over- or underflow
+    size = max(float(np.abs(a).max()) for a in (Ax, AHy))
+    if 0 < size < math.inf:
+        Ax, AHy = divided(Ax, size), divided(AHy, size)
+    left, right = complex(np.vdot(y, Ax)), complex(np.vdot(AHy, x))
+    norm = np.linalg.norm
+    scale = float(norm(y) * norm(Ax) + norm(AHy) * norm(x))
+    error = abs(left - right) / scale if scale else 0.0
+    error = math.inf if math.isnan(error) else error
+    return AdjointReport(left * size, right * size, error, tolerance)
 
 
 class Jacobian(LinearOperator):

@@ -5,12 +5,14 @@
 
 import functools
 import hashlib
+import itertools
 import json
 import math
+import operator
 import os
 import re
 import reprlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,10 +57,17 @@ class Case:
 
 def cases(backend: Backend = "numpy") -> Iterator[Case]:
     """Compute all cases of this version; those that are published with the NumPy backend."""
-    for shapes in ([(2, 2)] * 3, [(2, 3), (5, 4), (1, 2)], [(3, 1), (1, 4)], [(7, 7)]):
-        for dtype in ("float64", "complex128"):
-            for B in (1, 4):
-                yield _product(shapes, dtype, B, backend)
+    shapes_of = [(2, 2)] * 3, [(2, 3), (5, 4), (1, 2)], [(3, 1), (1, 4)], [(7, 7)]
+    for shapes, dtype, B in itertools.product(shapes_of, ("float64", "complex128"), (1, 4)):
+        yield _product(shapes, dtype, B, backend)
+    yield from _activations(backend)
+    yield from _losses_and_factors(backend)
+    yield from _gated(backend)
+    yield from _other_matrices()
+
+
+def _activations(backend: Backend) -> Iterator[Case]:
+    """Compute a KRU with each nonlinearity, and what only modReLU makes a difference to."""
     for dtype, activation in [
         ("float64", "modrelu"),
         ("float64", "tanh"),
@@ -71,12 +80,16 @@ def cases(backend: Backend = "numpy") -> Iterator[Case]:
         what = f"kru-{activation}-{'complex' if cell.is_complex else 'real'}"
         for T, B in LONG if activation in ("modrelu", "tanh") else SHORT:
             yield _network(f"{what}-{T}x{B}", [cell], T, B)
-        if activation == "modrelu":  # no other one makes a difference to these
+        if activation == "modrelu":
             yield _network(f"{what}-1x1", [cell], 1, 1)
             yield _network(f"{what}-3x4", [cell], 3, 4)
             yield _network(f"{what}-penalty", [cell], 4, 3, strength=STRENGTH)
             yield _network(f"{what}-one-hot", [cell], 4, 3, one_hot=True)
             yield _network(f"{what}-mask", [cell], 4, 3, masked=True)
+
+
+def _losses_and_factors(backend: Backend) -> Iterator[Case]:
+    """Compute a complex KRU with each loss, and over factors of other shapes and numbers."""
     kru = RNN(D, N, Kronecker(FACTORS, backend), "modrelu", "complex128")
     for loss in ("squared", "bernoulli"):
         yield _network(f"kru-{loss}", [kru], 4, 3, loss=loss)
@@ -93,41 +106,35 @@ def cases(backend: Backend = "numpy") -> Iterator[Case]:
         single = RNN(D, 4, Kronecker(((4, 4),), backend), "modrelu", dtype)
         yield _network(f"kru-one-factor-{dtype}", [single], 3, 8)
     yield _network("kru-all", [kru], 17, 3, strength=STRENGTH, weighted=True, one_hot=True)
-    yield _network(
-        "kru-two-layers",
-        [kru, RNN(2 * N, 4, Kronecker(None, backend), "modrelu", "complex128")],
-        3,
-        8,
-    )
+    above = RNN(2 * N, 4, Kronecker(None, backend), "modrelu", "complex128")
+    yield _network("kru-two-layers", [kru, above], 3, 8)
+
+
+def _gated(backend: Backend) -> Iterator[Case]:
+    """Compute LSTM and GRU over each kind of matrix."""
     kronecker, dense, restricted = Kronecker(FACTORS, backend), Dense(), RestrictedUnitary()
-    gated: RNN | LSTM | GRU
-    matrix: Matrix
-    for matrix, lengths in ((dense, SHORT), (kronecker, LONG), (restricted, SHORT[-1:])):
-        for name, gated in (
-            ("lstm", LSTM(D, N, matrix, "float64")),
-            ("gru", GRU(D, N, matrix, "float64")),
-        ):
-            what = f"{KINDS[type(matrix)]}-{name}"
-            for T, B in lengths:
-                yield _network(f"{what}-{T}x{B}", [gated], T, B)
-    yield _network(
-        "kronecker-lstm-mask",
-        [LSTM(D, N, Kronecker(FACTORS, backend), "float64")],
-        4,
-        3,
-        masked=True,
-    )
+    lengths: tuple[tuple[Matrix, Sequence[tuple[int, int]]], ...]
+    lengths = (dense, SHORT), (kronecker, LONG), (restricted, SHORT[-1:])
+    for (matrix, sizes), kind in itertools.product(lengths, (LSTM, GRU)):
+        for T, B in sizes:
+            name = f"{KINDS[type(matrix)]}-{kind.__name__.lower()}-{T}x{B}"
+            yield _network(name, [kind(D, N, matrix, "float64")], T, B)
+    lstm = LSTM(D, N, kronecker, "float64")
+    yield _network("kronecker-lstm-mask", [lstm], 4, 3, masked=True)
     below, above = LSTM(D, 4, Kronecker(None, backend), "float64"), GRU(4, N, dense, "float64")
     yield _network("two-gated-layers", [below, above], 3, 8)
-    lstm = LSTM(D, N, kronecker, "float64")
     yield _network("kronecker-lstm-penalty", [lstm], 4, 3, strength=STRENGTH)
-    for matrix in (dense, restricted, FullUnitary()):
-        for dtype in ("float64", "complex128"):
-            what = f"{KINDS[type(matrix)]}-rnn-{dtype}"
-            rnn = RNN(D, N, matrix, "modrelu", dtype)
-            if not matrix.kept_unitary:  # without the penalty it is a dense one
-                yield _network(what, [rnn], 4, 3)
-            yield _network(f"{what}-penalty", [rnn], 3, 4, strength=STRENGTH)
+
+
+def _other_matrices() -> Iterator[Case]:
+    """Compute a simple cell over each other kind of matrix."""
+    matrices: tuple[Matrix, ...] = Dense(), RestrictedUnitary(), FullUnitary()
+    for matrix, dtype in itertools.product(matrices, ("float64", "complex128")):
+        what = f"{KINDS[type(matrix)]}-rnn-{dtype}"
+        rnn = RNN(D, N, matrix, "modrelu", dtype)
+        if not matrix.kept_unitary:  # without the penalty it is a dense one
+            yield _network(what, [rnn], 4, 3)
+        yield _network(f"{what}-penalty", [rnn], 3, 4, strength=STRENGTH)
 
 
 KINDS: dict[type, str] = {
@@ -168,17 +175,12 @@ def _network(
     """Compute a network's states, logits and loss, and every gradient."""
     model = SequenceModel(cells[0] if len(cells) == 1 else cells, M, last_only)
     params = _parameters(name, model)
-    x = (
-        whole_numbers(f"{name} x", (T, B), D)
-        if one_hot
-        else numbers(f"{name} x", (T, D, B), "float64")
-    )
+    if one_hot:
+        x: NDArray[Any] = whole_numbers(f"{name} x", (T, B), D)
+    else:
+        x = numbers(f"{name} x", (T, D, B), "float64")
     steps = (B,) if last_only else (T, B)
-    targets = {
-        "softmax": whole_numbers(f"{name} targets", steps, M),
-        "squared": numbers(f"{name} targets", (*steps[:-1], M, B), "float64"),
-        "bernoulli": whole_numbers(f"{name} targets", (*steps[:-1], M, B), 5) / 4,
-    }[loss]
+    targets = _targets(f"{name} targets", loss, steps)
     mask = None
     if masked or weighted:  # the first step of the first sequence counts, so that one does
         mask = whole_numbers(f"{name} mask", steps, 2 if masked else 9) / (1 if masked else 4)
@@ -209,6 +211,16 @@ def _network(
         "last_only": last_only,
     }
     return Case(name, settings, arrays)
+
+
+def _targets(name: str, loss: str, steps: tuple[int, ...]) -> NDArray[Any]:
+    """Return what the outputs of steps (…, B) should be, as a loss takes it."""
+    outputs = (*steps[:-1], M, steps[-1])
+    if loss == "softmax":
+        return whole_numbers(name, steps, M)
+    if loss == "squared":
+        return numbers(name, outputs, "float64")
+    return whole_numbers(name, outputs, 5) / 4
 
 
 def _describe(cell: Cell) -> dict[str, Any]:
@@ -510,24 +522,24 @@ def _check_case(case: Any) -> None:
         )
     _check(settings, _KINDS[kind], what)
     for cell in settings.get("cells", []):
-        more: dict[str, Condition] = {}
-        for (key, value), conditions in _CELL_OF.items():
-            if cell.get(key) == value:
-                more |= conditions
-        _check(cell, _CELL | more, f"a cell of {what}")
+        more = [of for (key, value), of in _CELL_OF.items() if cell.get(key) == value]
+        _check(cell, functools.reduce(operator.or_, more, _CELL), f"a cell of {what}")
     for array in arrays.values():
         _check(array, _ARRAY, f"an array of {what}")
-    params = {key.removeprefix("params/") for key in arrays if key.startswith("params/")}
-    solved = {f"grads/{key}" for key in params}
-    if kind == "product":
-        solved |= {"outputs/y", "grads/x"}
-    else:
-        n = len(settings["cells"])
-        prefixes = ["cell"] if n == 1 else [f"cell.{i}" for i in range(n)]
-        solved |= {"outputs/loss", "outputs/logits", *(f"outputs/{key}.h" for key in prefixes)}
-    missing = sorted(solved - set(arrays))
-    if missing or not params:
+    missing = sorted(_solution(settings, arrays) - set(arrays))
+    if missing or not any(key.startswith("params/") for key in arrays):
         raise ValueError(f"{what} has no array {missing[0] if missing else 'params/…'}")
+
+
+def _solution(settings: Mapping[str, Any], arrays: Mapping[str, Any]) -> set[str]:
+    """Return the names of all outputs and gradients that a case must have."""
+    prefix = "params/"
+    solved = {f"grads/{key.removeprefix(prefix)}" for key in arrays if key.startswith(prefix)}
+    if settings["kind"] == "product":
+        return solved | {"outputs/y", "grads/x"}
+    n = len(settings["cells"])
+    prefixes = ["cell"] if n == 1 else [f"cell.{i}" for i in range(n)]
+    return solved | {"outputs/loss", "outputs/logits", *(f"outputs/{key}.h" for key in prefixes)}
 
 
 def _damaged(path: Path, reason: object) -> str:

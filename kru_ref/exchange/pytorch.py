@@ -59,17 +59,12 @@ def from_pytorch(cell: Cell, weights: Mapping[str, ArrayLike], layer: int = 0) -
         "bias_hh": (n_gates * N,),
     }
     has_bias = any(f"{name}_l{layer}" in weights for name in ("bias_ih", "bias_hh"))
-    found = {}
-    for name, shape in shapes.items():
-        full = f"{name}_l{layer}"
-        if name.startswith("bias") and not has_bias:
-            found[name] = np.zeros(shape, cell.dtype)
-            continue
-        if full not in weights:
-            raise ValueError(f"{full} is missing: the weights are {sorted(weights)}")
-        found[name] = checked_array(full, weights[full], shape, np.dtype(cell.dtype)).copy()
-        if not np.isfinite(found[name]).all():
-            raise ValueError(f"{full} must be finite")
+    found = {
+        name: _weight(weights, f"{name}_l{layer}", shape, np.dtype(cell.dtype))
+        if has_bias or not name.startswith("bias")
+        else np.zeros(shape, cell.dtype)
+        for name, shape in shapes.items()
+    }
     params = dict(zip(cell.matrix_names, np.split(found["weight_hh"], n_gates), strict=True))
     params |= {"U": found["weight_ih"], "b": found["bias_ih"] + found["bias_hh"]}
     if isinstance(cell, GRU):
@@ -78,6 +73,17 @@ def from_pytorch(cell: Cell, weights: Mapping[str, ArrayLike], layer: int = 0) -
     if cell.learned_h0:
         params |= {name: np.zeros(N, cell.dtype) for name in cell.states}
     return params
+
+
+def _weight(
+    weights: Mapping[str, ArrayLike], name: str, shape: tuple[int, ...], dtype: np.dtype
+) -> Array:
+    if name not in weights:
+        raise ValueError(f"{name} is missing: the weights are {sorted(weights)}")
+    weight = checked_array(name, weights[name], shape, dtype).copy()
+    if not np.isfinite(weight).all():
+        raise ValueError(f"{name} must be finite")
+    return weight
 
 
 def to_pytorch(cell: Cell, params: Mapping[str, Array], layer: int = 0) -> dict[str, Array]:
