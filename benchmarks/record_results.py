@@ -15,7 +15,9 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 
-from kru_ref.training.loop import CONFIG, FREE, METRICS, read_config
+from kru_ref.training.config import read_config
+from kru_ref.training.folder import CONFIG, METRICS
+from kru_ref.training.loop import FREE
 from kru_ref.training.recipes import RECIPES
 
 HERE = Path(__file__).parent

@@ -30,8 +30,10 @@ from ..losses import softmax_cross_entropy
 from ..matrices import Dense
 from ..model import SequenceModel
 from . import loop
+from .config import read_config
 from .data import datasets
-from .loop import Metrics
+from .folder import CHECKPOINT, RunWarning
+from .metrics import Metrics
 from .recipes import RECIPES
 from .tasks import Adding, Characters, Copying, Music, Phonemes, Pixels, Task
 from .tasks.task import check_backend, make_cell, make_matrix
@@ -59,7 +61,7 @@ class Train:
         progress = Progress(self.task.updates, disable=self.quiet)
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("always", loop.RunWarning)
+                warnings.simplefilter("always", RunWarning)
                 warnings.showwarning = progress.warn  # type: ignore[assignment]
                 metrics = loop.train(
                     self.task, self.out, resume=self.resume, on_update=progress.show
@@ -69,7 +71,7 @@ class Train:
             # which update is saved
             for note in getattr(error, "__notes__", ()):
                 progress.say(note)
-            if isinstance(error, Exception) or not (self.out / loop.CHECKPOINT).exists():
+            if isinstance(error, Exception) or not (self.out / CHECKPOINT).exists():
                 raise
             command = f"kru-ref train {self.task.name} --out {shlex.quote(str(self.out))} --resume"
             progress.say(f"stopped; continue with: {command}")
@@ -517,7 +519,7 @@ def resumed(arguments: Sequence[str]) -> Train | None:
     known, _ = options.parse_known_args(arguments)
     if not known.resume or known.out is None:
         return None
-    saved: Any = loop.read_config(known.out)
+    saved: Any = read_config(known.out)
     return Train(saved, known.out)
 
 

@@ -26,7 +26,8 @@ from runs import (
 
 from kru_ref import files
 from kru_ref.training import checkpoint
-from kru_ref.training.loop import RunWarning, train
+from kru_ref.training.folder import RunWarning
+from kru_ref.training.loop import train
 
 
 def test_resuming_refuses_the_checkpoint_of_another_model(tmp_path):

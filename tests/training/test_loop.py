@@ -26,9 +26,10 @@ from runs import (
 )
 
 from kru_ref.engine import backend
-from kru_ref.training import checkpoint
+from kru_ref.training import checkpoint, config
 from kru_ref.training import loop as training
-from kru_ref.training.loop import Diverged, Locked, RunWarning, train
+from kru_ref.training.folder import Locked, RunWarning
+from kru_ref.training.loop import Diverged, train
 from kru_ref.training.tasks import Adding, Characters, Music
 
 
@@ -41,10 +42,10 @@ def test_what_a_run_leaves(tmp_path):
         "checkpoint.npz",
         "checkpoint.previous.npz",
     }
-    config = json.loads((out / "config.json").read_text())
-    assert config["task"] == "copying"
-    assert config["settings"]["delay"] == 5
-    assert training.read_config(out) == SMALL
+    written = json.loads((out / "config.json").read_text())
+    assert written["task"] == "copying"
+    assert written["settings"]["delay"] == 5
+    assert config.read_config(out) == SMALL
     lines = metrics(out)
     assert [line["step"] for line in lines] == [5, 10, 15, 20, 25, 30, 30]
     for line in lines:
@@ -498,7 +499,7 @@ def test_two_runs_that_begin_together(tmp_path):
     (seed,) = [seed for seed, outcome in outcomes.items() if isinstance(outcome, dict)]
     train(dataclasses.replace(SMALL, seed=seed), tmp_path / "alone")
     assert_same_run(tmp_path / "alone", tmp_path / "run")
-    assert training.read_config(tmp_path / "run").seed == seed
+    assert config.read_config(tmp_path / "run").seed == seed
 
 
 def test_the_lock_of_a_dead_process(tmp_path):
@@ -542,10 +543,10 @@ def test_a_run_records_what_computes_it(tmp_path):
         ("instruction_set", lambda patch: patch.setattr(backend, "instruction_set", lambda: "x")),
         ("backend", lambda patch: patch.setattr(backend, "kernels", None)),
         ("numpy", lambda patch: patch.setattr(np, "__version__", "2.0")),
-        ("scipy", lambda patch: patch.setattr(training.scipy, "__version__", "1.0")),
-        ("python", lambda patch: patch.setattr(training.platform, "python_version", lambda: "3")),
-        ("machine", lambda patch: patch.setattr(training.platform, "machine", lambda: "pdp11")),
-        ("kru_ref", lambda patch: patch.setattr(training, "__version__", "0.2.7")),
+        ("scipy", lambda patch: patch.setattr(config.scipy, "__version__", "1.0")),
+        ("python", lambda patch: patch.setattr(config.platform, "python_version", lambda: "3")),
+        ("machine", lambda patch: patch.setattr(config.platform, "machine", lambda: "pdp11")),
+        ("kru_ref", lambda patch: patch.setattr(config, "__version__", "0.2.7")),
         ("blas", lambda patch: patch.setattr("threadpoolctl.threadpool_info", list)),
     ],
 )
@@ -554,14 +555,14 @@ def test_a_run_that_something_else_goes_on_with(tmp_path, monkeypatch, name, cha
     if backend.kernels is None and name in ("threads", "instruction_set", "backend"):
         pytest.skip("the compiled kernels are not built")
     stopped_run(tmp_path)
-    was = training.what_computes(SMALL)[name]
+    was = config.what_computes(SMALL)[name]
     change(monkeypatch)
     with pytest.warns(RunWarning, match=f"may end at other bits.*{name} was") as caught:
         train(SMALL, tmp_path, resume=True)
     assert len(caught) == 1
     first, second = json.loads((tmp_path / "config.json").read_text())["computed"]
     assert (first["update"], first[name]) == (0, was)
-    assert (second["update"], second[name]) == (20, training.what_computes(SMALL)[name])
+    assert (second["update"], second[name]) == (20, config.what_computes(SMALL)[name])
     train(SMALL, tmp_path, resume=True)
 
 
