@@ -91,22 +91,12 @@ def load_checkpoint(path: Path, model: SequenceModel, optimizer: Optimizer) -> R
     OSError
         It is not there or cannot be read.
     """
-    known = {"update", "seconds", "optimizer/steps"}
-    for slot in ("params", *(f"optimizer/{slot}" for slot in optimizer.slots)):
-        known |= {f"{slot}/{name}" for name in model.shapes()}
-    carried = {
-        f"carried/{k}/{i}" for k, cell in enumerate(model.cells) for i in range(len(cell.states))
-    }
     try:
         arrays = read_npz(path)
     except ArchiveError as error:
         raise ValueError(f"{path} is damaged or no checkpoint: {error.reason}") from error
     try:
-        check_params(_under(arrays, "params/"), model.shapes(), model.dtypes())
-        if unknown := arrays.keys() - known - carried - {"rows"}:
-            raise ValueError(f"it holds {min(unknown)!r}")
-        if missing := known - arrays.keys():
-            raise ValueError(f"it lacks {min(missing)!r}")
+        _check_names(arrays, model, optimizer)
         state: State = {"steps": _whole(arrays["optimizer/steps"], "optimizer/steps")}
         for slot in optimizer.slots:
             state[slot] = _under(arrays, f"optimizer/{slot}/")
@@ -120,18 +110,39 @@ def load_checkpoint(path: Path, model: SequenceModel, optimizer: Optimizer) -> R
         update = _whole(arrays["update"], "update")
         if state["steps"] != update:
             raise ValueError(f"update is {update}, but optimizer/steps {state['steps']}")
-        seconds = arrays["seconds"]
-        if seconds.shape != () or seconds.dtype.kind != "f":
-            raise ValueError("seconds must be a real number")
-        for name, value in arrays.items():
-            if not np.isfinite(value).all():
-                raise ValueError(f"{name} must be finite")
-        if seconds < 0:
-            raise ValueError(f"seconds must be at least 0, got {float(seconds):g}")
+        seconds = _checked_values(arrays)
         rows = _rows(arrays["rows"], update) if "rows" in arrays else None
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is damaged or no checkpoint: {error}") from error
-    return RunState(update, float(seconds), _under(arrays, "params/"), state, states, rows)
+    return RunState(update, seconds, _under(arrays, "params/"), state, states, rows)
+
+
+def _check_names(arrays: dict[str, Any], model: SequenceModel, optimizer: Optimizer) -> None:
+    """Raise unless a checkpoint holds what belongs to a model and an optimizer, and no more."""
+    check_params(_under(arrays, "params/"), model.shapes(), model.dtypes())
+    known = {"update", "seconds", "optimizer/steps"}
+    for slot in ("params", *(f"optimizer/{slot}" for slot in optimizer.slots)):
+        known |= {f"{slot}/{name}" for name in model.shapes()}
+    carried = {
+        f"carried/{k}/{i}" for k, cell in enumerate(model.cells) for i in range(len(cell.states))
+    }
+    if unknown := arrays.keys() - known - carried - {"rows"}:
+        raise ValueError(f"it holds {min(unknown)!r}")
+    if missing := known - arrays.keys():
+        raise ValueError(f"it lacks {min(missing)!r}")
+
+
+def _checked_values(arrays: dict[str, Any]) -> float:
+    """Return the seconds of a run; raise unless they are such, and all numbers are finite."""
+    seconds = arrays["seconds"]
+    if seconds.shape != () or seconds.dtype.kind != "f":
+        raise ValueError("seconds must be a real number")
+    for name, value in arrays.items():
+        if not np.isfinite(value).all():
+            raise ValueError(f"{name} must be finite")
+    if seconds < 0:
+        raise ValueError(f"seconds must be at least 0, got {float(seconds):g}")
+    return float(seconds)
 
 
 def _whole(value: NDArray[Any], name: str) -> int:

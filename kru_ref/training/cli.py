@@ -19,14 +19,13 @@ from typing import Annotated, Any, Literal
 import numpy as np
 
 from .. import show_config
-from ..arrays import Array
 from ..cells import KRU, Cell
 from ..checks import gradcheck, vectors, verify
 from ..checks.gradients import GradientReport, check_gradient
+from ..checks.oracles import Problem
 from ..engine.backend import Backend, kernels, reason, resolve
 from ..extras import require
 from ..kronecker import factor_sizes
-from ..losses import softmax_cross_entropy
 from ..matrices import Dense
 from ..model import SequenceModel
 from . import loop
@@ -295,17 +294,10 @@ class Gradcheck:
         Finite differences are taken in double precision; a single-precision gradient is held
         against them.
         """
+        self._check_options()
         M, T, B = 4, self.steps, self.batch_size
-        if min(T, B) < 1:
-            raise ValueError(f"steps and batch_size must be at least 1, got {T} and {B}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be at least 0, got {self.seed}")
-        if self.activation is not None and self.cell != "rnn":
-            raise ValueError(f"activation acts only in the cell rnn, got {self.cell}: leave it out")
-        check_backend(self.backend, self.matrix)
-        dtype = self._dtype
-        double = {"float32": "float64", "complex64": "complex128"}.get(dtype, dtype)
-        model, exact = SequenceModel(self.make(dtype), M), SequenceModel(self.make(double), M)
+        double = {"float32": "float64", "complex64": "complex128"}.get(self._dtype, self._dtype)
+        model, exact = (SequenceModel(self.make(of), M) for of in (self._dtype, double))
         work = model.n_parameters * T * B
         if work > LARGEST_CHECK:
             raise ValueError(
@@ -319,23 +311,25 @@ class Gradcheck:
         params = {name: gradcheck.moved(p, rng) for name, p in model.init(rng).items()}
         x = rng.integers(D, size=(T, B)) if self.one_hot else rng.standard_normal((T, D, B))
         targets = rng.integers(M, size=(T, B))
-        strength = 0.1
-
-        def loss(p: dict[str, Array]) -> float:
-            logits, _ = exact.forward(p, x)
-            return softmax_cross_entropy(logits, targets)[0] + strength * exact.penalty(p)[0]
-
-        logits, saved = model.forward(params, x)
-        grads = model.backward(params, saved, softmax_cross_entropy(logits, targets)[1])
-        _, grads = model.add_penalty(params, grads, strength)
+        grads = Problem(model, x, targets, "softmax", strength=0.1).gradient(params)
         dtypes = exact.dtypes()
-        tolerance = 1e-6 if double == dtype else 1e-3
         return check_gradient(
-            loss,
+            Problem(exact, x, targets, "softmax", strength=0.1).value,
             {name: p.astype(dtypes[name]) for name, p in params.items()},
             {name: g.astype(dtypes[name]) for name, g in grads.items()},
-            tolerance=tolerance,
+            tolerance=1e-6 if double == self._dtype else 1e-3,
         )
+
+    def _check_options(self) -> None:
+        if min(self.steps, self.batch_size) < 1:
+            raise ValueError(
+                f"steps and batch_size must be at least 1, got {self.steps} and {self.batch_size}"
+            )
+        if self.seed < 0:
+            raise ValueError(f"seed must be at least 0, got {self.seed}")
+        if self.activation is not None and self.cell != "rnn":
+            raise ValueError(f"activation acts only in the cell rnn, got {self.cell}: leave it out")
+        check_backend(self.backend, self.matrix)
 
     @property
     def _dtype(self) -> str:

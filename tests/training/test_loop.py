@@ -27,7 +27,6 @@ from runs import (
 
 from kru_ref.engine import backend
 from kru_ref.training import checkpoint, config
-from kru_ref.training import loop as training
 from kru_ref.training.folder import Locked, RunWarning
 from kru_ref.training.loop import Diverged, train
 from kru_ref.training.tasks import Adding, Characters, Music
