@@ -145,9 +145,8 @@ def column(tree):
         if block.letter in "FM"
     ]
     above = [c for c in complex_ones if c > LARGEST_COMPLEXITY]
-    compiled = list(compiled_functions(
-        [p for s in ("*.pyx", "*.pxi", "*.h") for p in sorted(package.rglob(s))]
-    ))  # fmt: skip
+    sources = [p for s in ("*.pyx", "*.pxi", "*.h") for p in sorted(package.rglob(s))]
+    compiled = list(compiled_functions(sources))
     n_calls, n_files = calls(tree)
     return {
         "Python files": f"{len(files)}",
@@ -163,7 +162,7 @@ def column(tree):
             f"{len(above)} ({len(above) / len(complex_ones):.1%})"
         ),
         "largest complexity": f"{max(complex_ones)}",
-        "compiled: lines": f"{lines_of({p for s in ('*.pyx', '*.pxi', '*.h') for p in package.rglob(s)}):,}",
+        "compiled: lines": f"{lines_of(sources):,}",
         "compiled: longest function": largest((name, n) for name, _, n in compiled),
         "compiled: most parameters": largest((name, n) for name, n, _ in compiled),
         "Python calls of one forward, loss and backward": n_calls,

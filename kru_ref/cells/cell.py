@@ -144,8 +144,8 @@ class Cell(ABC):
         h : ndarray, shape (T, N, B)
             Read-only, for backward reads it too: change a copy.
         saved : Saved
-            For :meth:`backward`. It holds x where that needs no conversion: leave it until then. One
-            number for each one of h, five for a GRU, six for an LSTM.
+            For :meth:`backward`. It holds x where that needs no conversion: leave it until then.
+            One number for each one of h, five for a GRU, six for an LSTM.
 
         Raises
         ------
@@ -290,7 +290,7 @@ class Cell(ABC):
         input_gradient: bool,
     ) -> tuple[list[list[Array]], Params, Array | None, States]:
         """Step back through time; dstate is the gradient of the state after a step."""
-        x, before, states, gates, _ = saved
+        _, before, states, gates, _ = saved
         dh = dh.whole() if isinstance(dh, ReadoutGradient) else dh
         W, (T, N, B) = self.matrices(params), states[0].shape
         d = np.empty((T, max(self.behind_W) + 1, N, B), self.dtype)
@@ -316,7 +316,7 @@ class Cell(ABC):
     def _sums_over_time(
         self, params: Params, saved: Saved, d: Array, dbias: Params, input_gradient: bool
     ) -> tuple[list[list[Array]], Params, Array | None]:
-        """Return dW, the gradients of U and the biases, and dx, from d (T, n, N, B) of all steps."""
+        """Return dW, the gradients of U and the biases, and dx, from d of all steps."""
         W, (T, N, B) = self.matrices(params), saved.h.shape
         dW = [
             matrix_gradient(self.matrix, W_k, saved.before[0], saved.h, d[:, k])

@@ -30,7 +30,7 @@ from ..matrices import Dense
 from ..model import SequenceModel
 from . import loop
 from .config import read_config
-from .data import datasets
+from .data import datasets, download
 from .folder import CHECKPOINT, RunWarning
 from .metrics import Metrics
 from .recipes import RECIPES
@@ -376,7 +376,7 @@ class Fetch:
 
     def run(self) -> int:
         """Download, and print where the files are."""
-        for path in datasets.fetch(self.name, self.url):
+        for path in download.fetch(self.name, self.url):
             print(path)
         return 0
 

@@ -4,24 +4,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...losses import Loss, softmax_cross_entropy
 from ..data import datasets
-from ..data.idx import read_idx
+from ..data.digits import N_CLASSES, SIDE, Digits, load_digits
 from .task import Batch, Split, Task, check_split, checked_index
 
-SIDE, N_CLASSES, N_TRAIN, N_TEST = 28, 10, 60_000, 10_000
-
-
-class Digits(NamedTuple):
-    """Pictures (n, 784) of bytes and their labels (n,)."""
-
-    pixels: NDArray[np.uint8]
-    labels: NDArray[np.uint8]
+N_TRAIN, N_TEST = 60_000, 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,43 +136,3 @@ class Pixels(Task):
     @cached_property
     def _test(self) -> Digits:
         return load_digits("t10k", N_TEST, self.data_dir, self.own_data)
-
-
-def load_digits(
-    part: Literal["train", "t10k"], n: int, data_dir: Path | None, own_data: bool = False
-) -> Digits:
-    """Read one part of MNIST from its two IDX files.
-
-    Parameters
-    ----------
-    part : {"train", "t10k"}
-    n : int
-        Number of pictures it must hold.
-    data_dir : Path, optional
-        Where to look; see :func:`kru_ref.datasets.locate`.
-    own_data : bool
-        Read files that are not the published ones.
-
-    Raises
-    ------
-    FileNotFoundError
-        The files are nowhere; the error says which, and how to get them.
-    ValueError
-        A file that is not the published one; or one of your own that is damaged, or is not what
-        its name says.
-    OSError
-        A file cannot be read.
-    """
-    image_path = datasets.locate("mnist", f"{part}-images-idx3-ubyte", data_dir)
-    label_path = datasets.locate("mnist", f"{part}-labels-idx1-ubyte", data_dir)
-    if not own_data:
-        for path in (image_path, label_path):
-            datasets.read_verified(path, "mnist", may_be_own=True)
-    images = read_idx(image_path, (n, SIDE, SIDE))
-    labels = read_idx(label_path, (n,))
-    if labels.max() >= N_CLASSES:
-        raise ValueError(
-            f"{label_path}: labels must be digits from 0 to 9, got {labels.max()}; "
-            "the file is damaged, delete or replace it"
-        )
-    return Digits(images.reshape(n, -1), labels)

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from kru_ref.training.cli import main
-from kru_ref.training.data import datasets
-from kru_ref.training.tasks.pixels import load_digits
+from kru_ref.training.data import datasets, download
+from kru_ref.training.data.digits import load_digits
 
 pytest.importorskip("pooch", reason="downloads need the extra 'train'")
 
@@ -64,39 +64,39 @@ def cache(tmp_path, monkeypatch):
 
 
 def test_fetch_verifies_and_stores(server, cache, capsys):
-    paths = datasets.fetch("mnist", server)
+    paths = download.fetch("mnist", server)
     assert paths == [cache / "mnist" / name for name in FILES]
     assert [path.read_bytes() for path in paths] == list(FILES.values())
     assert datasets.locate("mnist", "images") == cache / "mnist" / "images.gz"
 
 
 def test_what_is_there_is_not_fetched_again(server, cache):
-    datasets.fetch("mnist", server)
-    assert datasets.fetch("mnist", "http://127.0.0.1:9") == [cache / "mnist" / n for n in FILES]
+    download.fetch("mnist", server)
+    assert download.fetch("mnist", "http://127.0.0.1:9") == [cache / "mnist" / n for n in FILES]
 
 
 def test_a_wrong_file_is_refused(server, cache, tmp_path):
     (tmp_path / "served" / "labels.gz").write_bytes(b"something else")
     with pytest.raises(ValueError, match=r"labels\.gz"):
-        datasets.fetch("mnist", server)
+        download.fetch("mnist", server)
     assert not (cache / "mnist" / "labels.gz").exists()
 
 
 def test_a_server_that_does_not_answer(cache):
     with pytest.raises(ConnectionError, match=r"cannot download .*images\.gz.*--url"):
-        datasets.fetch("mnist")
+        download.fetch("mnist")
 
 
 def test_a_file_the_server_does_not_have(server, cache, tmp_path):
     (tmp_path / "served" / "images.gz").unlink()
     with pytest.raises(ConnectionError, match="404"):
-        datasets.fetch("mnist", server)
+        download.fetch("mnist", server)
 
 
 def test_what_is_wrong_with_a_download_is_told(server, cache, tmp_path, monkeypatch):
     def message(kind):
         with pytest.raises(kind) as caught:
-            datasets.fetch("mnist", server)
+            download.fetch("mnist", server)
         assert f"{server}/images.gz" in str(caught.value)
         assert str(cache / "mnist" / "images.gz") in str(caught.value)
         return str(caught.value)
@@ -106,18 +106,18 @@ def test_what_is_wrong_with_a_download_is_told(server, cache, tmp_path, monkeypa
     for content in (FILES["images.gz"], b"something else"):
         assert hashlib.sha256(content).hexdigest() in told
     assert "--url" in told
-    monkeypatch.setattr(datasets, "LARGEST_DOWNLOAD", 10)
+    monkeypatch.setattr(download, "LARGEST_DOWNLOAD", 10)
     assert "it sends more than 10 bytes" in message(ValueError)
     assert list((cache / "mnist").iterdir()) == []
 
 
 def test_a_wrong_length_of_a_right_file_is_no_matter(server, cache, monkeypatch):
     monkeypatch.setattr(Quiet, "length", "many")
-    assert [path.read_bytes() for path in datasets.fetch("mnist", server)] == list(FILES.values())
+    assert [path.read_bytes() for path in download.fetch("mnist", server)] == list(FILES.values())
     (cache / "mnist" / "images.gz").unlink()
     monkeypatch.setattr(Quiet, "length", "100")
     with pytest.raises(ConnectionError, match=r"cannot download .*images\.gz.*try again"):
-        datasets.fetch("mnist", server)
+        download.fetch("mnist", server)
 
 
 def test_what_cannot_be_written_is_told(server, cache):
@@ -125,12 +125,12 @@ def test_what_cannot_be_written_is_told(server, cache):
     with pytest.raises(
         IsADirectoryError, match=r"cannot write .*images\.gz.*delete what is in its"
     ):
-        datasets.fetch("mnist", server)
+        download.fetch("mnist", server)
     (cache / "mnist" / "images.gz").rmdir()
     (cache / "mnist").rmdir()
     (cache / "mnist").touch()
     with pytest.raises(OSError, match=r"cannot write .*images\.gz.*delete what is in its place"):
-        datasets.fetch("mnist", server)
+        download.fetch("mnist", server)
 
 
 @pytest.mark.parametrize(
@@ -150,13 +150,13 @@ def test_what_cannot_be_written_is_told(server, cache):
 )
 def test_what_is_no_web_address(cache, url):
     with pytest.raises(ValueError, match=r"url must begin with http:// or https://.*got"):
-        datasets.fetch("mnist", url)
+        download.fetch("mnist", url)
 
 
 def test_others_may_read_what_is_fetched(server, cache):
     before = os.umask(0o027)
     try:
-        path = datasets.fetch("mnist", server)[0]
+        path = download.fetch("mnist", server)[0]
     finally:
         os.umask(before)
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
@@ -175,12 +175,12 @@ def test_command_line(server, cache, capsys):
 @pytest.mark.parametrize("name", ["ptb", "timit"])
 def test_licensed_data_is_not_fetched(name):
     with pytest.raises(ValueError, match=f"{name} may not be downloaded freely.*LDC"):
-        datasets.fetch(name)
+        download.fetch(name)
 
 
 def test_the_state_of_the_files(server, cache, tmp_path, capsys):
     assert datasets.state("mnist") == dict.fromkeys(FILES, ("missing", None))
-    datasets.fetch("mnist", server)
+    download.fetch("mnist", server)
     places = {name: cache / "mnist" / name for name in FILES}
     assert datasets.state("mnist") == {name: ("verified", p) for name, p in places.items()}
     places["labels.gz"].write_bytes(b"something else")
@@ -291,7 +291,7 @@ def test_a_whole_timit_comes_before_a_sample(cache):
 
 def test_unknown_data_set():
     with pytest.raises(ValueError, match=r"data set must be one of mnist, .*got 'imagenet'"):
-        datasets.fetch("imagenet")
+        download.fetch("imagenet")
 
 
 def test_folders_are_searched_in_order(cache, tmp_path, monkeypatch):
@@ -367,9 +367,9 @@ def dribbling():
 
 @pytest.mark.parametrize("place", ["headers", "body"])
 def test_a_server_that_dribbles_is_left(dribbling, cache, monkeypatch, place):
-    monkeypatch.setattr(datasets, "PATIENCE", 0.3)
+    monkeypatch.setattr(download, "PATIENCE", 0.3)
     with pytest.raises(ConnectionError, match=r"cannot download .*images\.gz .*less than 1,000 a"):
-        datasets.fetch("mnist", f"{dribbling}/{place}")
+        download.fetch("mnist", f"{dribbling}/{place}")
     assert list((cache / "mnist").iterdir()) == []
     assert [path.name for path in cache.iterdir()] == ["mnist"]
 
@@ -379,10 +379,10 @@ def test_what_a_killed_download_left_is_deleted(server, dribbling, cache):
     (cache / "mnist").mkdir(parents=True)
     (cache / "mnist" / "tmp of mine").touch()
     program = (
-        "import pathlib, sys; from kru_ref.training.data import datasets\n"
+        "import pathlib, sys; from kru_ref.training.data import datasets, download\n"
         "cache, url = pathlib.Path(sys.argv[1]), sys.argv[2]\n"
         "datasets.cache_directory = lambda: cache\n"
-        "datasets.fetch('mnist', url)"
+        "download.fetch('mnist', url)"
     )
     command = [sys.executable, "-c", program, str(cache), f"{dribbling}/body"]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
@@ -391,18 +391,18 @@ def test_what_a_killed_download_left_is_deleted(server, dribbling, cache):
             time.sleep(0.01)
         # while it lives, nobody else takes its file away
         with pytest.raises(OSError, match=r"another process does.*mnist\.lock"):
-            datasets.fetch("mnist", server)
+            download.fetch("mnist", server)
         process.kill()
     assert len(list((cache / "mnist").iterdir())) == 2
-    datasets.fetch("mnist", server)
+    download.fetch("mnist", server)
     assert {path.name for path in (cache / "mnist").iterdir()} == {*FILES, "tmp of mine"}
     assert [path.name for path in cache.iterdir()] == ["mnist"]
 
 
 def test_a_cache_that_cannot_be_written_is_enough_where_all_is_there(server, cache, monkeypatch):
-    datasets.fetch("mnist", server)
-    monkeypatch.setattr(datasets, "_only_process", None)
-    assert len(datasets.fetch("mnist", server)) == 2
+    download.fetch("mnist", server)
+    monkeypatch.setattr(download, "_only_process", None)
+    assert len(download.fetch("mnist", server)) == 2
 
 
 @pytest.fixture(params=["an error", "a path"])
@@ -439,7 +439,7 @@ def test_without_a_home_directory(homeless, more, capsys):
 @pytest.mark.parametrize("name", [None, 5, ["mnist"], "", "MNIST", float("nan")])
 def test_names_of_no_data_set(name):
     for call in (
-        datasets.dataset, datasets.fetch, datasets.state, datasets.remedy,
+        datasets.dataset, download.fetch, datasets.state, datasets.remedy,
         lambda name: datasets.locate(name, "images"),
         lambda name: datasets.locate_folder(name, ".phn"),
         lambda name: datasets.read_verified(Path("x"), name),

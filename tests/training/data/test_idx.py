@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kru_ref.training.data.digits import load_digits
 from kru_ref.training.data.idx import read_idx
-from kru_ref.training.tasks.pixels import load_digits
 
 SHAPE = (3, 4, 2)
 

@@ -9,8 +9,8 @@ from damage import FUZZ, damaged, reads_or_says_why
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kru_ref.training.data.symbols import read_symbols
 from kru_ref.training.tasks import Characters
-from kru_ref.training.tasks.characters import read_symbols
 
 
 def test_symbols(tmp_path):

@@ -10,14 +10,15 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import kru_ref as kru
-from kru_ref.training.tasks import Music, music
+from kru_ref.training.data import piano_rolls
+from kru_ref.training.tasks import Music
 
 
 def test_pieces_of_json(tmp_path):
     path = tmp_path / "music.json"
     pieces = {"train": [[[60, 64], []]], "valid": [[[21], [108]]], "test": [[[21], [22], [23]]]}
     path.write_text(json.dumps(pieces))
-    rolls = music.read_json(path)
+    rolls = piano_rolls.read_json(path)
     assert rolls["train"][0].shape == (2, 88)
     assert np.argwhere(rolls["train"][0]).tolist() == [[0, 39], [0, 43]]
     assert np.argwhere(rolls["validation"][0]).tolist() == [[0, 0], [1, 87]]
@@ -42,9 +43,9 @@ def test_other_pieces_than_the_published_ones(tmp_path):
 def test_a_mat_file_of_another_name(tmp_path):
     for name in ("jsb", "piano-midi"):
         with pytest.raises(ValueError, match=r"one of the files of .* got the name a\.mat"):
-            music.read_mat(tmp_path / "a.mat", name)
+            piano_rolls.read_mat(tmp_path / "a.mat", name)
     with pytest.raises(ValueError, match=r"data set must be one of mnist, .*got 'bach'"):
-        music.read_mat(tmp_path / "JSB_Chorales.mat", "bach")
+        piano_rolls.read_mat(tmp_path / "JSB_Chorales.mat", "bach")
 
 
 GOOD = [[[60], [61]]]
@@ -72,7 +73,7 @@ def test_json_of_another_form(tmp_path, content, message):
     path = tmp_path / "music.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     with pytest.raises(ValueError, match=message):
-        music.read_json(path)
+        piano_rolls.read_json(path)
 
 
 JSON = json.dumps({name: [[[60, 64], [], [88]]] for name in ("train", "valid", "test")}).encode()
@@ -85,7 +86,7 @@ def test_damaged_json(tmp_path_factory, content):
         assert all(roll.shape[1] == 88 for some in rolls.values() for roll in some)
 
     path = tmp_path_factory.getbasetemp() / "music.json"
-    reads_or_says_why(music.read_json, path, content, valid)
+    reads_or_says_why(piano_rolls.read_json, path, content, valid)
 
 
 @settings(FUZZ, max_examples=30)
@@ -97,7 +98,7 @@ def test_damaged_mat_files(real, tmp_path_factory, choice):
     path = tmp_path_factory.getbasetemp() / "JSB_Chorales.mat"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"is not the published JSB_Chorales\.mat: its SHA-256 is"):
-        music.read_mat(path, "jsb")
+        piano_rolls.read_mat(path, "jsb")
 
 
 def test_jsb_chorales(real, tmp_path):
@@ -169,5 +170,5 @@ def test_json_that_is_nested_deeply(tmp_path, depth):
                    '{"train": [[[60], [%s]]], "valid": [[[]]], "test": [[[]]]}'):  # fmt: skip
         path.write_text(around % ("[" * depth + "]" * depth))
         with pytest.raises(ValueError, match=r"nested\.json") as caught:
-            music.read_json(path)
+            piano_rolls.read_json(path)
         assert len(str(caught.value).removeprefix(str(path))) < 300

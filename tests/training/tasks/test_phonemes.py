@@ -8,13 +8,14 @@ from damage import FUZZ, damaged, reads_or_says_why
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kru_ref.training.data import speech
 from kru_ref.training.tasks import Phonemes, phonemes
 
 
 def test_labels():
-    assert len(phonemes.LABELS) == len(set(phonemes.LABELS)) == 61
+    assert len(speech.LABELS) == len(set(speech.LABELS)) == 61
     assert len(phonemes.CLASSES) == 39
-    assert set(phonemes.FOLDED) <= set(phonemes.LABELS)
+    assert set(phonemes.FOLDED) <= set(speech.LABELS)
 
 
 def write_utterance(folder, name="si1", n=16_000, container="WAV", labels=None, shorter=0):
@@ -34,7 +35,7 @@ def write_utterance(folder, name="si1", n=16_000, container="WAV", labels=None, 
 def test_an_utterance(tmp_path, container, shorter):
     """The list may end a little before or behind the recording."""
     path, samples = write_utterance(tmp_path, container=container, shorter=shorter)
-    np.testing.assert_array_equal(phonemes.read_samples(path.with_suffix(".wav")), samples / 2**15)
+    np.testing.assert_array_equal(speech.read_samples(path.with_suffix(".wav")), samples / 2**15)
     pytest.importorskip("librosa", reason="speech needs the extra 'speech'")
     features, labels, weights = phonemes.read_utterance(path)
     assert weights.shape == (98,)
@@ -42,20 +43,20 @@ def test_an_utterance(tmp_path, container, shorter):
     assert features.dtype == "float32"
     assert labels.shape == (98,)
     middles = np.arange(98) * 160 + 200
-    np.testing.assert_array_equal(labels == phonemes.LABELS.index("iy"), middles >= 8000)
+    np.testing.assert_array_equal(labels == speech.LABELS.index("iy"), middles >= 8000)
     # a middle that is the end of one phoneme belongs to the next
     path.write_text(f"0 {middles[50]} h#\n{middles[50]} 16000 iy\n")
-    assert (phonemes.read_utterance(path).labels == phonemes.LABELS.index("iy")).argmax() == 50
+    assert (phonemes.read_utterance(path).labels == speech.LABELS.index("iy")).argmax() == 50
 
 
 def test_features_are_energy_and_cepstrum(tmp_path):
     pytest.importorskip("librosa", reason="speech needs the extra 'speech'")
     t = np.arange(8000) / 16_000
     loud, quiet = (a * np.sin(2 * np.pi * 440 * t).astype(np.float32) for a in (0.5, 0.05))
-    a, b = phonemes.mfcc(loud), phonemes.mfcc(quiet)
+    a, b = speech.mfcc(loud), speech.mfcc(quiet)
     np.testing.assert_allclose(a[:, 0] - b[:, 0], np.log(100), rtol=1e-3)
     np.testing.assert_allclose(a[5, 0], np.log(400 * 0.5**2 / 2), rtol=0.02)
-    high = phonemes.mfcc(0.5 * np.sin(2 * np.pi * 4000 * t).astype(np.float32))
+    high = speech.mfcc(0.5 * np.sin(2 * np.pi * 4000 * t).astype(np.float32))
     assert np.abs(a[20, 1:13] - high[20, 1:13]).max() > 10
     np.testing.assert_allclose(a[10:-10, 13], 0, atol=0.02)
 
@@ -66,12 +67,12 @@ def test_a_frame_does_not_depend_on_another(rng):
     quiet = (1e-4 * rng.standard_normal(16_000)).astype(np.float32)
     loud = quiet.copy()
     loud[:400] += rng.standard_normal(400).astype(np.float32)
-    np.testing.assert_allclose(phonemes.mfcc(loud)[10:], phonemes.mfcc(quiet)[10:], rtol=1e-4)
+    np.testing.assert_allclose(speech.mfcc(loud)[10:], speech.mfcc(quiet)[10:], rtol=1e-4)
 
 
 def test_the_second_change_is_that_of_the_first(rng):
     pytest.importorskip("librosa", reason="speech needs the extra 'speech'")
-    features = phonemes.mfcc(rng.standard_normal(16_000).astype(np.float32))
+    features = speech.mfcc(rng.standard_normal(16_000).astype(np.float32))
     for start in (0, 13):
         # slope of the straight line through five frames
         before = features[:, start : start + 13].astype(np.float64)
@@ -110,7 +111,7 @@ def test_lists_of_another_form(tmp_path, text, message):
     path = tmp_path / "a.phn"
     path.write_text(text)
     with pytest.raises(ValueError, match=message):
-        phonemes.read_phonemes(path)
+        speech.read_phonemes(path)
 
 
 @FUZZ
@@ -122,7 +123,7 @@ def test_damaged_lists(tmp_path_factory, content):
         assert labels.max() < 61
 
     path = tmp_path_factory.getbasetemp() / "list.phn"
-    reads_or_says_why(phonemes.read_phonemes, path, content, valid)
+    reads_or_says_why(speech.read_phonemes, path, content, valid)
 
 
 @pytest.mark.parametrize("container", ["WAV", "NIST"])
@@ -139,7 +140,7 @@ def test_damaged_recordings(tmp_path, container):
             assert np.isfinite(read).all()
 
         content += rest if both else whole[header:]
-        reads_or_says_why(phonemes.read_samples, tmp_path / "x.wav", content, valid)
+        reads_or_says_why(speech.read_samples, tmp_path / "x.wav", content, valid)
 
     check()
 
@@ -151,7 +152,7 @@ def test_recordings_that_were_cut(tmp_path, container, left):
     path = path.with_suffix(".wav")
     path.write_bytes(path.read_bytes()[:left])
     with pytest.raises(ValueError, match=r"si1\.wav: .*says 32000 bytes of samples, it has .*cut"):
-        phonemes.read_samples(path)
+        speech.read_samples(path)
 
 
 def nist(samples, **fields):
@@ -176,7 +177,7 @@ def sound(rng):
 @pytest.mark.parametrize("fields", [{}, {"sample_byte_format": "-s2 10"}, {"x": "-r 1.5"}])
 def test_nist_headers_that_are_right(tmp_path, sound, fields):
     (tmp_path / "a.wav").write_bytes(nist(sound, **fields))
-    np.testing.assert_array_equal(phonemes.read_samples(tmp_path / "a.wav"), sound / 2**15)
+    np.testing.assert_array_equal(speech.read_samples(tmp_path / "a.wav"), sound / 2**15)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +209,7 @@ def test_nist_headers_that_are_wrong(tmp_path, sound, name, value, says):
     path = tmp_path / "a.wav"
     path.write_bytes(nist(sound, **{name: value}))
     with pytest.raises(ValueError, match=rf"a\.wav: expected NIST.*{says}") as caught:
-        phonemes.read_samples(path)
+        speech.read_samples(path)
     assert len(str(caught.value).removeprefix(str(path))) < 300
 
 
@@ -220,13 +221,13 @@ def test_no_changed_bit_of_a_header_changes_samples(tmp_path, sound, container):
     if container == "WAV":
         whole = write_utterance(tmp_path, n=1500)[0].with_suffix(".wav").read_bytes()
     path.write_bytes(whole)
-    right, refused = phonemes.read_samples(path), 0
+    right, refused = speech.read_samples(path), 0
     for bit in range(8 * 360 if container == "NIST" else 8 * 44):
         content = bytearray(whole)
         content[bit // 8] ^= 1 << bit % 8
         path.write_bytes(content)
         try:
-            np.testing.assert_array_equal(phonemes.read_samples(path), right)
+            np.testing.assert_array_equal(speech.read_samples(path), right)
         except ValueError:
             refused += 1
     assert refused > 250
@@ -242,7 +243,7 @@ def test_a_forged_number_of_samples(tmp_path, count):
     assert forged != content
     path.write_bytes(forged[:1024].ljust(1024) + content[1024:])
     with pytest.raises(ValueError, match=r"si1\.wav: expected NIST SPHERE or RIFF"):
-        phonemes.read_samples(path)
+        speech.read_samples(path)
 
 
 def test_an_odd_number_of_bytes(tmp_path):
@@ -252,7 +253,7 @@ def test_an_odd_number_of_bytes(tmp_path):
     content[40:44] = struct.pack("<I", 4001)
     path.write_bytes(content)
     with pytest.raises(ValueError, match="says 4001 bytes of samples"):
-        phonemes.read_samples(path)
+        speech.read_samples(path)
 
 
 def test_other_chunks_around_the_samples(tmp_path):
@@ -262,15 +263,15 @@ def test_other_chunks_around_the_samples(tmp_path):
     more = b"LIST" + struct.pack("<I", 5) + b"INFOx\0"
     content = content[:36] + more + content[36:] + more
     path.write_bytes(content[:4] + struct.pack("<I", len(content) - 8) + content[8:])
-    np.testing.assert_array_equal(phonemes.read_samples(path), samples / 2**15)
+    np.testing.assert_array_equal(speech.read_samples(path), samples / 2**15)
 
 
 def test_recordings_that_cannot_be_read(tmp_path):
     pytest.importorskip("soundfile", reason="speech needs the extra 'speech'")
     with pytest.raises(FileNotFoundError, match=r"cannot read .*a\.wav: No such file"):
-        phonemes.read_samples(tmp_path / "a.wav")
+        speech.read_samples(tmp_path / "a.wav")
     with pytest.raises(IsADirectoryError, match=r"cannot read .*: it is a folder"):
-        phonemes.read_samples(tmp_path)
+        speech.read_samples(tmp_path)
 
 
 @pytest.mark.parametrize("n", [2**31 - 8, 2**32 - 1])
@@ -279,7 +280,7 @@ def test_a_forged_size_takes_no_memory(tmp_path, n):
     content = bytearray(path.with_suffix(".wav").read_bytes())
     content[40:44] = struct.pack("<I", n)
     forged = tmp_path / "forged.wav"
-    reads_or_says_why(phonemes.read_samples, forged, bytes(content), len)
+    reads_or_says_why(speech.read_samples, forged, bytes(content), len)
 
 
 @pytest.mark.parametrize(
@@ -298,7 +299,7 @@ def test_recordings_of_another_kind(tmp_path, settings, got):
     path = tmp_path / "a.wav"
     soundfile.write(path, np.zeros((4000, channels)), **settings)
     with pytest.raises(ValueError, match=f"expected NIST SPHERE or RIFF.*got .*{got}"):
-        phonemes.read_samples(path)
+        speech.read_samples(path)
 
 
 def test_recordings_and_lists_that_do_not_fit(tmp_path):
@@ -381,7 +382,7 @@ def test_the_glottal_stop_does_not_count(tmp_path, rng):
     """The mean over batches is the share of all frames that are not q and are named wrong."""
     write_speakers(tmp_path, lambda n: f"0 1000 h#\n1000 2500 q\n2500 {n} iy\n")
     task = Phonemes(data_dir=tmp_path, batch_size=5)
-    q = phonemes.LABELS.index("q")
+    q = speech.LABELS.index("q")
     means = {"frame_error": 0.0, "frame_error_61": 0.0}
     wrong, counted, steps = 0, 0, 0.0
     shares = set()
@@ -439,7 +440,7 @@ def test_timit_sample(real):
     assert task.metrics(0.0, right, batch) == {"frame_error": 0, "frame_error_61": 0}
     # the closure of a p is silence to the 39 classes, and wrong to the 61
     wrong = right.copy()
-    p, silence = phonemes.LABELS.index("pcl"), phonemes.LABELS.index("h#")
+    p, silence = speech.LABELS.index("pcl"), speech.LABELS.index("h#")
     wrong[:, [p, silence]] = wrong[:, [silence, p]]
     found = task.metrics(0.0, wrong, batch)
     assert found["frame_error"] == 0

@@ -4,10 +4,10 @@ import dataclasses
 
 import numpy as np
 
+from kru_ref.training.data.digits import load_digits
 from kru_ref.training.tasks import (
     Pixels,
 )
-from kru_ref.training.tasks.pixels import load_digits
 
 
 def test_pixels_of_the_real_files(real):

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kru_ref.training.data import datasets
+from kru_ref.training.data import datasets, piano_rolls, speech, symbols
+from kru_ref.training.data.digits import load_digits
 from kru_ref.training.data.idx import read_idx
 from kru_ref.training.tasks import (
     TASKS,
@@ -21,11 +22,8 @@ from kru_ref.training.tasks import (
     Music,
     Phonemes,
     Pixels,
-    characters,
-    music,
     phonemes,
 )
-from kru_ref.training.tasks.pixels import load_digits
 from kru_ref.training.tasks.task import make_cell, make_matrix
 
 
@@ -287,10 +285,10 @@ READERS = {
     "load_digits": lambda path: load_digits("train", 10, path if path is not None else 0),
     "locate": lambda path: datasets.locate("mnist", "images", path if path is not None else 0),
     "state": lambda path: datasets.state("timit", path if path is not None else 0),
-    "read_symbols": characters.read_symbols,
-    "read_json": music.read_json,
-    "read_mat": lambda path: music.read_mat(path, "jsb"),
-    "read_phonemes": phonemes.read_phonemes,
+    "read_symbols": symbols.read_symbols,
+    "read_json": piano_rolls.read_json,
+    "read_mat": lambda path: piano_rolls.read_mat(path, "jsb"),
+    "read_phonemes": speech.read_phonemes,
     "read_utterance": phonemes.read_utterance,
     "split_speakers": phonemes.split_speakers,
 }
@@ -316,7 +314,7 @@ def test_shapes_that_are_none(tmp_path, shape):
 )  # fmt: skip
 def test_samples_of_no_sound(samples):
     with pytest.raises((TypeError, ValueError), match="samples"):
-        phonemes.mfcc(samples)
+        speech.mfcc(samples)
 
 
 @pytest.mark.parametrize("name", [None, "", "Dense", "KRU", 0, ["rnn"]])
