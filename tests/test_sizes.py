@@ -852,7 +852,7 @@ def changed_backward(is_gated, change):
                 before, states = (h0, c0)[: len(found)], (h, c)[: len(found)]
             else:
                 _, _, _, _, x, h0, h, dh, input_gradient = args
-                before, states, gates = (h0,), (h,), kept[..., : h.shape[-1]]
+                before, states, gates, dlast = (h0,), (h,), kept[..., : h.shape[-1]], None
             dW, d, dx, dbefore = original(
                 kind, W, params, x, before, states, gates, dh, dlast, input_gradient
             )
