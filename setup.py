@@ -35,7 +35,10 @@ kernels = Extension(
     "kru_ref.engine._kernels",
     ["kru_ref/engine/_kernels.pyx"],
     depends=[
-        "kru_ref/engine/_gates.pxi",
+        "kru_ref/engine/_blocks.pxi",
+        "kru_ref/engine/_products.pxi",
+        "kru_ref/engine/_readout.pxi",
+        "kru_ref/engine/_recurrence.pxi",
         "kru_ref/engine/kernels.h",
         "kru_ref/engine/precisions.h",
         "kru_ref/engine/simd.h",

@@ -33,13 +33,13 @@ import numpy as np
 import pytest
 
 import kru_ref as kru
+from kru_ref import engine as compiled_engine
 from kru_ref import model
 from kru_ref.activations import ACTIVATIONS
 from kru_ref.cells import cell as cells_cell
 from kru_ref.cells import lstm as cells_lstm
 from kru_ref.cells import rnn as cells_rnn
 from kru_ref.engine import backend, plans
-from kru_ref.engine import recurrence as compiled
 from kru_ref.engine.recurrence import ReadoutGradient
 from kru_ref.matrices import Dense
 from kru_ref.restricted import RestrictedUnitary
@@ -835,6 +835,47 @@ def first_columns(args, n):
     ]
 
 
+def changed_backward(is_gated, change):
+    """Return a plant in the compiled backward pass, of the simple or of the gated cells.
+
+    What it takes is to the change a flat list, as is what it returns: dW, dU, db, db_h of gated
+    cells, dx, and of the states before.
+    """
+
+    def planted(original, kind, W, params, x, before, states, gates, dh, dlast, input_gradient):
+        if (kind in ("lstm", "gru")) is not is_gated:
+            return original(kind, W, params, x, before, states, gates, dh, dlast, input_gradient)
+
+        def flat(*args):
+            if is_gated:
+                _, _, _, x, h0, c0, h, c, gates, dh, dlast, input_gradient = args
+                before, states = (h0, c0)[: len(found)], (h, c)[: len(found)]
+            else:
+                _, _, _, _, x, h0, h, dh, input_gradient = args
+                before, states, gates, dlast = (h0,), (h,), kept[..., : h.shape[-1]], None
+            dW, d, dx, dbefore = original(
+                kind, W, params, x, before, states, gates, dh, dlast, input_gradient
+            )
+            biases = (d["b"], d.get("b_h")) if is_gated else (d["b"],)
+            return (dW if is_gated else dW[0], d["U"], *biases, dx, *dbefore)
+
+        found, kept, (h0, *c0), (h, *c) = before, gates, before, states
+        if is_gated:
+            c0, c = (*c0, None)[0], (*c, None)[0]
+            args = (kind, W, params["U"], x, h0, c0, h, c, gates, dh, dlast, input_gradient)
+        else:
+            args = (W[0], params["U"], params["b"], kind, x, h0, h, dh, input_gradient)
+        dW, dU, db, *rest = change(flat, *args)
+        d = {"U": dU, "b": db}
+        if is_gated:
+            db_h, *rest = rest
+            d |= {} if db_h is None else {"b_h": db_h}
+        dx, *dbefore = rest
+        return (dW if is_gated else [dW]), d, dx, tuple(dbefore)
+
+    return changed(compiled_engine, "recurrence_backward", planted)
+
+
 def lost_block(i, n):
     """Plant the i-th gradient without the columns from n on, in the compiled simple cell."""
 
@@ -844,7 +885,7 @@ def lost_block(i, n):
             right[i] = original(factors, U, b, activation, *first_columns(batch, n))[i]
         return tuple(right)
 
-    return changed(compiled, "backward", change)
+    return changed_backward(False, change)
 
 
 def lost_gated_block(i, n):
@@ -856,7 +897,7 @@ def lost_gated_block(i, n):
             right[i] = original(kind, W, U, *first_columns(batch, n))[i]
         return tuple(right)
 
-    return changed(compiled, "gated_backward", change)
+    return changed_backward(True, change)
 
 
 def spoilt(i, spoil):
@@ -975,21 +1016,23 @@ BEYOND = {
     "U without the third block": (lost_block(1, 64), Size("modrelu", **THIRD)),
     "b without the third block": (lost_block(2, 64), Size("complex", **THIRD)),
     "dh0 without the third block": (
-        changed(compiled, "backward", spoilt(4, zeros(1, 64))),
+        changed_backward(False, spoilt(4, zeros(1, 64))),
         Size("complex", **THIRD),
     ),
     "dx without the third block": (
-        changed(compiled, "backward", spoilt(3, zeros(2, 64))),
+        changed_backward(False, spoilt(3, zeros(2, 64))),
         Size("modrelu", **THIRD),
     ),
     "V without the third block": (
         changed(
-            compiled, "readout_backward", lambda original, *args: original(*first_columns(args, 64))
+            compiled_engine,
+            "readout_backward",
+            lambda original, *args: original(*first_columns(args, 64)),
         ),
         Size("complex", **THIRD),
     ),
     "logits without the third block": (
-        changed(compiled, "readout", spoilt(None, zeros(2, 64))),
+        changed(compiled_engine, "readout", spoilt(None, zeros(2, 64))),
         Size("modrelu", **THIRD),
     ),
     "U without the last column of a block": (
@@ -1002,27 +1045,27 @@ BEYOND = {
     "an LSTM's b without the third block": (lost_gated_block(2, 64), Size("lstm", **THIRD)),
     "a GRU's b_h without the third block": (lost_gated_block(3, 64), Size("gru", **THIRD)),
     "an LSTM's dh0 without the third block": (
-        changed(compiled, "gated_backward", spoilt(5, zeros(1, 64))),
+        changed_backward(True, spoilt(5, zeros(1, 64))),
         Size("lstm", **THIRD),
     ),
     "an LSTM's dc0 without the third block": (
-        changed(compiled, "gated_backward", spoilt(6, zeros(1, 64))),
+        changed_backward(True, spoilt(6, zeros(1, 64))),
         Size("lstm", **THIRD),
     ),
     "labels from 32 on": (
-        changed(compiled, "backward", spoilt(1, zeros(1, 32))),
+        changed_backward(False, spoilt(1, zeros(1, 32))),
         Size("modrelu", **LABELS_ODD),
     ),
     "the last of an odd number of rows, of many labels": (
-        changed(compiled, "backward", spoilt(1, zeros(0, 4))),
+        changed_backward(False, spoilt(1, zeros(0, 4))),
         Size("complex", **LABELS_ODD),
     ),
     "no conjugate from label 32 on": (
-        changed(compiled, "backward", spoilt(1, conjugate_from(32))),
+        changed_backward(False, spoilt(1, conjugate_from(32))),
         Size("complex", **LABELS_ODD),
     ),
     "a gated cell's labels from 32 on": (
-        changed(compiled, "gated_backward", spoilt(1, zeros(1, 32))),
+        changed_backward(True, spoilt(1, zeros(1, 32))),
         Size("gru", **LABELS_ODD),
     ),
     "labels from 32 on, in NumPy": (
@@ -1030,11 +1073,11 @@ BEYOND = {
         Size("lstm", 5, "dense", D=40, x="labels", B=33),
     ),
     "rows of a product beyond 64 and the last four": (
-        changed(compiled, "backward", spoilt(1, zeros(0, 64))),
+        changed_backward(False, spoilt(1, zeros(0, 64))),
         Size("modrelu", 66, FACTORS[66], T=2, B=9),
     ),
     "the same of V": (
-        changed(compiled, "readout_backward", spoilt(None, zeros(1, 64, 66))),
+        changed(compiled_engine, "readout_backward", spoilt(None, zeros(1, 64, 66))),
         Size("modrelu", 66, FACTORS[66], T=2, B=9),
     ),
     "steps after the 25th": (
@@ -1050,11 +1093,11 @@ BEYOND = {
         Size("gru", 6, FACTORS[6], T=65),
     ),
     "compiled steps after the 64th": (
-        changed(compiled, "backward", lost_late_steps(7, 64)),
+        changed_backward(False, lost_late_steps(7, 64)),
         Size("complex", 6, FACTORS[6], T=65),
     ),
     "compiled gated steps after the 64th": (
-        changed(compiled, "gated_backward", lost_late_steps(9, 64)),
+        changed_backward(True, lost_late_steps(9, 64)),
         Size("lstm", 6, FACTORS[6], T=65),
     ),
     "c without the last thousand steps": (
@@ -1083,15 +1126,15 @@ BEYOND = {
     ),
     "states near 1": (plant_saturated, Size("tanh", 6, "dense", drive=6.0, tolerances=SATURATED)),
     "compiled gates near 1": (
-        changed(compiled, "gated_backward", saturated_gates),
+        changed_backward(True, saturated_gates),
         Size("gru", 5, FACTORS[5], T=18, B=9, drive=6.0, tolerances=SATURATED),
     ),
     "outputs from the 40th on, of a complex cell": (
-        changed(compiled, "readout_backward", spoilt(None, zeros(0, 39))),
+        changed(compiled_engine, "readout_backward", spoilt(None, zeros(0, 39))),
         Size("complex", 6, FACTORS[6], M=40),
     ),
     "logits from the 40th on, of a complex cell": (
-        changed(compiled, "readout", spoilt(None, zeros(1, 39))),
+        changed(compiled_engine, "readout", spoilt(None, zeros(1, 39))),
         Size("complex", 6, FACTORS[6], M=40),
     ),
     "W h of a dense cell without row 32": (

@@ -119,23 +119,29 @@ static INLINE void NAME(columns)(int mode, Py_ssize_t P, Py_ssize_t Q, const REA
         NAME(tiles)(mode, 1, P, Q, W, x + n - LANES, X, y + n - LANES, Y);
 }
 
-/* prows × qcols ≤ 4 × 2 entries of G += dy conj(x)^T, lane by lane, over n ≥ LANES columns of
-   `left` indices; of an overlapping last vector only the new lanes count */
-static INLINE void NAME(gram)(int mode, int prows, int qcols, const REAL *dy, Py_ssize_t dy_left,
-                              const REAL *x, Py_ssize_t x_left, Py_ssize_t R, Py_ssize_t left,
-                              Py_ssize_t n, vec *G, Py_ssize_t Q, Py_ssize_t PQ)
+/* the lanes of an overlapping last vector of n columns that are new: 1 there, 0 elsewhere */
+static INLINE vec NAME(new_lanes)(Py_ssize_t n)
 {
-    vec re[4][2], im[4][2];
+    REAL lane[NLANES];
+    for (Py_ssize_t i = 0; i < LANES; i++)
+        lane[i] = i >= LANES - n % LANES;
+    return LOAD(lane);
+}
+
+/* prows × qcols ≤ 4 × 2 entries of G += dy conj(x)^T, lane by lane, over n ≥ LANES columns of
+   `left` indices */
+static INLINE void NAME(gram)(Sweep s, int prows, int qcols, const REAL *dy, Py_ssize_t dy_left,
+                              const REAL *x, Py_ssize_t x_left, Py_ssize_t n, vec *G)
+{
+    int mode = s.mode;
+    Py_ssize_t Q = s.Q, PQ = s.P * s.Q, R = s.right * s.E;
+    vec re[4][2], im[4][2], last = NAME(new_lanes)(n);
     for (int p = 0; p < prows; p++)
         for (int q = 0; q < qcols; q++) {
             re[p][q] = G[p * Q + q];
             im[p][q] = mode == COMPLEXES ? G[PQ + p * Q + q] : re[p][q];
         }
-    REAL lane[NLANES];
-    for (Py_ssize_t i = 0; i < LANES; i++)
-        lane[i] = i >= LANES - n % LANES;
-    vec last = LOAD(lane);
-    for (Py_ssize_t l = 0; l < left; l++)
+    for (Py_ssize_t l = 0; l < s.left; l++)
         for (Py_ssize_t start = 0; start < n; start += LANES) {
             int overlap = start + LANES > n;
             Py_ssize_t r = overlap ? n - LANES : start;
@@ -166,13 +172,13 @@ static INLINE void NAME(gram)(int mode, int prows, int qcols, const REAL *dy, Py
 /* as many entries at a time as accumulators fit the registers */
 #define GRAM_ROWS (BYTES == 64 ? 4 : 2)
 
-static INLINE void NAME(grams)(int mode, Py_ssize_t P, Py_ssize_t Q, const REAL *dy,
-                               Py_ssize_t dy_left, const REAL *x, Py_ssize_t x_left, Py_ssize_t R,
-                               Py_ssize_t left, Py_ssize_t n, vec *G)
+/* G += dy conj(x)^T, lane by lane, over n ≥ LANES of the R columns of all left indices */
+static INLINE void NAME(grams)(Sweep s, const REAL *dy, Py_ssize_t dy_left, const REAL *x,
+                               Py_ssize_t x_left, Py_ssize_t n, vec *G)
 {
+    Py_ssize_t P = s.P, Q = s.Q, R = s.right * s.E;
 #define GRAM(prows, qcols)                                                                  \
-    NAME(gram)(mode, prows, qcols, dy + p * R, dy_left, x + q * R, x_left, R, left, n,      \
-               G + p * Q + q, Q, P * Q)
+    NAME(gram)(s, prows, qcols, dy + p * R, dy_left, x + q * R, x_left, n, G + p * Q + q)
     for (Py_ssize_t q = 0; q < Q; q += 2) {
         Py_ssize_t p = 0;
         for (; p + GRAM_ROWS <= P; p += GRAM_ROWS)
@@ -236,24 +242,24 @@ static INLINE void NAME(columns)(int mode, Py_ssize_t P, Py_ssize_t Q, const REA
         }
 }
 
-/* G += dy conj(x)^T over n columns of `left` indices; two elements for each entry of G */
-static INLINE void NAME(grams)(int mode, Py_ssize_t P, Py_ssize_t Q, const REAL *dy,
-                               Py_ssize_t dy_left, const REAL *x, Py_ssize_t x_left, Py_ssize_t R,
-                               Py_ssize_t left, Py_ssize_t n, vec *G)
+/* G += dy conj(x)^T over n of the R columns of all left indices; two elements for each entry of G */
+static INLINE void NAME(grams)(Sweep s, const REAL *dy, Py_ssize_t dy_left, const REAL *x,
+                               Py_ssize_t x_left, Py_ssize_t n, vec *G)
 {
-    for (Py_ssize_t p = 0; p < P; p++)
-        for (Py_ssize_t q = 0; q < Q; q++) {
+    Py_ssize_t R = s.right * s.E;
+    for (Py_ssize_t p = 0; p < s.P; p++)
+        for (Py_ssize_t q = 0; q < s.Q; q++) {
             REAL sum[2] = {0, 0};
-            for (Py_ssize_t l = 0; l < left; l++)
+            for (Py_ssize_t l = 0; l < s.left; l++)
                 for (Py_ssize_t r = 0; r < n; r++) {
                     const REAL *xq = x + l * x_left + q * R + r;
                     REAL d = dy[l * dy_left + p * R + r];
-                    sum[mode == PAIRS ? r % 2 : 0] += d * xq[0];
-                    if (mode == COMPLEXES)
+                    sum[s.mode == PAIRS ? r % 2 : 0] += d * xq[0];
+                    if (s.mode == COMPLEXES)
                         sum[1] += d * (r % 2 ? xq[-1] : -xq[1]);
                 }
-            G[2 * (p * Q + q)] += sum[0];
-            G[2 * (p * Q + q) + 1] += sum[1];
+            G[2 * (p * s.Q + q)] += sum[0];
+            G[2 * (p * s.Q + q) + 1] += sum[1];
         }
 }
 
@@ -269,94 +275,97 @@ static void NAME(fold)(int mode, Py_ssize_t n, void *G, double *sums)
 
 #endif
 
-/* y = np.matmul(W, x), with right = R / E rows of E elements to the right, x_row and y_row apart */
-static INLINE void NAME(sweep_as)(int mode, Py_ssize_t P, Py_ssize_t Q, const REAL *W,
-                                  const REAL *x, Py_ssize_t x_row, REAL *y, Py_ssize_t y_row,
-                                  Py_ssize_t left, Py_ssize_t right, Py_ssize_t E)
+/* the sweep with mode and sizes as constants, so that the compiler unrolls the common ones */
+#define CONSTANT(mode, P, Q) ((Sweep){mode, P, Q, s->W, s->left, s->right, s->E})
+
+/* y = np.matmul(W, x); rows of E elements of x and y are x_row and y_row apart */
+static INLINE void NAME(sweep_as)(Sweep s, const REAL *x, Py_ssize_t x_row, REAL *y,
+                                  Py_ssize_t y_row)
 {
-    Py_ssize_t X = right * x_row, Y = right * y_row;
-    for (Py_ssize_t l = 0; l < left; l++, x += Q * X, y += P * Y)
-        if (x_row == E && y_row == E)
-            NAME(columns)(mode, P, Q, W, x, X, y, Y, right * E);
+    Py_ssize_t X = s.right * x_row, Y = s.right * y_row;
+    for (Py_ssize_t l = 0; l < s.left; l++, x += s.Q * X, y += s.P * Y)
+        if (x_row == s.E && y_row == s.E)
+            NAME(columns)(s.mode, s.P, s.Q, s.W, x, X, y, Y, s.right * s.E);
         else
-            for (Py_ssize_t r = 0; r < right; r++)
-                NAME(columns)(mode, P, Q, W, x + r * x_row, X, y + r * y_row, Y, E);
+            for (Py_ssize_t r = 0; r < s.right; r++)
+                NAME(columns)(s.mode, s.P, s.Q, s.W, x + r * x_row, X, y + r * y_row, Y, s.E);
 }
 
-static void NAME(sweep)(int mode, Py_ssize_t P, Py_ssize_t Q, const void *W, const void *x,
-                        Py_ssize_t x_row, void *y, Py_ssize_t y_row, Py_ssize_t left,
-                        Py_ssize_t right, Py_ssize_t E)
+static void NAME(sweep)(const Sweep *s, const void *x, Py_ssize_t x_row, void *y, Py_ssize_t y_row)
 {
-#define SWEEP(mode, P, Q) NAME(sweep_as)(mode, P, Q, W, x, x_row, y, y_row, left, right, E)
-    /* constants, so that the compiler unrolls the common sizes */
-    if (mode == COMPLEXES && P == 4 && Q == 4)
+#define SWEEP(mode, P, Q) NAME(sweep_as)(CONSTANT(mode, P, Q), x, x_row, y, y_row)
+    if (s->mode == COMPLEXES && s->P == 4 && s->Q == 4)
         SWEEP(COMPLEXES, 4, 4);
-    else if (mode == COMPLEXES && P == 2 && Q == 2)
+    else if (s->mode == COMPLEXES && s->P == 2 && s->Q == 2)
         SWEEP(COMPLEXES, 2, 2);
-    else if (mode == COMPLEXES)
-        SWEEP(COMPLEXES, P, Q);
-    else if (mode == PAIRS)
-        SWEEP(PAIRS, P, Q);
-    else if (P == 4 && Q == 4)
+    else if (s->mode == COMPLEXES)
+        SWEEP(COMPLEXES, s->P, s->Q);
+    else if (s->mode == PAIRS)
+        SWEEP(PAIRS, s->P, s->Q);
+    else if (s->P == 4 && s->Q == 4)
         SWEEP(REALS, 4, 4);
-    else if (P == 8 && Q == 8)
+    else if (s->P == 8 && s->Q == 8)
         SWEEP(REALS, 8, 8);
     else
-        SWEEP(REALS, P, Q);
+        SWEEP(REALS, s->P, s->Q);
 #undef SWEEP
 }
 
 /* G += np.tensordot(dy, x.conj(), axes=((0, 2), (0, 2))), to be summed by fold(). dy_left and
    x_left elements lie between left indices. */
-static void NAME(accumulate)(int mode, Py_ssize_t P, Py_ssize_t Q, const void *dy,
-                             Py_ssize_t dy_left, const void *x, Py_ssize_t x_left, Py_ssize_t left,
-                             Py_ssize_t R, void *G)
+static void NAME(accumulate)(const Sweep *s, const void *dy, Py_ssize_t dy_left, const void *x,
+                             Py_ssize_t x_left, void *G)
 {
-    if (mode == COMPLEXES)
-        NAME(grams)(COMPLEXES, P, Q, dy, dy_left, x, x_left, R, left, R, G);
-    else if (mode == PAIRS)
-        NAME(grams)(PAIRS, P, Q, dy, dy_left, x, x_left, R, left, R, G);
+#define GRAMS(mode) NAME(grams)(CONSTANT(mode, s->P, s->Q), dy, dy_left, x, x_left, R, G)
+    Py_ssize_t R = s->right * s->E;
+    if (s->mode == COMPLEXES)
+        GRAMS(COMPLEXES);
+    else if (s->mode == PAIRS)
+        GRAMS(PAIRS);
     else
-        NAME(grams)(REALS, P, Q, dy, dy_left, x, x_left, R, left, R, G);
+        GRAMS(REALS);
+#undef GRAMS
 }
 
-static INLINE void NAME(sweep_backward_as)(int mode, Py_ssize_t P, Py_ssize_t Q, const REAL *WH,
-                                           const REAL *dy, const REAL *x, REAL *dx,
-                                           Py_ssize_t left, Py_ssize_t R, vec *G)
+/* s is the sweep whose backward this is, but for W, which is the adjoint's, (Q, P) */
+static INLINE void NAME(sweep_backward_as)(Sweep s, const REAL *dy, const REAL *x, REAL *dx, vec *G)
 {
+    Py_ssize_t P = s.P, Q = s.Q, R = s.right * s.E, n;
     Py_ssize_t piece = (Py_ssize_t)(PIECE / sizeof(REAL)) / (P + Q) / (2 * LANES) * (2 * LANES);
     if (piece < 2 * LANES)
         piece = 2 * LANES;
-    Py_ssize_t lefts = R < piece ? piece / R : 1, n;
-    for (Py_ssize_t l = 0; l < left; l += lefts) {
-        Py_ssize_t count = left - l < lefts ? left - l : lefts;
+    Py_ssize_t lefts = R < piece ? piece / R : 1;
+    Sweep few = s;
+    for (Py_ssize_t l = 0; l < s.left; l += lefts) {
+        few.left = s.left - l < lefts ? s.left - l : lefts;
         for (Py_ssize_t r = 0; r < R; r += n) {
             n = R - r < piece + LANES ? R - r : piece;
             const REAL *d = dy + l * P * R + r, *before = x + l * Q * R + r;
-            NAME(grams)(mode, P, Q, d, P * R, before, Q * R, R, count, n, G);
-            for (Py_ssize_t i = 0; i < count; i++)
-                NAME(columns)(mode, Q, P, WH, d + i * P * R, R, dx + (l + i) * Q * R + r, R, n);
+            NAME(grams)(few, d, P * R, before, Q * R, n, G);
+            for (Py_ssize_t i = 0; i < few.left; i++)
+                NAME(columns)(s.mode, Q, P, s.W, d + i * P * R, R, dx + (l + i) * Q * R + r, R, n);
         }
     }
 }
 
 /* accumulate(), and dx = np.matmul(WH, dy), in pieces that stay in the first-level cache; a piece
    of x has been read when that of dx is written, so dx may be x */
-static void NAME(sweep_backward)(int mode, Py_ssize_t P, Py_ssize_t Q, const void *WH,
-                                 const void *dy, const void *x, void *dx, Py_ssize_t left,
-                                 Py_ssize_t R, void *G)
+static void NAME(sweep_backward)(const Sweep *s, const void *dy, const void *x, void *dx, void *G)
 {
-    if (mode == COMPLEXES && P == 4 && Q == 4)
-        NAME(sweep_backward_as)(COMPLEXES, 4, 4, WH, dy, x, dx, left, R, G);
-    else if (mode == COMPLEXES && P == 2 && Q == 2)
-        NAME(sweep_backward_as)(COMPLEXES, 2, 2, WH, dy, x, dx, left, R, G);
-    else if (mode == COMPLEXES)
-        NAME(sweep_backward_as)(COMPLEXES, P, Q, WH, dy, x, dx, left, R, G);
-    else if (P == 4 && Q == 4)
-        NAME(sweep_backward_as)(REALS, 4, 4, WH, dy, x, dx, left, R, G);
+#define BACKWARD(mode, P, Q) NAME(sweep_backward_as)(CONSTANT(mode, P, Q), dy, x, dx, G)
+    if (s->mode == COMPLEXES && s->P == 4 && s->Q == 4)
+        BACKWARD(COMPLEXES, 4, 4);
+    else if (s->mode == COMPLEXES && s->P == 2 && s->Q == 2)
+        BACKWARD(COMPLEXES, 2, 2);
+    else if (s->mode == COMPLEXES)
+        BACKWARD(COMPLEXES, s->P, s->Q);
+    else if (s->P == 4 && s->Q == 4)
+        BACKWARD(REALS, 4, 4);
     else
-        NAME(sweep_backward_as)(REALS, P, Q, WH, dy, x, dx, left, R, G);
+        BACKWARD(REALS, s->P, s->Q);
+#undef BACKWARD
 }
+#undef CONSTANT
 
 /* rows ≤ 8 of y = x A for one vector of columns */
 static INLINE void NAME(row_tile)(int rows, Py_ssize_t K, Py_ssize_t J, const REAL *A,
@@ -418,7 +427,7 @@ static INLINE vec NAME(root)(vec v)
 {
     REAL *lane = (REAL *)&v;
     for (int i = 0; i < LANES; i++)
-        lane[i] = SQRT(lane[i]);
+        lane[i] = LIBM_SQRT(lane[i]);
     return v;
 }
 
@@ -447,7 +456,7 @@ static INLINE vec NAME(tangent)(vec v)
     vec e = NAME(exp_minus_1)(a + a);
     return (vec)((bits)(e / (e + 2)) | ((bits)v & (bits)minus_zero));
 #else
-    return TANH(v);
+    return LIBM_TANH(v);
 #endif
 }
 
@@ -459,7 +468,7 @@ static INLINE vec NAME(logistic)(vec v)
     vec root = 1 / (NAME(exp_minus_1)(WHERE(v < 0, -v, v) * (REAL)0.5) + 1), small = root * root;
     return WHERE(v < 0, small, NAME(filled)(1)) / (1 + small);
 #else
-    REAL small = EXP(v < 0 ? v : -v);
+    REAL small = LIBM_EXP(v < 0 ? v : -v);
     return (v < 0 ? small : 1) / (1 + small);
 #endif
 }
@@ -530,7 +539,7 @@ static INLINE void NAME(activate_as)(int kind, int parts, Py_ssize_t rows, Py_ss
                 im *= grown;
             } else {
                 re += bias;
-                if (kind == TANH_KIND)
+                if (kind == TANH)
                     re = NAME(tangent)(re);
                 if (kind == RELU)
                     re = NAME(positive)(re);
@@ -550,15 +559,16 @@ static void NAME(activate)(int kind, int parts, Py_ssize_t rows, Py_ssize_t n, c
         NAME(activate_as)(kind, parts, rows, n, z, u, b, h, h_row);
 }
 
-/* dz and db += its real part along u, for the gradient g + direct of h; as in activations.py */
-static INLINE void NAME(activate_backward_as)(int kind, int parts, Py_ssize_t n, const REAL *g,
-                                              const REAL *direct, const REAL *h, const REAL *b,
-                                              REAL *dz, REAL *db)
+/* dz and db += its real part along u, for the gradient of h, through_W + from_loss; as in
+   activations.py */
+static INLINE void NAME(activate_backward_as)(int kind, int parts, Py_ssize_t n,
+                                              const REAL *through_W, const REAL *from_loss,
+                                              const REAL *h, const REAL *b, REAL *dz, REAL *db)
 {
     for (Py_ssize_t i = 0; i < n; i += LANES) {
         vec re, im, more_re, more_im, hr, hi, along;
-        NAME(apart)(parts, g, i, &re, &im);
-        NAME(apart)(parts, direct, i, &more_re, &more_im);
+        NAME(apart)(parts, through_W, i, &re, &im);
+        NAME(apart)(parts, from_loss, i, &more_re, &more_im);
         NAME(apart)(parts, h, i, &hr, &hi);
         re += more_re;
         im += more_im;
@@ -576,7 +586,7 @@ static INLINE void NAME(activate_backward_as)(int kind, int parts, Py_ssize_t n,
                 re = WHERE(length == 0, zero, re);
             }
         } else {
-            if (kind == TANH_KIND)
+            if (kind == TANH)
                 re *= 1 - hr * hr;
             if (kind == RELU)
                 re = WHERE(hr > 0, re, NAME(filled)(0));
@@ -587,16 +597,16 @@ static INLINE void NAME(activate_backward_as)(int kind, int parts, Py_ssize_t n,
     }
 }
 
-static void NAME(activate_backward)(int kind, int parts, Py_ssize_t n, const void *g,
-                                    const void *direct, const void *h, const void *b, void *dz,
+static void NAME(activate_backward)(int kind, int parts, Py_ssize_t n, const void *through_W,
+                                    const void *from_loss, const void *h, const void *b, void *dz,
                                     void *db)
 {
     if (kind == MODRELU && parts == 2)
-        NAME(activate_backward_as)(MODRELU, 2, n, g, direct, h, b, dz, db);
+        NAME(activate_backward_as)(MODRELU, 2, n, through_W, from_loss, h, b, dz, db);
     else if (kind == MODRELU)
-        NAME(activate_backward_as)(MODRELU, 1, n, g, direct, h, b, dz, db);
+        NAME(activate_backward_as)(MODRELU, 1, n, through_W, from_loss, h, b, dz, db);
     else
-        NAME(activate_backward_as)(kind, parts, n, g, direct, h, b, dz, db);
+        NAME(activate_backward_as)(kind, parts, n, through_W, from_loss, h, b, dz, db);
 }
 
 /* one step of an LSTM or GRU, as in cells/: from a = U x + b and wh = W h, gate under gate of n ≥
@@ -637,67 +647,72 @@ static void NAME(open_gates)(int kind, Py_ssize_t n, const void *a, const void *
         NAME(open_gates_as)(GRU, n, a, wh, b_h, before, gates, c, h);
 }
 
-/* The gradients dz behind the gates, for the gradient `direct` of h from the loss, g = W_k^T dz_k of
-   the step after, gate under gate, and what that step carries back besides: dc of an LSTM, z dh of
-   a GRU. The fourth of a GRU's dz is that of W_n h + b_h. */
-static INLINE void NAME(open_gates_backward_as)(int kind, Py_ssize_t n, const REAL *direct,
-                                                const REAL *g, const REAL *gates, const REAL *c,
-                                                const REAL *before, const REAL *carried, REAL *dz,
-                                                REAL *carry)
+/* The gradients d of what stands behind the gates, as in cells/, for that of h, which has three parts:
+   from the loss, through the matrices (W_k^T d_k of the step after, gate under gate) and past them.
+   past and dpast are what a step hands back besides: of an LSTM dc, of a GRU z dh. The fourth of
+   a GRU's d is that of W_n h + b_h. */
+static INLINE void NAME(open_gates_backward_as)(int kind, Py_ssize_t n, const REAL *from_loss,
+                                                const REAL *through_W, const REAL *gates,
+                                                const REAL *c, const REAL *before,
+                                                const REAL *past, REAL *d, REAL *dpast)
 {
     for (Py_ssize_t start = 0; start < n; start += LANES) {
         Py_ssize_t i = start + LANES <= n ? start : n - LANES;
         vec first = LOAD(gates + i), second = LOAD(gates + n + i), third = LOAD(gates + 2 * n + i);
-        vec fourth = LOAD(gates + 3 * n + i), previous = LOAD(before + i), back = LOAD(carried + i);
-        vec dh = LOAD(direct + i) + LOAD(g + i) + LOAD(g + n + i) + LOAD(g + 2 * n + i);
+        vec fourth = LOAD(gates + 3 * n + i), previous = LOAD(before + i), back = LOAD(past + i);
+        vec dh = LOAD(from_loss + i) + LOAD(through_W + i) + LOAD(through_W + n + i) +
+                 LOAD(through_W + 2 * n + i);
         vec d1, d2, d3, d4;
         if (kind == LSTM) {
-            dh += LOAD(g + 3 * n + i);
+            dh += LOAD(through_W + 3 * n + i);
             vec open = NAME(tangent)(LOAD(c + i)), dc = back + dh * fourth * (1 - open * open);
             d1 = dc * third * first * (1 - first);
             d2 = dc * previous * second * (1 - second);
             d3 = dc * first * (1 - third * third);
             d4 = dh * open * fourth * (1 - fourth);
-            STORE(carry + i, dc * second);
+            STORE(dpast + i, dc * second);
         } else {
             dh += back;
             d3 = dh * (1 - second) * (1 - third * third);
             d1 = d3 * fourth * first * (1 - first);
             d2 = dh * (previous - third) * second * (1 - second);
             d4 = d3 * first;
-            STORE(carry + i, dh * second);
+            STORE(dpast + i, dh * second);
         }
-        STORE(dz + i, d1);
-        STORE(dz + n + i, d2);
-        STORE(dz + 2 * n + i, d3);
-        STORE(dz + 3 * n + i, d4);
+        STORE(d + i, d1);
+        STORE(d + n + i, d2);
+        STORE(d + 2 * n + i, d3);
+        STORE(d + 3 * n + i, d4);
     }
 }
 
-static void NAME(open_gates_backward)(int kind, Py_ssize_t n, const void *direct, const void *g,
-                                      const void *gates, const void *c, const void *before,
-                                      const void *carried, void *dz, void *carry)
+static void NAME(open_gates_backward)(int kind, Py_ssize_t n, const void *from_loss,
+                                      const void *through_W, const void *gates, const void *c,
+                                      const void *before, const void *past, void *d, void *dpast)
 {
+#define BACKWARD(kind)                                                                          \
+    NAME(open_gates_backward_as)(kind, n, from_loss, through_W, gates, c, before, past, d, dpast)
     if (kind == LSTM)
-        NAME(open_gates_backward_as)(LSTM, n, direct, g, gates, c, before, carried, dz, carry);
+        BACKWARD(LSTM);
     else
-        NAME(open_gates_backward_as)(GRU, n, direct, g, gates, c, before, carried, dz, carry);
+        BACKWARD(GRU);
+#undef BACKWARD
 }
 
 /* to[:, :n] = x[:, :n]; rows are too short for memcpy to be fast */
 static void NAME(copy)(Py_ssize_t rows, Py_ssize_t n, const void *x, Py_ssize_t x_row, void *to,
                        Py_ssize_t to_row)
 {
-    const REAL *from = x;
-    REAL *copied = to;
-    for (; rows > 0; rows--, from += x_row, copied += to_row) {
+    const REAL *from_row = x;
+    REAL *row = to;
+    for (; rows > 0; rows--, from_row += x_row, row += to_row) {
         if (n < LANES)
             for (Py_ssize_t r = 0; r < n; r++)
-                copied[r] = from[r];
+                row[r] = from_row[r];
         else
             for (Py_ssize_t start = 0; start < n; start += LANES) {
                 Py_ssize_t r = start + LANES <= n ? start : n - LANES;
-                STORE(copied + r, LOAD(from + r));
+                STORE(row + r, LOAD(from_row + r));
             }
     }
 }

@@ -47,7 +47,7 @@ class Plan(NamedTuple):
     rows: tuple[int, int]  # ∏P, ∏Q
     sweeps: NDArray[np.intp]
     most_rows: int  # of any stage
-    form: int  # entries of the largest real matrix for a sweep of single numbers
+    real_form: int  # entries of the largest real matrix that a factor becomes for single columns
 
 
 class Phase(NamedTuple):
@@ -135,18 +135,7 @@ def _phase(
 
 def product_of(plan: Plan, left: int, cuts: NDArray[np.intp], stride: int, dtype: str) -> Any:
     """Return a plan as the kernels take it."""
-    return kernels.Product(
-        parts_of(np.dtype(dtype)),
-        left,
-        cuts,
-        plan.sweeps,
-        plan.merging,
-        plan.rows,
-        plan.n_entries,
-        plan.n_merged,
-        stride,
-        plan.form,
-    )
+    return kernels.Product(parts_of(np.dtype(dtype)), left, cuts, plan, stride)
 
 
 def _cuts(B: int, width: int, itemsize: int) -> NDArray[np.intp]:
@@ -185,7 +174,7 @@ def plan_of(shapes: tuple[tuple[int, int], ...], B: int, dtype: str) -> Plan:
     merged = tuple(_rows(shapes, group) for group in groups)
     offsets = np.cumsum([0] + [P * Q for P, Q in merged])
     rows = [(offsets[f], *merged[f], left, right) for f, left, right in sweeps(merged, 1)]
-    forms = [P * Q * (right * row) ** 2 for _, P, Q, _, right in rows if right * row == parts]
+    real_forms = [P * Q * parts**2 for _, P, Q, _, right in rows if right * row == parts]
     merging = [len(groups)]
     for group in groups:
         merging += [len(group), *(size for f in group for size in shapes[f])]
@@ -198,7 +187,7 @@ def plan_of(shapes: tuple[tuple[int, int], ...], B: int, dtype: str) -> Plan:
         _rows(shapes, range(len(shapes))),
         np.array(rows, np.intp),
         max(max(P, Q) * left * right for _, P, Q, left, right in rows),
-        max(forms, default=0),
+        max(real_forms, default=0),
     )
 
 

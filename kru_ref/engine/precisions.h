@@ -4,9 +4,9 @@
 #define NLANES FLOATS
 #define INTEGER int32_t
 #define SUFFIX JOIN(LEVEL, float)
-#define SQRT sqrtf
-#define TANH tanhf
-#define EXP expf
+#define LIBM_SQRT sqrtf
+#define LIBM_TANH tanhf
+#define LIBM_EXP expf
 #define EXP_LARGEST 80
 #define LOG2_E 1.44269504f
 #define LN_2_HIGH 0.693359375f /* few digits: a multiple of it is exact */
@@ -23,9 +23,9 @@
 #undef NLANES
 #undef INTEGER
 #undef SUFFIX
-#undef SQRT
-#undef TANH
-#undef EXP
+#undef LIBM_SQRT
+#undef LIBM_TANH
+#undef LIBM_EXP
 #undef EXP_LARGEST
 #undef LOG2_E
 #undef LN_2_HIGH
@@ -42,9 +42,9 @@
 #define NLANES DOUBLES
 #define INTEGER int64_t
 #define SUFFIX JOIN(LEVEL, double)
-#define SQRT sqrt
-#define TANH tanh
-#define EXP exp
+#define LIBM_SQRT sqrt
+#define LIBM_TANH tanh
+#define LIBM_EXP exp
 #define EXP_LARGEST 700
 #define LOG2_E 1.4426950408889634
 #define LN_2_HIGH 6.93147180369123816490e-01
@@ -61,9 +61,9 @@
 #undef NLANES
 #undef INTEGER
 #undef SUFFIX
-#undef SQRT
-#undef TANH
-#undef EXP
+#undef LIBM_SQRT
+#undef LIBM_TANH
+#undef LIBM_EXP
 #undef EXP_LARGEST
 #undef LOG2_E
 #undef LN_2_HIGH

@@ -76,7 +76,7 @@ def _phase_backward(
         return [np.zeros_like(W) for W in factors], dx
     chunks = min(CHUNKS, phase.left * (len(phase.cuts) - 1))
     W = merge(factors, phase.product)
-    size = (4 + len(plan.merged)) * phase.stride + LANES * W.size + 2 * plan.form
+    size = (4 + len(plan.merged)) * phase.stride + LANES * W.size + 2 * plan.real_form
     scratch = aligned_zeros(chunks, size, W.dtype)
     dW = np.zeros((chunks, W.size))
     kernels.matvec_backward(

@@ -7,15 +7,45 @@
 #include <omp.h>
 #endif
 
+/* What the entries of a matrix are; see kernels.h. */
+enum { REALS, COMPLEXES, PAIRS };
+
+/* What makes a time step: the activation of a simple cell, or a gated cell. */
+enum { MODRELU, TANH, RELU, IDENTITY, LSTM, GRU, N_KINDS };
+
+typedef struct {
+    const char *name;
+    int n_gates;      /* matrices W_k, each with its rows of U */
+    int n_states;     /* h, or h and c */
+    int n_kept;       /* arrays that a step keeps of its gates */
+    int n_behind;     /* gradients that its adjoint returns; the first n_gates are behind U_k x */
+    int behind_W[4];  /* which of them is behind W_k h */
+} Kind;
+
+static const Kind kinds[N_KINDS] = {
+    [MODRELU] = {"modrelu", 1, 1, 0, 1, {0}},
+    [TANH] = {"tanh", 1, 1, 0, 1, {0}},
+    [RELU] = {"relu", 1, 1, 0, 1, {0}},
+    [IDENTITY] = {"identity", 1, 1, 0, 1, {0}},
+    [LSTM] = {"lstm", 4, 2, 4, 4, {0, 1, 2, 3}},
+    [GRU] = {"gru", 3, 1, 4, 4, {0, 1, 3}},
+};
+
+/* A factor W (P, Q) and what it is applied to: x (left, Q, right, E) becomes y (left, P, right, E),
+   as in kronecker.py. E elements lie side by side; R = right E. */
+typedef struct {
+    int mode;
+    Py_ssize_t P, Q;
+    const void *W;
+    Py_ssize_t left, right, E;
+} Sweep;
+
 typedef struct {
     Py_ssize_t lanes;
-    void (*sweep)(int mode, Py_ssize_t P, Py_ssize_t Q, const void *W, const void *x,
-                  Py_ssize_t x_row, void *y, Py_ssize_t y_row, Py_ssize_t left,
-                  Py_ssize_t right, Py_ssize_t E);
-    void (*accumulate)(int mode, Py_ssize_t P, Py_ssize_t Q, const void *dy, Py_ssize_t dy_left,
-                       const void *x, Py_ssize_t x_left, Py_ssize_t left, Py_ssize_t R, void *G);
-    void (*sweep_backward)(int mode, Py_ssize_t P, Py_ssize_t Q, const void *WH, const void *dy,
-                           const void *x, void *dx, Py_ssize_t left, Py_ssize_t R, void *G);
+    void (*sweep)(const Sweep *s, const void *x, Py_ssize_t x_row, void *y, Py_ssize_t y_row);
+    void (*accumulate)(const Sweep *s, const void *dy, Py_ssize_t dy_left, const void *x,
+                       Py_ssize_t x_left, void *G);
+    void (*sweep_backward)(const Sweep *adjoint, const void *dy, const void *x, void *dx, void *G);
     void (*fold)(int mode, Py_ssize_t n, void *G, double *sums);
     void (*row_sweep)(Py_ssize_t K, Py_ssize_t J, const void *A, const void *x, void *y,
                       Py_ssize_t left);
@@ -23,14 +53,14 @@ typedef struct {
                            Py_ssize_t left, double *dA);
     void (*activate)(int kind, int parts, Py_ssize_t rows, Py_ssize_t n, const void *z,
                      const void *u, const void *b, void *h, Py_ssize_t h_row);
-    void (*activate_backward)(int kind, int parts, Py_ssize_t n, const void *g,
-                              const void *direct, const void *h, const void *b, void *dz,
+    void (*activate_backward)(int kind, int parts, Py_ssize_t n, const void *through_W,
+                              const void *from_loss, const void *h, const void *b, void *dz,
                               void *db);
     void (*open_gates)(int kind, Py_ssize_t n, const void *a, const void *wh, const void *b_h,
                        const void *before, void *gates, void *c, void *h);
-    void (*open_gates_backward)(int kind, Py_ssize_t n, const void *direct, const void *g,
-                                const void *gates, const void *c, const void *before,
-                                const void *carried, void *dz, void *carry);
+    void (*open_gates_backward)(int kind, Py_ssize_t n, const void *from_loss,
+                                const void *through_W, const void *gates, const void *c,
+                                const void *before, const void *past, void *d, void *dpast);
     void (*copy)(Py_ssize_t rows, Py_ssize_t n, const void *x, Py_ssize_t x_row, void *to,
                  Py_ssize_t to_row);
     void (*spread)(int parts, Py_ssize_t rows, Py_ssize_t width, const void *x, Py_ssize_t B,
@@ -42,13 +72,6 @@ typedef struct {
     void (*look_up_backward)(int parts, Py_ssize_t N, Py_ssize_t width, const void *dz,
                              Py_ssize_t R, const int64_t *labels, double *dUT);
 } Kernels;
-
-/* What the entries of a matrix are; see kernels.h. */
-enum { REALS, COMPLEXES, PAIRS };
-
-enum { MODRELU, TANH_KIND, RELU, IDENTITY };
-
-enum { LSTM, GRU };
 
 /* Bytes that a piece of a backward sweep may take of the first-level cache. */
 #define PIECE 16384
