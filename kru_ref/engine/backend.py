@@ -3,6 +3,9 @@
 import importlib
 import os
 import platform
+import sys
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -10,16 +13,40 @@ import scipy
 
 from ..arrays import checked_choice
 
-kernels: Any = None
-try:
-    kernels = importlib.import_module("kru_ref.engine._kernels")
-    reason = "built with the package"
-except ImportError as error:
-    reason = f"the compiled kernels cannot be imported: {error}"
-
 Backend = Literal["auto", "numpy", "cython"]
 
-REMEDY = "install a C compiler and reinstall with `pip install --force-reinstall --no-deps kru_ref`"
+HERE = Path(__file__).resolve().parents[1]  # the package
+
+
+def _built_elsewhere() -> Path | None:
+    """Return where Python would find another kru_ref, with kernels, if this one were not first."""
+    for folder in sys.path:
+        engine = Path(folder or ".").resolve() / "kru_ref" / "engine"
+        if engine.parent != HERE and any(
+            (engine / f"_kernels{suffix}").exists() for suffix in EXTENSION_SUFFIXES
+        ):
+            return engine.parent
+    return None
+
+
+def remedy() -> str:
+    """Say how to get the kernels that are missing."""
+    if not (HERE.parent / "setup.py").exists():
+        again = "`pip install --force-reinstall --no-deps kru_ref`"
+        return f"install a C compiler and reinstall with {again}"
+    imported = f"what was imported is the source tree, {HERE}, in which none were built"
+    built = _built_elsewhere()
+    if built is not None:
+        return f"{imported}: a build lies in {built}, start Python in another folder to use it"
+    return f"{imported}: build them in it with `pip install -e .`, which needs a C compiler"
+
+
+kernels: Any = None
+reason = "built with the package"
+try:
+    kernels = importlib.import_module("kru_ref.engine._kernels")
+except ImportError as error:
+    reason = f"the compiled kernels cannot be imported: {error}"
 
 
 def resolve(backend: str) -> Literal["numpy", "cython"]:
@@ -43,7 +70,7 @@ def resolve(backend: str) -> Literal["numpy", "cython"]:
     if backend == "numpy":
         return "numpy"
     if kernels is None:
-        raise ImportError(f"backend 'cython' is not available: {reason}; {REMEDY}")
+        raise ImportError(f"backend 'cython' is not available: {reason}; {remedy()}")
     return "cython"
 
 
@@ -101,7 +128,7 @@ def show_config() -> None:
         "backend": f"{resolve('auto')} ({reason})",
     }
     if kernels is None:
-        rows["to build it"] = REMEDY
+        rows["to build it"] = remedy()
         rows["instruction set"] = "whatever NumPy uses"
         rows["threads"] = "whatever NumPy's BLAS uses; see OMP_NUM_THREADS"
     else:

@@ -150,8 +150,8 @@ def locate(name: str, file: str, data_dir: Path | None = None) -> Path:
     """Find a file of a data set, gzipped or not where it is published gzipped.
 
     Looked for in ``data_dir`` alone if it is given; else in the folder that the
-    environment variable KRU_REF_DATA names, then in the user's cache, where ``fetch`` of download.py
-    puts it. In each, in the data set's own folder and in the folder itself.
+    environment variable KRU_REF_DATA names, then in the user's cache, where ``fetch`` of
+    download.py puts it. In each, in the data set's own folder and in the folder itself.
 
     Parameters
     ----------
