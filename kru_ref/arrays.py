@@ -211,9 +211,11 @@ def check_params(
         )
     plain = {}
     for name, value in params.items():
-        if not isinstance(value, np.ndarray):
-            raise TypeError(f"{name} must be an array, got {type(value).__name__}")
-        value = plain[name] = as_array(name, value)
+        if type(value) is not np.ndarray or not value.dtype.isnative:
+            if not isinstance(value, np.ndarray):
+                raise TypeError(f"{name} must be an array, got {type(value).__name__}")
+            value = as_array(name, value)
+        plain[name] = value
         if value.shape != shapes[name]:
             raise ValueError(f"{name} must have shape {shapes[name]}, got {value.shape}")
         if value.dtype != dtypes[name]:

@@ -298,18 +298,17 @@ class Cell(ABC):
         dstate: Any = [np.zeros_like(part) for part in before]
         if dc is not None:
             dstate[1] = dc
+        at = [before, *zip(*states, strict=True)]  # the states before the first step, after each
         for t in reversed(range(T)):
             if t >= T - len(dh):
                 dstate[0] = dstate[0] + dh[t - (T - len(dh))]
-            before_t = tuple(s[t - 1] for s in states) if t else before
-            after_t = tuple(s[t] for s in states)
-            d[t], dpast, db = self.step_backward(params, before_t, after_t, gates[t], dstate)
+            d[t], dpast, db = self.step_backward(params, at[t], at[t + 1], gates[t], dstate)
             through_W = [
                 self.matrix.adjoint(W_k, d[t, k]) for W_k, k in zip(W, self.behind_W, strict=True)
             ]
             dstate = [sum(through_W, dpast[0]), *dpast[1:]]
-            for name, of_step in db.items():
-                dbias[name] += of_step
+            for name in db:
+                dbias[name] += db[name]
         grads = {name: total.astype(params[name].dtype) for name, total in dbias.items()}
         return *self._sums_over_time(params, saved, d, grads, input_gradient), tuple(dstate)
 
@@ -498,9 +497,7 @@ class Cell(ABC):
         elif x.ndim == 3 and x.shape[1] == D:
             if np.iscomplexobj(x) and not self.is_complex:
                 raise TypeError(f"x is complex, but the cell's dtype is {self.dtype}")
-            if x.dtype.kind in "fc" and not (is_finite := np.isfinite(x)).all():
-                where = tuple(np.argwhere(~is_finite)[0].tolist())
-                raise ValueError(f"x must be finite, but x[t, d, b] is {x[where]} at {where}")
+            self._check_finite(x)
             dtype = np.dtype(self.dtype) if np.iscomplexobj(x) else self.real_dtype
             x = converted("x", x, dtype)
         else:
@@ -511,6 +508,11 @@ class Cell(ABC):
         if 0 in x.shape:
             raise ValueError(f"x needs at least one time step and one sequence, got {x.shape}")
         return x
+
+    def _check_finite(self, x: NDArray[Any]) -> None:
+        if x.dtype.kind in "fc" and not (is_finite := np.isfinite(x)).all():
+            where = tuple(np.argwhere(~is_finite)[0].tolist())
+            raise ValueError(f"x must be finite, but x[t, d, b] is {x[where]} at {where}")
 
     def _check_labels(self, x: NDArray[Any]) -> None:
         D = self.input_size

@@ -211,9 +211,7 @@ def _check_parameter(
     """Compare one parameter's gradient with its slopes, and return the worst probe."""
     analytic = [along(g, probe) for probe in probes]
     found = [slope(name, probe, slope.usual(name, probe)) for probe in probes]
-    sizes = [abs(n.value) / probe.length() for n, probe in zip(found, probes, strict=True)]
-    known = [s for s, n in zip(sizes, found, strict=True) if n.noise <= tolerance * abs(n.value)]
-    scale = max(largest(g), *known, 0.0)
+    scale = max(largest(g), _largest_known(found, probes, tolerance))
     numerical: list[float] = []
     worst = ParameterCheck(name, (), "", 0.0, 0.0, 0.0, len(probes))
     for probe, a, usual in zip(probes, analytic, found, strict=True):
@@ -231,6 +229,16 @@ def _check_parameter(
     hint = slope.defect(name, guilty, tolerance * scale * guilty.length())
     hint = hint or hint_at(g, probes, np.array(numerical), 10 * tolerance)
     return dataclasses.replace(worst, hint=hint)
+
+
+def _largest_known(found: list[Estimate], probes: list[Probe], tolerance: float) -> float:
+    """Return the largest slope, per length of its direction, that rounding does not hide."""
+    known = [
+        abs(n.value) / probe.length()
+        for n, probe in zip(found, probes, strict=True)
+        if n.noise <= tolerance * abs(n.value)
+    ]
+    return max(known, default=0.0)
 
 
 def _closest(
@@ -307,22 +315,27 @@ def _check_arguments(
     rng: np.random.Generator | None,
 ) -> None:
     checked_choice("method", method, get_args(Method))
-    for name, number in {"entries": entries, "directions": directions}.items():
+    given = {"entries": entries, "directions": directions}
+    for name, number in given.items():
         if number is not None and (checked_size(name, number, most=MOST_PROBES) < 1 or rng is None):
             raise ValueError(f"{name} must be at least 1 and needs rng, a numpy.random.Generator")
-    if entries is not None and directions is not None:
+    if None not in given.values():
         raise ValueError("give entries or directions, not both")
     if rng is not None:
         check_rng(rng)
-    if not any(p.size for p in params.values()):
+    if sum(p.size for p in params.values()) == 0:
         raise ValueError("params must hold at least one array with an entry, got none")
+    _check_keys(params, grads)
+    for name, p in params.items():
+        _check_pair(name, p, grads[name], method)
+
+
+def _check_keys(params: Mapping[str, Array], grads: Mapping[str, Array]) -> None:
     if params.keys() != grads.keys():
         raise ValueError(
             f"grads must have the keys of params: missing {sorted(params.keys() - grads.keys())}, "
             f"unknown {sorted(grads.keys() - params.keys())}"
         )
-    for name, p in params.items():
-        _check_pair(name, p, grads[name], method)
 
 
 def _check_pair(name: str, p: Array, g: Array, method: str) -> None:

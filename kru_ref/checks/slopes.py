@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -54,20 +55,22 @@ def probes_of(
     """Yield what is moved of p: every real number, some of them, or random directions."""
     is_complex = np.iscomplexobj(p)
     if directions is not None and rng is not None:
-        for _ in range(directions if p.size else 0):
-            v = rng.standard_normal(p.shape)
-            if is_complex:
-                v = v + 1j * rng.standard_normal(p.shape)
-            # no entry moves further than it would alone
-            yield Probe((), "along v", v / np.abs(v).max())
+        yield from (_direction(p, rng) for _ in range(directions if p.size else 0))
         return
     flat = np.arange(p.size)
     if rng is not None and entries is not None and entries < p.size:
         flat = np.sort(rng.choice(p.size, entries, replace=False))
-    for i in flat:
-        index = tuple(int(k) for k in np.unravel_index(i, p.shape))
-        for part in ("Re", "Im") if is_complex else ("",):
-            yield Probe(index, part)
+    places = np.transpose(np.unravel_index(flat, p.shape)).tolist()
+    for index, part in itertools.product(places, ("Re", "Im") if is_complex else ("",)):
+        yield Probe(tuple(index), part)
+
+
+def _direction(p: Array, rng: np.random.Generator) -> Probe:
+    v = rng.standard_normal(p.shape)
+    if np.iscomplexobj(p):
+        v = v + 1j * rng.standard_normal(p.shape)
+    # no entry moves further than it would alone
+    return Probe((), "along v", v / np.abs(v).max())
 
 
 class Estimate(NamedTuple):

@@ -181,10 +181,7 @@ def _network(
         x = numbers(f"{name} x", (T, D, B), "float64")
     steps = (B,) if last_only else (T, B)
     targets = _targets(f"{name} targets", loss, steps)
-    mask = None
-    if masked or weighted:  # the first step of the first sequence counts, so that one does
-        mask = whole_numbers(f"{name} mask", steps, 2 if masked else 9) / (1 if masked else 4)
-        mask.flat[0] = 1
+    mask = _mask(f"{name} mask", steps, masked) if masked or weighted else None
 
     logits, saved = model.forward(params, x)
     value, dlogits = LOSSES[loss](logits, targets, mask, last_only)
@@ -211,6 +208,13 @@ def _network(
         "last_only": last_only,
     }
     return Case(name, settings, arrays)
+
+
+def _mask(name: str, steps: tuple[int, ...], of_truth: bool) -> NDArray[Any]:
+    """Return 0 or 1 for each step, or weights; the first counts, so that one does."""
+    mask = whole_numbers(name, steps, 2) / 1 if of_truth else whole_numbers(name, steps, 9) / 4
+    mask.flat[0] = 1
+    return mask
 
 
 def _targets(name: str, loss: str, steps: tuple[int, ...]) -> NDArray[Any]:
@@ -527,14 +531,15 @@ def _check_case(case: Any) -> None:
     for array in arrays.values():
         _check(array, _ARRAY, f"an array of {what}")
     missing = sorted(_solution(settings, arrays) - set(arrays))
-    if missing or not any(key.startswith("params/") for key in arrays):
-        raise ValueError(f"{what} has no array {missing[0] if missing else 'params/…'}")
+    if missing:
+        raise ValueError(f"{what} has no array {missing[0]}")
 
 
 def _solution(settings: Mapping[str, Any], arrays: Mapping[str, Any]) -> set[str]:
     """Return the names of all outputs and gradients that a case must have."""
     prefix = "params/"
-    solved = {f"grads/{key.removeprefix(prefix)}" for key in arrays if key.startswith(prefix)}
+    params = [key.removeprefix(prefix) for key in arrays if key.startswith(prefix)]
+    solved = {f"grads/{name}" for name in params} or {"params/…"}
     if settings["kind"] == "product":
         return solved | {"outputs/y", "grads/x"}
     n = len(settings["cells"])

@@ -6,7 +6,7 @@ import os
 import re
 import reprlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -159,11 +159,10 @@ def compare(
     _check_tolerance(tolerance)
     wanted = _comparable(expected)
     comparison = _Comparison(expected, _sizes(settings or {}, expected), tolerance)
-    gradients = [a for key, a in wanted.items() if key.startswith("grads/")]
-    floor = 1e-3 * max(float(np.abs(g).max()) for g in gradients)
+    scales = _scales(wanted)
     wrong, largest, forward_is_wrong = [], 0.0, False
     for key, a in wanted.items():
-        scale = max(float(np.abs(a).max()), floor if key.startswith("grads/") else 0.0)
+        scale = scales[key]
         error, what = comparison.of(key, a, got.get(key), scale, forward_is_wrong)
         largest = max(largest, error)
         if not what:
@@ -177,6 +176,15 @@ def compare(
     return wrong, largest
 
 
+def _scales(wanted: Arrays) -> dict[str, float]:
+    """Return what errors are relative to: the largest entry, of a gradient a thousandth of all."""
+    largest = {key: float(np.abs(a).max()) for key, a in wanted.items()}
+    floor = 1e-3 * max(size for key, size in largest.items() if key.startswith("grads/"))
+    return {
+        key: max(size, floor) if key.startswith("grads/") else size for key, size in largest.items()
+    }
+
+
 def _unknown(names: set[str]) -> list[Difference]:
     listed = ", ".join(reprlib.repr(name)[1:-1] for name in sorted(names)[:5])
     return [Difference(listed, "is unknown")] if listed else []
@@ -185,9 +193,10 @@ def _unknown(names: set[str]) -> list[Difference]:
 def _comparable(expected: Arrays) -> Arrays:
     """Return the outputs and gradients of a case; raise where there is nothing to compare."""
     wanted = {k: a for k, a in expected.items() if k.startswith(("outputs/", "grads/"))}
-    for kind in ("outputs/", "grads/"):
-        if not any(key.startswith(kind) and a.size for key, a in wanted.items()):
-            raise ValueError(f"expected holds no {kind}…: there is nothing to compare")
+    there = {key.partition("/")[0] for key, a in wanted.items() if a.size}
+    for kind in ("outputs", "grads"):
+        if kind not in there:
+            raise ValueError(f"expected holds no {kind}/…: there is nothing to compare")
     for key, a in wanted.items():
         if a.dtype.kind not in "fc" or not a.size or not np.isfinite(a).all():
             raise ValueError(f"{key} of expected must hold finite floating-point numbers")
@@ -271,11 +280,8 @@ def _multiple(
 
     Nothing of a factor -1, which is a sign, nor of one near 1, which is rounding.
     """
-    length = float(np.vdot(b, b).real)
-    ratio = float(np.vdot(b, a).real) / length if 0 < length < math.inf else 0.0
-    if ratio in (0.0, -1.0) or min(abs(ratio - 1), abs(ratio + 1)) < 1e-3:
-        return ""
-    if np.abs(ratio * b - a).max() > max(10 * tolerance, 1e-6) * np.abs(a).max():
+    ratio = _ratio(a, b, max(10 * tolerance, 1e-6))
+    if ratio == 0 or min(abs(ratio - 1), abs(ratio + 1)) < 1e-3:
         return ""
     found = [
         times
@@ -288,6 +294,13 @@ def _multiple(
         return f"{found[0]} times what it should be: a sum for a mean, or the reverse?"
     # of a single number everything is a multiple
     return f"{ratio:.6g} times it is right" if a.size > 1 or plain else ""
+
+
+def _ratio(a: NDArray[Any], b: NDArray[Any], tolerance: float) -> float:
+    """Return a / b where it is one number throughout, else 0."""
+    length = float(np.vdot(b, b).real)
+    ratio = float(np.vdot(b, a).real) / length if 0 < length < math.inf else 0.0
+    return ratio if np.abs(ratio * b - a).max() <= tolerance * np.abs(a).max() else 0.0
 
 
 def _under_1(name: str) -> str:
@@ -402,16 +415,17 @@ def _facts(settings: Mapping[str, Any]) -> Iterator[str]:
         yield f"layers = {len(cells)}"
         for cell in cells:
             yield from _facts(cell)
-    if "penalty" in settings:
-        penalized = any(cell["matrix"] in ("dense", "kronecker") for cell in cells)
-        yield f"penalty {'> 0' if settings['penalty'] and penalized else '= 0'}"
-    sizes = {key: settings[key] for key in ("T", "B") if key in settings}
-    sizes |= {"factors": len(settings["factors"])} if "factors" in settings else {}
-    for key, size in sizes.items():
-        yield f"{key} {'> 1' if size > 1 else '= 1'}"
-    told = {"cells", "penalty", "T", "B", "factors"}
-    told |= {"input_size", "hidden_size", "output_size", "permutation"}
-    yield from (f"{key} = {value}" for key, value in settings.items() if key not in told)
+    penalized = any(cell["matrix"] in ("dense", "kronecker") for cell in cells)
+    tell: dict[str, Callable[[Any], str]] = {
+        "penalty": lambda value: "penalty > 0" if value and penalized else "penalty = 0",
+        "T": lambda T: f"T {'> 1' if T > 1 else '= 1'}",
+        "B": lambda B: f"B {'> 1' if B > 1 else '= 1'}",
+        "factors": lambda factors: f"factors {'> 1' if len(factors) > 1 else '= 1'}",
+    }
+    untold = ("cells", "input_size", "hidden_size", "output_size", "permutation")
+    for key, value in settings.items():
+        if key not in untold:
+            yield tell[key](value) if key in tell else f"{key} = {value}"
 
 
 def report(verdicts: list[Verdict]) -> str:
@@ -438,15 +452,20 @@ def _case(verdict: Verdict) -> list[str]:
 
 def _what_they_share(tried: list[Verdict]) -> list[str]:
     """Say what most differences look like, and whether all are those of single precision."""
-    wrong, lines = [d for v in tried for d in v.differences], []
+    wrong = [d for v in tried for d in v.differences]
     causes = Counter(d.what.partition("; ")[2] for v in tried for d in _first(v))
-    cause, times = causes.most_common(1)[0] if causes else ("", 0)
-    if cause and len(wrong) > 1 and 2 * times > causes.total():  # else they look different
-        lines.append(f"most often, {times} times: {cause}")
+    lines = _most_often(causes) if len(wrong) > 1 else []
     small = all(v.largest_error < SINGLE_PRECISION for v in tried)
-    if wrong and small and all(d.what.startswith("relative error") for d in wrong):
+    if small and {d.what[: len("relative error")] for d in wrong} == {"relative error"}:
         lines.append(
             f"all errors are below {SINGLE_PRECISION:g}: if this is single precision, it passes "
             f"with --tolerance {SINGLE_PRECISION:g}"
         )
     return lines
+
+
+def _most_often(causes: Counter[str]) -> list[str]:
+    cause, times = causes.most_common(1)[0]
+    if not cause or 2 * times <= causes.total():  # they look different
+        return []
+    return [f"most often, {times} times: {cause}"]

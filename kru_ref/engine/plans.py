@@ -67,7 +67,8 @@ def are_small(shapes: Iterable[tuple[int, ...]], largest: int = LARGEST_FACTOR) 
     return max(max(shape) for shape in shapes) <= largest
 
 
-def fits_recurrence(shapes: Iterable[tuple[int, ...]]) -> bool:
+@functools.lru_cache(maxsize=256)
+def fits_recurrence(shapes: tuple[tuple[int, int], ...]) -> bool:
     """Tell whether factors of these shapes are small enough for a recurrence in the kernels."""
     return are_small(shapes, LARGEST_IN_RECURRENCE)
 
@@ -155,8 +156,28 @@ def _cuts(B: int, width: int, itemsize: int) -> NDArray[np.intp]:
 @functools.lru_cache(maxsize=256)
 def plan_of(shapes: tuple[tuple[int, int], ...], B: int, dtype: str) -> Plan:
     """Choose which factors to merge, for panels of B columns or more."""
+    parts = parts_of(np.dtype(dtype))
+    row, groups = B * parts, _groups(shapes, B, dtype)
+    merged = tuple(_rows(shapes, group) for group in groups)
+    offsets = np.cumsum([0] + [P * Q for P, Q in merged])
+    rows = [(offsets[f], *merged[f], left, right) for f, left, right in sweeps(merged, 1)]
+    real_forms = [P * Q * parts**2 for _, P, Q, _, right in rows if right * row == parts]
+    return Plan(
+        groups,
+        _merging(groups, shapes),
+        merged,
+        sum(P * Q for P, Q in shapes),
+        int(offsets[-1]),
+        _rows(shapes, range(len(shapes))),
+        np.array(rows, np.intp),
+        max(max(P, Q) * left * right for _, P, Q, left, right in rows),
+        max(real_forms, default=0),
+    )
+
+
+def _groups(shapes: tuple[tuple[int, int], ...], B: int, dtype: str) -> tuple[tuple[int, ...], ...]:
+    """Return which neighbouring factors are merged into one."""
     parts, lanes = parts_of(np.dtype(dtype)), LANES if dtype in "fF" else LANES // 2
-    row = B * parts
     last = len(shapes)  # of a single column, factors from here on are merged to fill a vector
     while B == 1 and last > 0:
         now, more = (max(_rows(shapes, range(f, len(shapes)))) for f in (last, last - 1))
@@ -169,26 +190,18 @@ def plan_of(shapes: tuple[tuple[int, int], ...], B: int, dtype: str) -> Plan:
             groups[-1] = (f - 1, f)
         else:
             groups.append((f,))
-    if last < len(shapes):
-        groups.append(tuple(range(last, len(shapes))))
-    merged = tuple(_rows(shapes, group) for group in groups)
-    offsets = np.cumsum([0] + [P * Q for P, Q in merged])
-    rows = [(offsets[f], *merged[f], left, right) for f, left, right in sweeps(merged, 1)]
-    real_forms = [P * Q * parts**2 for _, P, Q, _, right in rows if right * row == parts]
+    rest = tuple(range(last, len(shapes)))
+    return (*groups, rest) if rest else tuple(groups)
+
+
+def _merging(
+    groups: tuple[tuple[int, ...], ...], shapes: tuple[tuple[int, int], ...]
+) -> NDArray[np.intp]:
+    """Return groups as the kernels take them: their number; of each its length and its shapes."""
     merging = [len(groups)]
     for group in groups:
         merging += [len(group), *(size for f in group for size in shapes[f])]
-    return Plan(
-        tuple(groups),
-        np.array(merging, np.intp),
-        merged,
-        sum(P * Q for P, Q in shapes),
-        int(offsets[-1]),
-        _rows(shapes, range(len(shapes))),
-        np.array(rows, np.intp),
-        max(max(P, Q) * left * right for _, P, Q, left, right in rows),
-        max(real_forms, default=0),
-    )
+    return np.array(merging, np.intp)
 
 
 def _pays(first: tuple[int, int], second: tuple[int, int]) -> bool:

@@ -42,15 +42,8 @@ def from_pytorch(cell: Cell, weights: Mapping[str, ArrayLike], layer: int = 0) -
     _check_cell(cell)
     if not isinstance(cell.matrix, Dense):
         raise TypeError(f"PyTorch's weights are dense, the cell's matrix is {cell.matrix!r}")
-    if not isinstance(weights, Mapping):
-        raise TypeError(f"weights must be a dict of arrays by name, got {weights!r}")
     layer = checked_size("layer", layer, least=0)
-    unknown = sorted(name for name in weights if not _NAME.fullmatch(str(name)))
-    if unknown:
-        raise ValueError(
-            f"{unknown[0]!r} is no weight that this cell has: take the state_dict() of the "
-            "torch.nn.RNN, LSTM or GRU itself, with one direction and without projections"
-        )
+    _check_names(weights)
     N, n_gates = cell.hidden_size, len(cell.gate_names)
     shapes = {
         "weight_ih": (n_gates * N, cell.input_size),
@@ -59,12 +52,10 @@ def from_pytorch(cell: Cell, weights: Mapping[str, ArrayLike], layer: int = 0) -
         "bias_hh": (n_gates * N,),
     }
     has_bias = any(f"{name}_l{layer}" in weights for name in ("bias_ih", "bias_hh"))
-    found = {
-        name: _weight(weights, f"{name}_l{layer}", shape, np.dtype(cell.dtype))
-        if has_bias or not name.startswith("bias")
-        else np.zeros(shape, cell.dtype)
-        for name, shape in shapes.items()
-    }
+    found = {name: np.zeros(shape, cell.dtype) for name, shape in shapes.items()}
+    for name in shapes if has_bias else ("weight_ih", "weight_hh"):
+        full, dtype = f"{name}_l{layer}", np.dtype(cell.dtype)
+        found[name] = _weight(weights, full, shapes[name], dtype)
     params = dict(zip(cell.matrix_names, np.split(found["weight_hh"], n_gates), strict=True))
     params |= {"U": found["weight_ih"], "b": found["bias_ih"] + found["bias_hh"]}
     if isinstance(cell, GRU):
@@ -73,6 +64,17 @@ def from_pytorch(cell: Cell, weights: Mapping[str, ArrayLike], layer: int = 0) -
     if cell.learned_h0:
         params |= {name: np.zeros(N, cell.dtype) for name in cell.states}
     return params
+
+
+def _check_names(weights: Mapping[str, ArrayLike]) -> None:
+    if not isinstance(weights, Mapping):
+        raise TypeError(f"weights must be a dict of arrays by name, got {weights!r}")
+    unknown = sorted(name for name in weights if not _NAME.fullmatch(str(name)))
+    if unknown:
+        raise ValueError(
+            f"{unknown[0]!r} is no weight that this cell has: take the state_dict() of the "
+            "torch.nn.RNN, LSTM or GRU itself, with one direction and without projections"
+        )
 
 
 def _weight(

@@ -11,7 +11,7 @@ import math
 import shlex
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -212,18 +212,16 @@ class Params:
         """Print a row for each kind of matrix and a column for each size."""
         if not self.hidden or min(self.hidden) < 1:
             raise ValueError(f"hidden sizes must be at least 1, got {self.hidden}")
-        rows = {
-            "dense, real (RNN)": [N * N for N in self.hidden],
-            "dense, complex (FC-uRNN)": [2 * N * N for N in self.hidden],
-            "RC-uRNN": [7 * N for N in self.hidden],
-            "KRU, real, prime factors": [
-                KRU(1, N, dtype="float32").n_recurrent_parameters for N in self.hidden
-            ],
-            "KRU, complex, prime factors": [KRU(1, N).n_recurrent_parameters for N in self.hidden],
+        costs: dict[str, Callable[[int], int]] = {
+            "dense, real (RNN)": lambda N: N * N,
+            "dense, complex (FC-uRNN)": lambda N: 2 * N * N,
+            "RC-uRNN": lambda N: 7 * N,
+            "KRU, real, prime factors": lambda N: KRU(1, N, dtype="float32").n_recurrent_parameters,
+            "KRU, complex, prime factors": lambda N: KRU(1, N).n_recurrent_parameters,
         }
         print(_row("recurrent parameters", [f"N = {N:,}" for N in self.hidden]))
-        for name, counts in rows.items():
-            print(_row(name, [f"{count:,}" for count in counts]))
+        for name, cost in costs.items():
+            print(_row(name, [f"{cost(N):,}" for N in self.hidden]))
         for N in self.hidden:
             print(f"factors for N = {N:,}: {' ⊗ '.join(f'{p}×{p}' for p in factor_sizes(N))}")
         return 0

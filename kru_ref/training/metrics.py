@@ -33,12 +33,14 @@ def rows_so_far(out: Path, state: RunState) -> dict[int, str]:
     content = read_at_most(LARGEST_METRICS, path) if os.path.lexists(path) else b""
     what = []
     rows = [(_row(text), text) for text in content.split(b"\n")[:-1]]
-    expected = set(state.rows or ())
-    if state.rows is None:
+    if state.rows is not None:
+        expected = set(state.rows)
+    else:
         expected = {row["step"] for row, _ in rows if row}
         what.append("an earlier kru_ref wrote the checkpoint: it cannot tell of missing lines")
     known, is_changed = _known(rows, expected, state.update)
-    if missing := [str(step) for step in state.rows or () if step not in known]:
+    missing = [str(step) for step in sorted(expected - known.keys())]
+    if missing and state.rows is not None:
         what.append(f"lines of updates {', '.join(missing)} are missing")
     if is_changed:
         with writing(out):

@@ -70,13 +70,11 @@ def fetch(name: str, url: str | None = None) -> list[Path]:
         try:
             if not path.is_file() or _sha256(path) != published.files[file]:
                 with _only_process(folder):
-                    for left in folder.iterdir() if folder.exists() else ():
-                        if TEMPORARY.fullmatch(left.name):  # of a process that was killed
-                            left.unlink()
+                    _delete_leftovers(folder)
                     store.fetch(file, downloader=_download)
             paths.append(path)
         except (requests.RequestException, ValueError) as error:
-            kind = ConnectionError if isinstance(error, requests.RequestException) else ValueError
+            kind = ConnectionError if isinstance(error, OSError) else ValueError
             raise kind(
                 f"cannot download {address} to {folder / file} ({error}); try again, name a mirror "
                 f"with --url, or put the file with SHA-256 {published.files[file]} there yourself"
@@ -88,6 +86,13 @@ def fetch(name: str, url: str | None = None) -> list[Path]:
                 f"writable, or put the file elsewhere and name its folder with {VARIABLE}"
             ) from error
     return paths
+
+
+def _delete_leftovers(folder: Path) -> None:
+    """Delete what a process that was killed has left."""
+    for left in folder.iterdir() if folder.exists() else ():
+        if TEMPORARY.fullmatch(left.name):
+            left.unlink()
 
 
 def _sha256(path: Path) -> str:

@@ -45,8 +45,7 @@ def read_phonemes(path: Path) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         words = line.decode("ascii", "replace").split()
         if not words:
             continue
-        good = len(words) == 3 and all(w.isascii() and w.isdigit() for w in words[:2])
-        if not good or len(line) > 100 or words[2] not in LABELS:
+        if len(line) > 100 or not _is_phoneme(words):
             raise ValueError(
                 f"{path}, line {number}: expected first sample, end and one of TIMIT's 61 labels, "
                 f"got {' '.join(words)[:60]!r}"
@@ -63,6 +62,15 @@ def read_phonemes(path: Path) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         raise ValueError(f"{path} is empty; get it again")
     _, ends, labels = (np.array(column, np.intp) for column in zip(*rows, strict=True))
     return ends, labels
+
+
+def _is_phoneme(words: list[str]) -> bool:
+    numbers = words[:2]
+    return (
+        len(words) == 3
+        and words[2] in LABELS
+        and all(word.isascii() and word.isdigit() for word in numbers)
+    )
 
 
 def read_samples(path: Path) -> NDArray[np.float32]:
@@ -120,19 +128,8 @@ def _nist_samples(content: bytes, expected: str, damaged: str) -> NDArray[np.flo
 
     Raises ValueError.
     """
-    head, _, rest = content[:NIST_HEADER].partition(b"\nend_head\n")
-    first, size, *lines = [*head.split(b"\n"), b""]
-    fields: dict[bytes, bytes] = {}
-    good = (first, size) == (b"NIST_1A", b"%7d" % NIST_HEADER) and not rest.strip(b" \n\0")
-    for line in lines:
-        found = NIST_LINE.fullmatch(line)
-        if found:
-            name, whole, real, n, text = found.groups()
-            good = good and name not in fields and (text is None or len(text) == int(n))
-            fields[name] = next(value for value in (whole, real, text) if value is not None)
-        elif line and not line.startswith(b";"):
-            good = False
-    if not good:
+    fields = _nist_fields(content[:NIST_HEADER])
+    if fields is None:
         raise ValueError(f"{expected}; its NIST header is none: {damaged}")
     for name, values in (
         (b"channel_count", (b"1",)),
@@ -153,6 +150,26 @@ def _nist_samples(content: bytes, expected: str, damaged: str) -> NDArray[np.flo
     order = "<i2" if fields[b"sample_byte_format"] == b"01" else ">i2"
     samples = np.frombuffer(content, order, offset=NIST_HEADER)
     return samples.astype(np.float32) / np.float32(2**15)
+
+
+def _nist_fields(header: bytes) -> dict[bytes, bytes] | None:
+    """Return the values of a NIST header by their names, or None if it is damaged."""
+    head, _, rest = header.partition(b"\nend_head\n")
+    first, size, *lines = [*head.split(b"\n"), b""]
+    if (first, size) != (b"NIST_1A", b"%7d" % NIST_HEADER) or rest.strip(b" \n\0"):
+        return None
+    fields: dict[bytes, bytes] = {}
+    for line in lines:
+        if not line or line.startswith(b";"):
+            continue
+        found = NIST_LINE.fullmatch(line)
+        if found is None:
+            return None
+        name, whole, real, n, text = found.groups()
+        if name in fields or (text is not None and len(text) != int(n)):
+            return None
+        fields[name] = next(value for value in (whole, real, text) if value is not None)
+    return fields
 
 
 def _riff_sizes(content: bytes) -> tuple[int | None, int]:

@@ -199,19 +199,14 @@ def split_speakers(root: Path) -> dict[str, list[Path]]:
     parts = {path: {part.lower() for part in path.relative_to(root).parts[:-1]} for path in found}
     paths: dict[str, list[Path]] = {"train": [], "validation": [], "test": []}
     # one of the two by itself is no sample, and is refused
-    if any({root.name.lower(), *part} & {"train", "test"} for part in parts.values()):
-        for path in found:
-            if "test" in parts[path]:
-                for split, speakers in PUBLISHED_SPLIT.items():
-                    if _speaker(path) in speakers:
-                        paths[split].append(path)
-            elif "train" in parts[path]:
-                paths["train"].append(path)
+    is_all = any({root.name.lower(), *part} & {"train", "test"} for part in parts.values())
+    for path in found:
+        split = _published(path, parts[path]) if is_all else _of_sample(path)
+        if split is not None:
+            paths[split].append(path)
+    if is_all:
         _check_published(root, paths)
         return paths
-    for path in found:
-        chosen = [s for s, speakers in SAMPLE_SPLIT.items() if _speaker(path) in speakers]
-        paths[chosen[0] if chosen else "train"].append(path)
     for split, some in paths.items():
         if not some:
             raise ValueError(
@@ -220,6 +215,20 @@ def split_speakers(root: Path) -> dict[str, list[Path]]:
                 f"{', '.join(sorted(set.union(*SAMPLE_SPLIT.values())))} and others"
             )
     return paths
+
+
+def _published(path: Path, folders: set[str]) -> str | None:
+    """Return a sentence's split in all of TIMIT, if it is in one."""
+    if "test" in folders:
+        found = [s for s, speakers in PUBLISHED_SPLIT.items() if _speaker(path) in speakers]
+        return found[0] if found else None
+    return "train" if "train" in folders else None
+
+
+def _of_sample(path: Path) -> str:
+    """Return a sentence's split in a part of TIMIT."""
+    found = [s for s, speakers in SAMPLE_SPLIT.items() if _speaker(path) in speakers]
+    return found[0] if found else "train"
 
 
 def _check_published(root: Path, paths: dict[str, list[Path]]) -> None:

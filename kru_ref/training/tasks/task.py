@@ -401,10 +401,7 @@ def checked_setting(name: str, value: Any, hint: Any) -> Any:
         return None
     kind, got = kinds[0], f"got {_shown(value)}"
     if name == "factors":
-        try:
-            return tuple((operator.index(P), operator.index(Q)) for P, Q in value)
-        except (TypeError, ValueError):
-            raise TypeError(f"factors must be pairs of whole numbers, {got}") from None
+        return _checked_factors(value)
     if get_origin(kind) is Literal:
         if not isinstance(value, str) or value not in get_args(kind):
             raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, {got}")
@@ -417,15 +414,26 @@ def checked_setting(name: str, value: Any, hint: Any) -> Any:
         return bool(value)
     if kind is int:
         return _checked_whole(name, value)
+    return _checked_real(name, value)
+
+
+def _checked_factors(value: Any) -> tuple[tuple[int, int], ...]:
+    try:
+        return tuple((operator.index(P), operator.index(Q)) for P, Q in value)
+    except (TypeError, ValueError):
+        raise TypeError(f"factors must be pairs of whole numbers, got {_shown(value)}") from None
+
+
+def _checked_real(name: str, value: Any) -> float:
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a number, {got}")
+        raise TypeError(f"{name} must be a number, got {_shown(value)}")
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
         needed = "; leave it out, or give None, for no limit" if name == "max_norm" else ""
-        raise ValueError(f"{name} must be finite, {got}{needed}")
+        raise ValueError(f"{name} must be finite, got {_shown(value)}{needed}")
     return number
 
 
