@@ -7,7 +7,11 @@ kernels.h.
 
 from typing import NamedTuple
 
+import numpy
+
+cimport cython
 cimport numpy as cnp
+from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from cython.parallel cimport prange, threadid
 from libc.stdint cimport int64_t
@@ -164,4 +168,4 @@ include "_products.pxi"
 include "_blocks.pxi"
 include "_recurrence.pxi"
 include "_readout.pxi"
-
+include "_memory.pxi"
