@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import kru_ref as kru
-from kru_ref.engine import backend
+from kru_ref.engine import backend, memory
 from kru_ref.engine import recurrence as compiled
 
 if backend.kernels is None:
@@ -119,8 +119,16 @@ def test_large_factors_are_left_to_blas(rng):
     assert kru.KRU(3, 32, backend="numpy").matrix.engine(32) is None
 
 
+@pytest.fixture
+def no_shelf():
+    """Let all memory be fresh, and so counted."""
+    backend.kernels.keep_at_most(0)
+    yield
+    backend.kernels.keep_at_most(memory.MOST_KEPT)
+
+
 @pytest.mark.parametrize("dtype", ["complex64", "float32"])
-def test_memory_is_that_of_the_hidden_states(rng, dtype):
+def test_memory_is_that_of_the_hidden_states(rng, dtype, no_shelf):
     """What grows with T is h, and at most a tenth more: no gradient of h, no copy of the input."""
     activation = "modrelu"
     model = pair(1, 64, None, activation, dtype)[1]
