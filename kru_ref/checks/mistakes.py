@@ -77,9 +77,9 @@ def _of_a_factor(ratio: float) -> str:
         return ""  # off by a little everywhere: rounding, not a factor
     cause = "a mean for a sum" if abs(ratio) > 1 else "a sum for a mean"
     usual = {2.0: "a square's 2 missing, or ", 0.5: "a 2 too many, or "}
-    for factor, other in usual.items():
+    for factor, more in usual.items():
         if math.isclose(ratio, factor, rel_tol=1e-4):
-            cause = other + cause
+            cause = more + cause
     return f"{ratio:.6g} times it is right: {cause}, over the batch, time or outputs?"
 
 

@@ -127,14 +127,14 @@ def objective(xp: Any, array: Callable[[Any], Any], problem: Problem, p: Mapping
     xs = [array(x_t) for x_t in inputs.astype(np.result_type(inputs, np.float64))]
     penalty = 0.0
     for prefix, cell in zip(model.prefixes, model.cells, strict=True):
-        own = {name: p[f"{prefix}.{name}"] for name in cell.shapes()}
-        gates = _matrices(xp, array, cell, own)
-        xs = _states(xp, array, cell, own, gates, xs)
+        of_cell = {name: p[f"{prefix}.{name}"] for name in cell.shapes()}
+        gates = _matrices(xp, array, cell, of_cell)
+        xs = _states(xp, array, cell, of_cell, gates, xs)
         if cell.is_complex:
             xs = [xp.concatenate([h.real, h.imag]) for h in xs]
         if not cell.matrix.kept_unitary and not isinstance(cell.matrix, RestrictedUnitary):
             for name in cell.matrix_names:
-                W = own[name]
+                W = of_cell[name]
                 E = W.conj().T @ W - array(np.eye(W.shape[1]))
                 penalty = penalty + (E * E.conj()).real.sum()
     steps = [p["readout.V"] @ h + p["readout.c"][:, None] for h in xs]

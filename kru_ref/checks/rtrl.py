@@ -151,12 +151,12 @@ class RealTimeLearning:
         if moves:  # a state that was given does not
             given = tuple(None if h0 is None else np.multiply(h0, 0) for h0 in given)
         parts = zip(self.model.cells, self.model.cell_params(params), given, strict=True)
-        return [cell.initial_states(own, B, h0) for cell, own, h0 in parts]
+        return [cell.initial_states(of_cell, B, h0) for cell, of_cell, h0 in parts]
 
     def _advanced(self, x: Array, params_dot: Params, influence: States) -> tuple[States, States]:
         """Make one step of all cells and of one direction's influence."""
         x_dot, after, after_dot = None, [], []
-        for cell, own, own_dot, state, state_dot in zip(
+        for cell, of_cell, of_cell_dot, state, state_dot in zip(
             self.model.cells,
             self.model.cell_params(self.params),
             self.model.cell_params(params_dot),
@@ -164,7 +164,9 @@ class RealTimeLearning:
             influence,
             strict=True,
         ):
-            state, state_dot = cell.time_step_jvp((own, own_dot), x, x_dot, (state, state_dot))
+            state, state_dot = cell.time_step_jvp(
+                (of_cell, of_cell_dot), x, x_dot, (state, state_dot)
+            )
             x, x_dot = features(state[0]), features(state_dot[0])
             after.append(state)
             after_dot.append(state_dot)

@@ -112,9 +112,9 @@ class Slope:
             return
         usual, p = self.usual(name, probe), self.params[name]
         yield from (usual * shrink for shrink in (1e-1, 1e-2, 1e-3)[: 2 if self.eps > 1e-9 else 3])
-        for own in sorted({probe.largest(p), largest(p)}):
-            if 0 < own < 1e-3 * usual:
-                yield from (own, own / 10)
+        for moved_by in sorted({probe.largest(p), largest(p)}):
+            if 0 < moved_by < 1e-3 * usual:
+                yield from (moved_by, moved_by / 10)
 
     def wider(self, name: str, probe: Probe) -> Iterator[float]:
         """Yield larger sizes, at which less of a difference is rounding."""
@@ -124,17 +124,17 @@ class Slope:
         yield from (10 * usual, 100 * usual)
         if largest(p) > 100 * usual:
             yield largest(p)
-        for own in sorted({probe.largest(p), largest(p)}):
-            if 0 < own < 1e-3:
-                yield from (10 * own, 100 * own)
+        for moved_by in sorted({probe.largest(p), largest(p)}):
+            if 0 < moved_by < 1e-3:
+                yield from (10 * moved_by, 100 * moved_by)
 
     def __call__(self, name: str, probe: Probe, size: float) -> Estimate:
         """Return df/ds at p + s v, s = 0, by steps for a size."""
         p = self.params[name]
         if self.method == "complex-step":
             # relative to p: nothing is subtracted, but what is squared may over- or underflow
-            own = probe.largest(p) or 1.0
-            step = max(COMPLEX_STEP * own, min(COMPLEX_STEP, 1e-10 * own))
+            moved_by = probe.largest(p) or 1.0
+            step = max(COMPLEX_STEP * moved_by, min(COMPLEX_STEP, 1e-10 * moved_by))
             shifted = probe.moved(p, step * 1j)
             slope = _complex(self.f({**self.params, name: shifted})).imag / step
             return Estimate(slope, 0.0)

@@ -334,18 +334,18 @@ def state(name: str, data_dir: Path | None = None) -> dict[str, Found]:
         except FileNotFoundError:
             found[file] = ("missing", None)
             continue
-        digest = published.digest(place.name)
+        expected, digest = published.digest(place.name), None
         try:
-            own = hashlib.sha256(read_at_most(LARGEST_FILE, place)).hexdigest()
+            digest = hashlib.sha256(read_at_most(LARGEST_FILE, place)).hexdigest()
         except ValueError:  # larger than any that is published
-            own = None
+            pass
         except OSError:
             found[file] = ("unreadable", place)
             continue
-        if digest is None:
+        if expected is None:
             found[file] = ("unverified", place)
         else:
-            found[file] = ("verified" if own == digest else "differs", place)
+            found[file] = ("verified" if digest == expected else "differs", place)
     return found
 
 
