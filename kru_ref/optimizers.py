@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -139,8 +140,15 @@ class Optimizer:
 
     def rate_of(self, name: str) -> float:
         """Return the learning rate of a parameter: that of the longest group it belongs to."""
-        groups = [group for group in self.rates if _belongs(name, group)]
-        return self.rates[max(groups, key=len)] if groups else self.rate
+        if name not in self._known_rates:
+            groups = [group for group in self.rates if _belongs(name, group)]
+            rate = self.rates[max(groups, key=len)] if groups else self.rate
+            self._known_rates[name] = rate
+        return self._known_rates[name]
+
+    @cached_property
+    def _known_rates(self) -> dict[str, float]:
+        return {}
 
     def step(self, g: Real, steps: int, *slots: Real) -> tuple[Real, ...]:
         """Return what to subtract, before the learning rate, and the new slots."""

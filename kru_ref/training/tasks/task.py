@@ -8,6 +8,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import NoneType
 from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_origin, get_type_hints
@@ -257,9 +258,17 @@ class Task(ABC):
         ValueError, TypeError
             An update that is negative or no whole number.
         """
-        update, scale = checked_index("update", update), 1.0
+        update = checked_index("update", update)
         if self.schedule == "cosine":
-            scale = 0.5 * (1 + math.cos(math.pi * update / self.updates))
+            return self._optimizer(0.5 * (1 + math.cos(math.pi * update / self.updates)))
+        return self._constant_optimizer
+
+    @cached_property
+    def _constant_optimizer(self) -> Optimizer:
+        return self._optimizer(1.0)
+
+    def _optimizer(self, scale: float) -> Optimizer:
+        """Return the rule with all rates scaled."""
         model = self.model()
         readout_rate = self.rate if self.readout_rate is None else self.readout_rate
         rates = {f"{prefix}.W": scale * self.factor_rate for prefix in model.prefixes}
