@@ -101,11 +101,13 @@ cdef Py_ssize_t lay_out_forward(Sizes* n, Py_ssize_t E) noexcept nogil:
     at.end = 0
     at.targets = reserve(&at.end, 2 * n.panels.stride)  # on the way to W h, in turn
     at.Wh = reserve(&at.end, n.n_gates * size)
-    at.x = reserve(&at.end, (n.D + 1) * E)              # and a row of ones behind it
     at.Ux = reserve(&at.end, n.n_gates * size)
     at.before = reserve(&at.end, n.n_states * size)     # copies of states and gates that do not
     at.after = reserve(&at.end, n.n_states * size)      # lie in memory as they do here; columns
     at.gates = reserve(&at.end, n.n_kept * size)        # beyond a block's own stay 0
+    at.x = reserve(&at.end, (n.D + 1) * E)              # and a row of ones behind it
+    if not n.is_gated:  # the last target of W h is as good
+        at.Wh = at.targets + (n.panels.F - 1) % 2 * n.panels.stride
     return at.end
 
 

@@ -751,11 +751,15 @@ static void NAME(look_up)(int parts, Py_ssize_t N, Py_ssize_t D, Py_ssize_t widt
     for (Py_ssize_t n = 0; n < N; n++) {
         const REAL *RESTRICT row = (const REAL *)U + n * D * parts;
         REAL *RESTRICT to = (REAL *)u + n * R;
+        Py_ssize_t b = 0;
+        for (; parts == 1 && b + 4 <= width; b += 4)
+            for (int i = 0; i < 4; i++)
+                to[b + i] = row[labels[b + i]];
         if (parts == 1)
-            for (Py_ssize_t b = 0; b < width; b++)
+            for (; b < width; b++)
                 to[b] = row[labels[b]];
         else
-            for (Py_ssize_t b = 0; b < width; b++) {
+            for (; b < width; b++) {
                 to[2 * b] = row[2 * labels[b]];
                 to[2 * b + 1] = row[2 * labels[b] + 1];
             }
