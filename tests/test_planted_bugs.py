@@ -297,6 +297,7 @@ PLANTS = [
     ("cells.gru:GRU.step_backward", "q: no r", with_row(3, lambda d, gates, c, h: d / gates[0]), "gru"),
     ("cells.gru:GRU.step_backward", "nothing past the matrices", with_past(lambda past, gates, dafter: (0 * past[0],)), "gru"),
     (f"{KRONECKER}.adjoint", "one of three gates", every(3), "gru"),
+    (f"{KRONECKER}.adjoint", "no gradient through W", lambda f, *args: 0 * f(*args), "gru"),
     ("cells.gru:GRU.behind_bias", "a for dq", {"b": slice(3), "b_h": slice(2, 3)}, "gru"),
     ("matrices:Matrix.gradient", "h not conjugated", lambda f, self, W, h, dy: [dy @ h.T], "dense"),
     ("matrices:Matrix.adjoint", "W^T", lambda f, self, W, dy: W[0].T @ dy, "dense"),
