@@ -3,8 +3,8 @@
 # Sequences are independent, so a batch is cut into blocks of columns, and a block goes through all
 # time steps by itself: its state stays in the cache, and blocks share nothing but their parameters.
 # The cut depends on the sizes alone and each block sums its own gradients, so results are the same
-# for any number of threads. A row of a block has E parts: those of its columns, and zeros if they do
-# not fill a vector.
+# for any number of threads. A row of a block has E parts: those of its columns, and zeros if they
+# do not fill a vector.
 
 cdef struct Block:
     Py_ssize_t i              # which it is

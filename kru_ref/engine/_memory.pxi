@@ -1,9 +1,9 @@
 # Large memory that is used again: part of _kernels.pyx.
 
-# Fresh memory costs a page fault for every 4 kB of it, a seventh of a training step of 512 units. So
-# memory that nobody holds any longer is kept on a shelf for the next who asks for as much. What
-# stands there changes under the GIL alone, and with no Python code run meanwhile: that is safe with
-# threads, inside the garbage collector, after a fork and at exit.
+# Fresh memory costs page faults, a tenth of a training step of 512 units. So memory that nobody holds
+# any longer is kept on a shelf for the next who asks for as much. What stands there changes under
+# the GIL alone, and no Python code runs meanwhile: that is safe with threads, inside the garbage
+# collector, after a fork and at exit.
 
 cdef enum:
     PLACES = 16

@@ -1,8 +1,8 @@
 # The recurrence over time, forward and backward: part of _kernels.pyx.
 
-# One loop for all cells, that of run_numpy and run_numpy_backward in cells/cell.py, whose line stands
-# above each stage. A simple cell is the case of one gate with nothing kept but h. What belongs to
-# several gates lies one directly under the other, as their rows of U do.
+# One loop for all cells, that of run_numpy and run_numpy_backward in cells/cell.py, whose line
+# stands above each stage. A simple cell is the case of one gate with nothing kept but h. What
+# belongs to several gates lies one directly under the other, as their rows of U do.
 
 cdef struct ForwardScratch:   # where each array begins in a thread's scratch, and the end of all
     Py_ssize_t targets, Wh, x, Ux, before, after, gates, end
@@ -27,7 +27,7 @@ cdef struct Sizes:
     BackwardScratch backward
 
 
-cdef struct Arrays:           # of a simple cell all but b, x and sums in the precision and parts of h
+cdef struct Arrays:           # sums in double precision, the others in that of h
     const void* W             # each gate's merged factors
     const void* WH            # their adjoints
     const void* U             # of a gated cell with b as a column, or in all columns for labels
@@ -138,7 +138,7 @@ cdef Py_ssize_t state_size(const Sizes* n, Py_ssize_t E) noexcept nogil:
 
 
 cdef void* data_of(arrays, name, Py_ssize_t n_parts, bint is_double) except NULL:
-    """Return where an array's numbers are, so many parts of a precision one behind the other."""
+    """Return where the numbers of an array are: so many parts, in that precision."""
     a = arrays[name]
     if not cnp.PyArray_Check(a) or not cnp.PyArray_IS_C_CONTIGUOUS(a) or (
         cnp.PyArray_TYPE(a) not in (
@@ -152,7 +152,7 @@ cdef void* data_of(arrays, name, Py_ssize_t n_parts, bint is_double) except NULL
 cdef Arrays arrays_of(const Sizes* n, dict arrays) except *:
     """Return where the parameters, the input and the states are that both directions need."""
     cdef Arrays a
-    cdef int is_double = n.is_double, s
+    cdef int is_double = n.is_double, part
     cdef Py_ssize_t size = n.parts * n.N * n.B, blocks = n.panels.n_cuts
     memset(&a, 0, sizeof(a))
     a.W = data_of(arrays, "W", n.parts * n.n_gates * n.panels.n_factors, is_double)
@@ -166,20 +166,20 @@ cdef Arrays arrays_of(const Sizes* n, dict arrays) except *:
         a.labels = <const int64_t*>cnp.PyArray_DATA(x)
     else:
         a.x = data_of(arrays, "x", n.T * n.D * n.B, is_double)
-    for s in range(n.n_states):
-        a.before[s] = data_of(arrays["before"], s, size, is_double)
-        a.states[s] = data_of(arrays["states"], s, n.T * size, is_double)
+    for part in range(n.n_states):
+        a.before[part] = data_of(arrays["before"], part, size, is_double)
+        a.states[part] = data_of(arrays["states"], part, n.T * size, is_double)
     a.gates = data_of(arrays, "gates", n.T * n.n_kept * size, is_double)
     return a
 
 
 cdef real* state_at(
-    const Sizes* n, const Arrays* a, int s, Py_ssize_t t, const real* scratch
+    const Sizes* n, const Arrays* a, int part, Py_ssize_t t, const real* scratch
 ) noexcept nogil:
-    """Return h (s = 0) or c after step t, or before the first step; scratch tells the precision."""
+    """Return h (part 0) or c after step t, or before the first; scratch tells the precision."""
     if t < 0:
-        return <real*>a.before[s]
-    return <real*>a.states[s] + t * n.N * n.parts * n.B
+        return <real*>a.before[part]
+    return <real*>a.states[part] + t * n.N * n.parts * n.B
 
 
 # Forward
@@ -214,8 +214,8 @@ cdef void forward_over_time(
                 )
 
 
-cdef struct Step:             # a block's part of the states, in memory or copied
-    int in_place
+cdef struct Step:             # a block's states and gates: in memory, where a step can read and
+    int in_place              # write them there, or copied
     const void* before[2]
     void* after[2]
     void* gates
@@ -224,52 +224,52 @@ cdef struct Step:             # a block's part of the states, in memory or copie
 cdef void forward_step(
     const Sizes* n, const Arrays* a, Block block, Py_ssize_t t, real* scratch
 ) noexcept nogil:
-    cdef Py_ssize_t E = block.E, size = state_size(n, E), k
-    cdef Step s = begin_step(n, a, block, t, scratch)
+    cdef Py_ssize_t E = block.E, k
+    cdef Step here = begin_step(n, a, block, t, scratch)
     cdef const real* W = <const real*>a.W
     # Wh = [self.matrix.matvec(W_k, state[0]) for W_k in W]
     for k in range(n.n_gates):
         apply_sweeps(
-            &n.panels, E, W + k * n.parts * n.panels.n_factors, <const real*>s.before[0],
-            n.parts * n.B if s.in_place else E, scratch + n.forward.targets,
-            scratch + n.forward.Wh + k * size, E, <real*>NULL,
+            &n.panels, E, W + k * n.parts * n.panels.n_factors, <const real*>here.before[0],
+            n.parts * n.B if here.in_place else E, scratch + n.forward.targets,
+            scratch + n.forward.Wh + k * state_size(n, E), E, <real*>NULL,
         )
     # Ux = np.split(input_product(params["U"], x[t]), len(W))
     input_product(n, a, block, t, scratch)
     # state, kept = self.step(params, Wh, Ux, state)
-    make_step(n, a, block, &s, scratch)
+    step(n, a, block, here, scratch)
     # of_time[t] = part;  gates[t] = kept
-    if not s.in_place:
+    if not here.in_place:
         keep_step(n, a, block, t, scratch)
 
 
 cdef Step begin_step(
     const Sizes* n, const Arrays* a, Block block, Py_ssize_t t, real* scratch
 ) noexcept nogil:
-    """Find the states before and after a step, in place where the step can read and write them."""
+    """Say where the states before and after a step are, and copy those before where they must."""
     cdef const Kernels* K = kernels_for(n.level, n.is_double)
-    cdef Py_ssize_t row = n.parts * n.B, size = state_size(n, block.E), run = block.width
+    cdef Py_ssize_t row = n.parts * n.B, size = state_size(n, block.E), numbers = block.width
     cdef const real* before
-    cdef Step step
-    cdef int s
-    if block.E == row:
-        run *= n.N
+    cdef Step here
+    cdef int part
+    if block.E == row:  # rows follow on one another
+        numbers *= n.N
     if n.is_gated:
-        step.in_place = block.E == row
+        here.in_place = block.E == row
     else:
-        step.in_place = block.E == block.used and run >= K.lanes
-    step.gates = <real*>a.gates + t * n.n_kept * n.N * n.B
-    step.after[1] = NULL
-    for s in range(n.n_states):
-        before = state_at(n, a, s, t - 1, scratch) + block.begin
-        step.before[s] = before
-        step.after[s] = state_at(n, a, s, t, scratch) + block.begin
-        if not step.in_place:
-            step.before[s] = scratch + n.forward.before + s * size
-            step.after[s] = scratch + n.forward.after + s * size
-            step.gates = scratch + n.forward.gates
-            K.copy(n.N, block.used, before, row, <void*>step.before[s], block.E)
-    return step
+        here.in_place = block.E == block.used and numbers >= K.lanes
+    here.gates = <real*>a.gates + t * n.n_kept * n.N * n.B
+    here.after[1] = NULL
+    for part in range(n.n_states):
+        before = state_at(n, a, part, t - 1, scratch) + block.begin
+        here.before[part] = before
+        here.after[part] = state_at(n, a, part, t, scratch) + block.begin
+        if not here.in_place:
+            here.before[part] = scratch + n.forward.before + part * size
+            here.after[part] = scratch + n.forward.after + part * size
+            here.gates = scratch + n.forward.gates
+            K.copy(n.N, block.used, before, row, <void*>here.before[part], block.E)
+    return here
 
 
 cdef void input_product(
@@ -297,26 +297,26 @@ cdef void input_product(
     K.sweep(&s, x, E, Ux, E)
 
 
-cdef void make_step(
-    const Sizes* n, const Arrays* a, Block block, Step* step, real* scratch
+cdef void step(
+    const Sizes* n, const Arrays* a, Block block, Step here, real* scratch
 ) noexcept nogil:
     """Set the state after a step, and the gates, from Wh, Ux and the state before."""
     cdef const Kernels* K = kernels_for(n.level, n.is_double)
-    cdef Py_ssize_t E = block.E, size = state_size(n, E), row = n.parts * n.B
+    cdef Py_ssize_t size = state_size(n, block.E), row = n.parts * n.B
     cdef const real* b = <const real*>a.b + block.i * a.b_block
     cdef real* Wh = scratch + n.forward.Wh
     cdef real* Ux = scratch + n.forward.Ux
-    if n.is_gated:
+    if n.is_gated:  # the last part of the state is what a gate lets through: c, or a GRU's h
         K.open_gates(
-            n.kind, size, Ux, Wh, b, step.before[n.n_states - 1], step.gates, step.after[1],
-            step.after[0],
+            n.kind, size, Ux, Wh, b, here.before[n.n_states - 1], here.gates, here.after[1],
+            here.after[0],
         )
-    elif not step.in_place:
-        K.activate(n.kind, n.parts, 1, size // n.parts, Wh, Ux, b, step.after[0], 0)
-    elif E == row:
-        K.activate(n.kind, n.parts, 1, n.N * block.width, Wh, Ux, b, step.after[0], row)
+    elif not here.in_place:
+        K.activate(n.kind, n.parts, 1, size // n.parts, Wh, Ux, b, here.after[0], 0)
+    elif block.E == row:
+        K.activate(n.kind, n.parts, 1, n.N * block.width, Wh, Ux, b, here.after[0], row)
     else:
-        K.activate(n.kind, n.parts, n.N, block.width, Wh, Ux, b, step.after[0], row)
+        K.activate(n.kind, n.parts, n.N, block.width, Wh, Ux, b, here.after[0], row)
 
 
 cdef void keep_step(
@@ -326,11 +326,11 @@ cdef void keep_step(
     cdef const Kernels* K = kernels_for(n.level, n.is_double)
     cdef Py_ssize_t E = block.E, size = state_size(n, E), row = n.parts * n.B
     cdef real* gates = <real*>a.gates + t * n.n_kept * n.N * n.B
-    cdef int s
-    for s in range(n.n_states):
+    cdef int part
+    for part in range(n.n_states):
         K.copy(
-            n.N, block.used, scratch + n.forward.after + s * size, E,
-            state_at(n, a, s, t, scratch) + block.begin, row,
+            n.N, block.used, scratch + n.forward.after + part * size, E,
+            state_at(n, a, part, t, scratch) + block.begin, row,
         )
     K.copy(
         n.n_kept * n.N, block.used, scratch + n.forward.gates, E, gates + block.begin, row
@@ -360,7 +360,7 @@ def recurrence_backward(Recurrence recurrence, int level, int threads, dict arra
 
 cdef set_gradients(Sizes* n, Arrays* a, dict arrays):
     """Find the adjoint parameters, and the gradients given and wanted."""
-    cdef int is_double = n.is_double, s
+    cdef int is_double = n.is_double, part
     cdef Py_ssize_t size = n.parts * n.N * n.B, blocks = n.panels.n_cuts
     cdef Py_ssize_t of_W = n.parts * n.n_gates * n.panels.n_factors
     cdef Py_ssize_t of_U = n.parts * n.n_gates * n.N * n.D
@@ -374,8 +374,8 @@ cdef set_gradients(Sizes* n, Arrays* a, dict arrays):
         a.dy = data_of(arrays, "dy", n.K * n.M * n.B, is_double)
     if arrays["dlast"] is not None:
         a.dlast = data_of(arrays, "dlast", size, is_double)
-    for s in range(n.n_states):
-        a.dbefore[s] = data_of(arrays["dbefore"], s, size, is_double)
+    for part in range(n.n_states):
+        a.dbefore[part] = data_of(arrays["dbefore"], part, size, is_double)
     if arrays["dx"] is not None:
         a.dx = data_of(arrays, "dx", n.T * n.D * n.B, is_double)
     a.dW = <double*>data_of(arrays, "dW", blocks * of_W, True)
@@ -401,23 +401,24 @@ cdef void backward_over_blocks(
 cdef void backward_over_time(
     const Sizes* n, const Arrays* a, Block block, real* scratch
 ) noexcept nogil:
-    cdef Py_ssize_t t, step = 0
-    # dstate = [0 of each part];  dstate[1] = dc
+    cdef Py_ssize_t t, slot = 0
+    # dstate = [np.zeros_like(part) for part in before];  dstate[1] = dc
     begin_backward(n, a, block, scratch)
     for t in range(n.T - 1, -1, -1):
         # dstate[0] = dstate[0] + dh[t - (T - len(dh))]
         add_from_loss(n, a, block, t, scratch)
-        # d[t], dpast, db = self.step_backward(params, before_t, after_t, gates[t], dstate)
-        step_backward(n, a, block, t, step, scratch)
-        # through_W = [self.matrix.adjoint(W_k, d[t, k]) …];  dW += matrix.gradient(…)
-        matrices_backward(n, a, block, t, step, scratch)
+        # d[t], dpast, db = self.step_backward(params, at[t], at[t + 1], gates[t], dstate)
+        step_backward(n, a, block, t, slot, scratch)
+        # through_W = [self.matrix.adjoint(W_k, d[t, k]) for W_k, k in zip(W, self.behind_W)]
+        # dW = [matrix_gradient(self.matrix, W_k, before[0], states[0], d[:, k]) …]
+        adjoint_and_gradient(n, a, block, t, slot, scratch)
         # dU, dx = input_gradients(params["U"], x, behind_U, input_gradient)
-        input_backward(n, a, block, t, step, scratch)
-        step += 1
-        if step == n.steps_at_once or t == 0:
-            add_up_steps(n, a, block, step, scratch)
-            step = 0
-    # dstate = [sum(through_W, dpast[0]), *dpast[1:]]
+        input_gradients(n, a, block, t, slot, scratch)
+        slot += 1
+        if slot == n.steps_at_once or t == 0:
+            add_up_steps(n, a, block, slot, scratch)
+            slot = 0
+    # dstate = [sum(through_W, dpast[0]), *dpast[1:]]: before, step_backward made that sum
     end_backward(n, a, block, scratch)
 
 
@@ -429,13 +430,13 @@ cdef real* dpast_after(
 
 
 cdef real* state_here(
-    const Sizes* n, const Arrays* a, Block block, int s, Py_ssize_t t, real* scratch
+    const Sizes* n, const Arrays* a, Block block, int part, Py_ssize_t t, real* scratch
 ) noexcept nogil:
     """Return a block's h or c after step t: in memory if it lies there as in scratch, or a copy."""
     cdef Py_ssize_t size = state_size(n, block.E)
     if lies_as_in_memory(n, block):
-        return state_at(n, a, s, t, scratch)
-    return scratch + n.backward.states + (2 * s + (t + 1) % 2) * size
+        return state_at(n, a, part, t, scratch)
+    return scratch + n.backward.states + (2 * part + (t + 1) % 2) * size
 
 
 cdef bint lies_as_in_memory(const Sizes* n, Block block) noexcept nogil:
@@ -447,12 +448,12 @@ cdef void copy_states(
 ) noexcept nogil:
     """Copy the states after step t to where state_here() finds them."""
     cdef const Kernels* K = kernels_for(n.level, n.is_double)
-    cdef int s
+    cdef int part
     if not lies_as_in_memory(n, block):
-        for s in range(n.n_states):
+        for part in range(n.n_states):
             K.copy(
-                n.N, block.used, state_at(n, a, s, t, scratch) + block.begin, n.parts * n.B,
-                state_here(n, a, block, s, t, scratch), block.E,
+                n.N, block.used, state_at(n, a, part, t, scratch) + block.begin, n.parts * n.B,
+                state_here(n, a, block, part, t, scratch), block.E,
             )
 
 
@@ -461,10 +462,10 @@ cdef void begin_backward(
 ) noexcept nogil:
     cdef const Kernels* K = kernels_for(n.level, n.is_double)
     cdef real* ones = scratch + n.backward.x + n.D * block.E
-    cdef Py_ssize_t step, i
-    for step in range(n.steps_at_once):
+    cdef Py_ssize_t slot, i
+    for slot in range(n.steps_at_once):
         for i in range(block.E):
-            ones[step * n.backward.x_step + i] = 1
+            ones[slot * n.backward.x_step + i] = 1
     if a.dlast != NULL:
         K.copy(
             n.N, block.used, <const real*>a.dlast + block.begin, n.B,
@@ -497,12 +498,12 @@ cdef void add_from_loss(
 
 
 cdef void step_backward(
-    const Sizes* n, const Arrays* a, Block block, Py_ssize_t t, Py_ssize_t step, real* scratch
+    const Sizes* n, const Arrays* a, Block block, Py_ssize_t t, Py_ssize_t slot, real* scratch
 ) noexcept nogil:
-    """Set d, dpast and db of step t, the step-th of those gathered."""
+    """Set d, dpast and db of step t, d in its slot among steps_at_once."""
     cdef const Kernels* K = kernels_for(n.level, n.is_double)
     cdef Py_ssize_t size = state_size(n, block.E), row = n.parts * n.B
-    cdef real* d = scratch + n.backward.d + step * n.n_behind * size
+    cdef real* d = scratch + n.backward.d + slot * n.n_behind * size
     cdef real* from_loss = scratch + n.backward.from_loss
     cdef real* through_W = scratch + n.backward.through_W
     cdef const real* gates = <const real*>a.gates + t * n.n_kept * n.N * n.B
@@ -528,14 +529,14 @@ cdef void step_backward(
     )
 
 
-cdef void matrices_backward(
-    const Sizes* n, const Arrays* a, Block block, Py_ssize_t t, Py_ssize_t step, real* scratch
+cdef void adjoint_and_gradient(
+    const Sizes* n, const Arrays* a, Block block, Py_ssize_t t, Py_ssize_t slot, real* scratch
 ) noexcept nogil:
     """Set through_W to W_k^H d_k of each gate, and add the factors' gradients to G or dW."""
     cdef Py_ssize_t size = state_size(n, block.E), k
     cdef Py_ssize_t of_gate, entries = n.parts * n.panels.n_factors
     cdef const real* h_before = state_here(n, a, block, 0, t - 1, scratch)
-    cdef real* d = scratch + n.backward.d + step * n.n_behind * size
+    cdef real* d = scratch + n.backward.d + slot * n.n_behind * size
     cdef double* dW = a.dW + block.i * n.n_gates * entries
     cdef Room room
     room.targets, room.stages = scratch + n.backward.targets, scratch + n.backward.stages
@@ -550,15 +551,15 @@ cdef void matrices_backward(
         )
 
 
-cdef void input_backward(
-    const Sizes* n, const Arrays* a, Block block, Py_ssize_t t, Py_ssize_t step, real* scratch
+cdef void input_gradients(
+    const Sizes* n, const Arrays* a, Block block, Py_ssize_t t, Py_ssize_t slot, real* scratch
 ) noexcept nogil:
     """Set dx[t], and lay x[t] beside d for the product dU; or add that to dU_labels at once."""
     cdef const Kernels* K = kernels_for(n.level, n.is_double)
     cdef Py_ssize_t E = block.E, rows = n.n_gates * n.N, column = t * n.B + block.first
     cdef Py_ssize_t first = t * n.D * n.B + block.first
-    cdef real* d = scratch + n.backward.d + step * n.n_behind * state_size(n, E)
-    cdef real* x = scratch + n.backward.x + step * n.backward.x_step
+    cdef real* d = scratch + n.backward.d + slot * n.n_behind * state_size(n, E)
+    cdef real* x = scratch + n.backward.x + slot * n.backward.x_step
     cdef real* dx = scratch + n.backward.columns
     cdef Sweep s
     if a.dU_labels != NULL:

@@ -203,7 +203,8 @@ static INLINE void NAME(fold_lanes)(REAL *lane, int kept)
             lane[j] += lane[j + half];
 }
 
-/* sums += G.sum(axis=lanes), these in double precision; G = 0. For PAIRS even and odd lanes apart. */
+/* sums += G.sum(axis=lanes), these in double precision; G = 0. For PAIRS even and odd lanes
+   apart. */
 static void NAME(fold)(int mode, Py_ssize_t n, void *G, double *sums)
 {
     REAL *lane = G;
@@ -242,7 +243,8 @@ static INLINE void NAME(columns)(int mode, Py_ssize_t P, Py_ssize_t Q, const REA
         }
 }
 
-/* G += dy conj(x)^T over n of the R columns of all left indices; two elements for each entry of G */
+/* G += dy conj(x)^T over n of the R columns of all left indices; two elements for each entry
+   of G */
 static INLINE void NAME(grams)(Sweep s, const REAL *dy, Py_ssize_t dy_left, const REAL *x,
                                Py_ssize_t x_left, Py_ssize_t n, vec *G)
 {
@@ -381,8 +383,8 @@ static INLINE void NAME(row_tile)(int rows, Py_ssize_t K, Py_ssize_t J, const RE
         STORE(y + i * J, sum[i]);
 }
 
-/* y (left, J) = x (left, K) @ A (K, J), all real: the sweep where R is a single number; J is at least
-   LANES */
+/* y (left, J) = x (left, K) @ A (K, J), all real: the sweep where R is a single number; J is at
+   least LANES */
 static void NAME(row_sweep)(Py_ssize_t K, Py_ssize_t J, const void *A, const void *x, void *y,
                             Py_ssize_t left)
 {
@@ -489,7 +491,8 @@ static INLINE vec NAME(modulus)(int parts, vec *re, vec *im)
     }
     a += WHERE(*im < 0, -*im, *im);
     vec up = WHERE(a < SMALL, NAME(filled)(SCALE), WHERE(a > LARGE, NAME(filled)(1 / SCALE), one));
-    vec down = WHERE(a < SMALL, NAME(filled)(1 / SCALE), WHERE(a > LARGE, NAME(filled)(SCALE), one));
+    vec down =
+        WHERE(a < SMALL, NAME(filled)(1 / SCALE), WHERE(a > LARGE, NAME(filled)(SCALE), one));
     *re *= up;
     *im *= up;
     vec r = NAME(root)(*re * *re + *im * *im), inverse = WHERE(r == 0, zero, one / r);
@@ -647,10 +650,10 @@ static void NAME(open_gates)(int kind, Py_ssize_t n, const void *a, const void *
         NAME(open_gates_as)(GRU, n, a, wh, b_h, before, gates, c, h);
 }
 
-/* The gradients d of what stands behind the gates, as in cells/, for that of h, which has three parts:
-   from the loss, through the matrices (W_k^T d_k of the step after, gate under gate) and past them.
-   past and dpast are what a step hands back besides: of an LSTM dc, of a GRU z dh. The fourth of
-   a GRU's d is that of W_n h + b_h. */
+/* The gradients d of what stands behind the gates, as in cells/, for that of h. This has three
+   parts: from the loss, through the matrices (W_k^T d_k of the step after, gate under gate) and past
+   them. past and dpast are what a step hands back besides: of an LSTM dc, of a GRU z dh. The
+   fourth of a GRU's d is that of W_n h + b_h. */
 static INLINE void NAME(open_gates_backward_as)(int kind, Py_ssize_t n, const REAL *from_loss,
                                                 const REAL *through_W, const REAL *gates,
                                                 const REAL *c, const REAL *before,
