@@ -203,19 +203,18 @@ def check_params(
     """Return params as plain arrays; raise unless they have these names, shapes and dtypes."""
     if not isinstance(params, Mapping):
         raise TypeError(f"params must be a dict of arrays by name, got {type(params).__name__}")
-    if params.keys() != shapes.keys():
-        missing, unknown = shapes.keys() - params.keys(), params.keys() - shapes.keys()
+    missing, unknown = sorted(shapes.keys() - params.keys()), sorted(params.keys() - shapes.keys())
+    if missing + unknown:
         raise ValueError(
-            f"params do not belong to this model: missing {sorted(missing) or 'none'}, "
-            f"unknown {sorted(unknown) or 'none'}"
+            f"params do not belong to this model: missing {missing or 'none'}, "
+            f"unknown {unknown or 'none'}"
         )
     plain = {}
     for name, value in params.items():
-        if type(value) is not np.ndarray or not value.dtype.isnative:
-            if not isinstance(value, np.ndarray):
-                raise TypeError(f"{name} must be an array, got {type(value).__name__}")
-            value = as_array(name, value)
-        plain[name] = value
+        if not isinstance(value, np.ndarray):
+            raise TypeError(f"{name} must be an array, got {type(value).__name__}")
+        is_plain = type(value) is np.ndarray and value.dtype.isnative
+        value = plain[name] = value if is_plain else as_array(name, value)
         if value.shape != shapes[name]:
             raise ValueError(f"{name} must have shape {shapes[name]}, got {value.shape}")
         if value.dtype != dtypes[name]:

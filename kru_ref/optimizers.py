@@ -67,8 +67,7 @@ class Optimizer:
         }
         object.__setattr__(self, "rates", rates)
         for name, rate in {"rate": self.rate, **self.rates}.items():
-            if not (math.isfinite(rate) and rate >= 0):
-                raise ValueError(f"learning rate {name!r} must be finite and ≥ 0, got {rate}")
+            _check_rate(name, rate)
 
     def init(self, params: Mapping[str, Array]) -> State:
         """Return the state before the first update.
@@ -347,6 +346,11 @@ def _check_gradient(name: str, p: Array, g: Array) -> None:
 
 def _belongs(name: str, group: str) -> bool:
     return name == group or name.startswith(f"{group}.")
+
+
+def _check_rate(name: str, rate: float) -> None:
+    if not (math.isfinite(rate) and rate >= 0):
+        raise ValueError(f"learning rate {name!r} must be finite and ≥ 0, got {rate}")
 
 
 def _check_decay(name: str, value: float) -> None:

@@ -132,13 +132,17 @@ def objective(xp: Any, array: Callable[[Any], Any], problem: Problem, p: Mapping
         xs = _states(xp, array, cell, of_cell, gates, xs)
         if cell.is_complex:
             xs = [xp.concatenate([h.real, h.imag]) for h in xs]
-        if not cell.matrix.kept_unitary and not isinstance(cell.matrix, RestrictedUnitary):
-            for name in cell.matrix_names:
-                W = of_cell[name]
-                E = W.conj().T @ W - array(np.eye(W.shape[1]))
-                penalty = penalty + (E * E.conj()).real.sum()
+        penalty = penalty + _penalty(array, cell, of_cell)
     steps = [p["readout.V"] @ h + p["readout.c"][:, None] for h in xs]
     return _loss(xp, array, problem, steps) + problem.strength * penalty
+
+
+def _penalty(array: Callable[[Any], Any], cell: Cell, p: Mapping[str, Any]) -> Any:
+    """Return how far a cell's matrices are from unitary, where they are not by construction."""
+    if cell.matrix.kept_unitary or isinstance(cell.matrix, RestrictedUnitary):
+        return 0.0
+    errors = [W.conj().T @ W - array(np.eye(W.shape[1])) for W in (p[k] for k in cell.matrix_names)]
+    return sum((E * E.conj()).real.sum() for E in errors)
 
 
 def _matrices(

@@ -198,9 +198,13 @@ def _comparable(expected: Arrays) -> Arrays:
         if kind not in there:
             raise ValueError(f"expected holds no {kind}/…: there is nothing to compare")
     for key, a in wanted.items():
-        if a.dtype.kind not in "fc" or not a.size or not np.isfinite(a).all():
+        if not _is_finite(a):
             raise ValueError(f"{key} of expected must hold finite floating-point numbers")
     return wanted
+
+
+def _is_finite(a: NDArray[Any]) -> bool:
+    return a.dtype.kind in "fc" and a.size > 0 and bool(np.isfinite(a).all())
 
 
 @dataclass(frozen=True)

@@ -92,16 +92,16 @@ def phases_of(shapes: tuple[tuple[int, int], ...], B: int, dtype: str) -> tuple[
             runs[-1].append(sweep)
         else:
             runs.append([sweep])
-    cut = []
-    for run in runs:
-        chosen, right = tuple(sweep.factor for sweep in run), run[-1].right
-        if not are_small([shapes[f] for f in chosen]):
-            cut.append(Phase(chosen, run[0].left, right, columns_of(right), None, 0, None))
-            continue
-        rows = max(_rows(shapes, chosen))
-        width = max(LANES, PANEL // (rows * itemsize))
-        cut.append(_phase(shapes, chosen, run[0].left, right, min(right, width), dtype))
-    return tuple(cut)
+    return tuple(_phase_of(shapes, run, dtype) for run in runs)
+
+
+def _phase_of(shapes: tuple[tuple[int, int], ...], run: list[Sweep], dtype: str) -> Phase:
+    """Return the phase of neighbouring factors, or of one that is left to BLAS."""
+    chosen, left, right = tuple(sweep.factor for sweep in run), run[0].left, run[-1].right
+    if not are_small([shapes[f] for f in chosen]):
+        return Phase(chosen, left, right, columns_of(right), None, 0, None)
+    width = max(LANES, PANEL // (max(_rows(shapes, chosen)) * np.dtype(dtype).itemsize))
+    return _phase(shapes, chosen, left, right, min(right, width), dtype)
 
 
 def _joins(

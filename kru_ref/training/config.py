@@ -137,13 +137,16 @@ def _setting(name: str, value: Any, hint: Any) -> Any:
     """Return a setting as the task takes it, if it is of the right one of JSON's kinds."""
     if name == "factors" and value is not None:
         return _shapes(value)
-    parts = get_args(hint) or (hint,)
-    kinds = {str if get_origin(k) is Literal or isinstance(k, str) else k for k in parts}
+    kinds = {_kind(part) for part in get_args(hint) or (hint,)}
     if Path in kinds and isinstance(value, str):
         return Path(value)
     if type(value) not in kinds and not (float in kinds and type(value) is int):
         raise TypeError(f"{name} cannot be {shortened(repr(value))}")
     return value
+
+
+def _kind(part: Any) -> Any:
+    return str if get_origin(part) is Literal or isinstance(part, str) else part
 
 
 def _shapes(value: Any) -> tuple[tuple[int, int], ...]:

@@ -172,9 +172,7 @@ class _Run:
         # those of factors are cheap; singular values of a dense matrix would cost as
         # much as the update
         if log_now or task.matrix == "kronecker":
-            self.defect = self.model.defect(after.params)
-            if not math.isfinite(self.defect):
-                raise Diverged(f"update {after.update} makes W overflow. {REMEDY}")
+            self.measure_defect(after)
         line["defect"] = self.defect
         if evaluate_now:
             line |= evaluate(task, self.model, after.params, "validation")
@@ -188,6 +186,12 @@ class _Run:
         if last or after.update % task.checkpoint_every == 0:
             self.save()
         return line
+
+    def measure_defect(self, after: RunState) -> None:
+        """Find how far the matrices are from unitary; raise if they overflow."""
+        self.defect = self.model.defect(after.params)
+        if not math.isfinite(self.defect):
+            raise Diverged(f"update {after.update} makes W overflow. {REMEDY}")
 
     def save(self) -> None:
         """Save a checkpoint once the metrics it knows of are on the disk."""

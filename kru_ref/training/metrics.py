@@ -39,14 +39,13 @@ def rows_so_far(out: Path, state: RunState) -> dict[int, str]:
         expected = {row["step"] for row, _ in rows if row}
         what.append("an earlier kru_ref wrote the checkpoint: it cannot tell of missing lines")
     known, is_changed = _known(rows, expected, state.update)
-    missing = [str(step) for step in sorted(expected - known.keys())]
+    missing = ", ".join(str(step) for step in sorted(expected - known.keys()))
     if missing and state.rows is not None:
-        what.append(f"lines of updates {', '.join(missing)} are missing")
+        what.append(f"lines of updates {missing} are missing")
     if is_changed:
-        with writing(out):
-            aside = _put_aside(path, content)
         what.append(
-            f"lines that the run did not write were taken out; as it was, it is now {aside}"
+            "lines that the run did not write were taken out; as it was, it is now "
+            f"{_put_aside(out, content)}"
         )
     if what:
         warnings.warn(f"{path}: {shortened('; '.join(what))}", RunWarning, stacklevel=5)
@@ -83,10 +82,12 @@ def _row(text: bytes) -> dict[str, Any]:
     return row if json.dumps(row).encode() == text else {}
 
 
-def _put_aside(path: Path, content: bytes) -> Path:
+def _put_aside(out: Path, content: bytes) -> Path:
+    path = out / METRICS
     for n in itertools.count(1):
         aside = path.with_name(f"{path.stem}.damaged-{n}{path.suffix}")
         if not os.path.lexists(aside):
-            write_atomically(aside, lambda file: file.write(content))
+            with writing(out):
+                write_atomically(aside, lambda file: file.write(content))
             return aside
     raise AssertionError

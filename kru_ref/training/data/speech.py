@@ -52,7 +52,7 @@ def read_phonemes(path: Path) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
             )
         row = int(words[0]), int(words[1]), LABELS.index(words[2])
         begins = rows[-1][1] if rows else 0
-        if row[0] != begins or row[1] <= row[0] or row[1] > LONGEST * HOP:
+        if row[0] != begins or not row[0] < row[1] <= LONGEST * HOP:
             raise ValueError(
                 f"{path}, line {number}: phonemes must follow one another without a gap, within "
                 f"{LONGEST * HOP} samples; expected one from {begins} on, got {row[0]} to {row[1]}"

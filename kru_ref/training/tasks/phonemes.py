@@ -207,13 +207,7 @@ def split_speakers(root: Path) -> dict[str, list[Path]]:
     if is_all:
         _check_published(root, paths)
         return paths
-    for split, some in paths.items():
-        if not some:
-            raise ValueError(
-                f"{root}: no speaker for {split}. {datasets.remedy('timit')} A part of TIMIT "
-                f"without folders train and test needs the speakers "
-                f"{', '.join(sorted(set.union(*SAMPLE_SPLIT.values())))} and others"
-            )
+    _check_sample(root, paths)
     return paths
 
 
@@ -229,6 +223,16 @@ def _of_sample(path: Path) -> str:
     """Return a sentence's split in a part of TIMIT."""
     found = [s for s, speakers in SAMPLE_SPLIT.items() if _speaker(path) in speakers]
     return found[0] if found else "train"
+
+
+def _check_sample(root: Path, paths: dict[str, list[Path]]) -> None:
+    for split, some in paths.items():
+        if not some:
+            raise ValueError(
+                f"{root}: no speaker for {split}. {datasets.remedy('timit')} A part of TIMIT "
+                f"without folders train and test needs the speakers "
+                f"{', '.join(sorted(set.union(*SAMPLE_SPLIT.values())))} and others"
+            )
 
 
 def _check_published(root: Path, paths: dict[str, list[Path]]) -> None:

@@ -415,15 +415,14 @@ def checked_setting(name: str, value: Any, hint: Any) -> Any:
         if not isinstance(value, str) or value not in get_args(kind):
             raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, {got}")
         return str(value)
-    if kind is Path:
-        return checked_path(name, value)
-    if kind is bool:
-        if not isinstance(value, bool | np.bool_):
-            raise TypeError(f"{name} must be True or False, {got}")
-        return bool(value)
-    if kind is int:
-        return _checked_whole(name, value)
-    return _checked_real(name, value)
+    checks = {Path: checked_path, bool: _checked_flag, int: _checked_whole}
+    return checks.get(kind, _checked_real)(name, value)
+
+
+def _checked_flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {_shown(value)}")
+    return bool(value)
 
 
 def _checked_factors(value: Any) -> tuple[tuple[int, int], ...]:
