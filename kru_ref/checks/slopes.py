@@ -60,9 +60,9 @@ def probes_of(
     flat = np.arange(p.size)
     if rng is not None and entries is not None and entries < p.size:
         flat = np.sort(rng.choice(p.size, entries, replace=False))
-    places = np.transpose(np.unravel_index(flat, p.shape)).tolist()
+    places = [tuple(map(int, np.unravel_index(i, p.shape))) for i in flat]
     for index, part in itertools.product(places, ("Re", "Im") if is_complex else ("",)):
-        yield Probe(tuple(index), part)
+        yield Probe(index, part)
 
 
 def _direction(p: Array, rng: np.random.Generator) -> Probe:
