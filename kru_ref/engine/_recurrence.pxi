@@ -22,6 +22,7 @@ cdef struct Sizes:
     Py_ssize_t M              # outputs, where the gradient of h is given behind a readout
     Py_ssize_t K              # last steps with a gradient from the loss
     Py_ssize_t steps_at_once  # whose d and x make one product dU
+    Py_ssize_t numbers        # in the largest block's state, as it is in scratch
     Panels panels             # of a gate's product; a block is a panel
     ForwardScratch forward
     BackwardScratch backward
@@ -33,7 +34,6 @@ cdef struct Arrays:           # sums in double precision, the others in that of 
     const void* U             # of a gated cell with b as a column, or in all columns for labels
     const void* UT            # without b
     const void* b             # inside the step: a nonlinearity's or b_h, for each column of a block
-    Py_ssize_t b_block        # from one block's to the next
     const void* x             # or
     const int64_t* labels
     const void* before[2]     # h and c before the first step
@@ -61,6 +61,7 @@ cdef class Recurrence:
     cdef Sizes n
     cdef Product product
     cdef readonly Py_ssize_t forward_scratch, backward_scratch  # parts for a thread, for a block
+    cdef readonly Py_ssize_t block_biases  # numbers of b, once for each column of a block
 
     def __init__(
         self, int kind, Product product, bint is_double, Py_ssize_t T, Py_ssize_t D,
@@ -83,6 +84,7 @@ cdef class Recurrence:
                 step.n_behind * self.n.N * E if self.n.is_gated else self.n.panels.stride
             ), T,
         )
+        self.n.numbers = self.block_biases = state_size(&self.n, E) // self.n.parts
         self.forward_scratch = lay_out_forward(&self.n, E)
         self.backward_scratch = lay_out_backward(&self.n, E)
 
@@ -157,8 +159,7 @@ cdef Arrays arrays_of(const Sizes* n, dict arrays) except *:
     memset(&a, 0, sizeof(a))
     a.W = data_of(arrays, "W", n.parts * n.n_gates * n.panels.n_factors, is_double)
     if arrays["b"] is not None:
-        a.b_block = arrays["b"].shape[1]
-        a.b = data_of(arrays, "b", blocks * a.b_block, is_double)
+        a.b = data_of(arrays, "b", blocks * n.numbers, is_double)
     x = arrays["x"]
     if x.dtype == "int64":
         if x.shape != (n.T, n.B) or not x.flags.c_contiguous:
@@ -303,7 +304,7 @@ cdef void step(
     """Set the state after a step, and the gates, from Wh, Ux and the state before."""
     cdef const Kernels* K = kernels_for(n.level, n.is_double)
     cdef Py_ssize_t size = state_size(n, block.E), row = n.parts * n.B
-    cdef const real* b = <const real*>a.b + block.i * a.b_block
+    cdef const real* b = <const real*>a.b + block.i * n.numbers
     cdef real* Wh = scratch + n.forward.Wh
     cdef real* Ux = scratch + n.forward.Ux
     if n.is_gated:  # the last part of the state is what a gate lets through: c, or a GRU's h
@@ -512,7 +513,7 @@ cdef void step_backward(
     if not n.is_gated:
         K.activate_backward(
             n.kind, n.parts, size // n.parts, through_W, from_loss,
-            state_here(n, a, block, 0, t, scratch), <const real*>a.b + block.i * a.b_block, d,
+            state_here(n, a, block, 0, t, scratch), <const real*>a.b + block.i * n.numbers, d,
             scratch + n.backward.db,
         )
         return

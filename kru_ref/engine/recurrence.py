@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..arrays import Array, Params, ReadoutGradient
 from .backend import kernels, n_threads
 from .memory import aligned_zeros
-from .plans import BLOCK, columns_of, parts_of, plan_of, product_of, whole_vectors
+from .plans import BLOCK, columns_of, parts_of, plan_of, product_of
 from .products import adjoint, as_complexes, as_reals, factor_gradients, level, merge, real_dtype
 
 # Up to so many, a product with one-hot columns is faster than adding up column by column.
@@ -157,7 +157,7 @@ class _Loop:
         inner = params.get("b_h") if step.n_kept else params["b"]
         self.arrays: dict[str, Any] = {
             "W": np.stack([merge(W_k, product) for W_k in W]),
-            "b": None if inner is None else _repeated(inner, columns, self.parts),
+            "b": None if inner is None else self._repeated(inner, columns),
             "x": np.ascontiguousarray(x, np.int64 if x.ndim == 2 else self.real),
         }
 
@@ -169,6 +169,14 @@ class _Loop:
             dU: np.zeros((self.n_blocks, self.parts * self.U_size)),
             "db": np.zeros((self.n_blocks, self.n_biases)),
         }
+
+    def _repeated(self, b: Array, columns: NDArray[np.intp]) -> Array:
+        """Repeat b for each column of each block; what fills up vectors is 0."""
+        repeated = np.zeros((self.n_blocks, self.sizes.block_biases), b.dtype)
+        for of_block, width in zip(repeated, np.diff(columns), strict=True):
+            row = kernels.row_parts(self.parts, width, b.dtype == np.float64) // self.parts
+            of_block[: len(b) * row].reshape(len(b), row)[:, :width] = b[:, None]
+        return repeated
 
 
 def _input_weights(kind: str, params: Mapping[str, Array], x: NDArray[Any]) -> Array:
@@ -184,17 +192,6 @@ def _from_loss(dh: Array | ReadoutGradient) -> dict[str, Array]:
     if isinstance(dh, ReadoutGradient):
         return {"C": np.ascontiguousarray(dh.C.T), "dy": dh.dy}
     return {"dh": dh}
-
-
-def _repeated(b: Array, columns: NDArray[np.intp], parts: int) -> Array:
-    """Repeat b for each column of each block; columns that fill up a vector are 0."""
-    rows = [kernels.row_parts(parts, width, b.dtype == np.float64) for width in np.diff(columns)]
-    # a nonlinearity takes whole vectors, two of complex numbers
-    repeated = np.zeros((len(rows), whole_vectors(2 * len(b) * max(rows))), b.dtype)
-    for of_block, width, row in zip(repeated, np.diff(columns), rows, strict=True):
-        row //= parts
-        of_block[: len(b) * row].reshape(len(b), row)[:, :width] = b[:, None]
-    return repeated
 
 
 def readout(C: Array, c: Array, h: Array) -> NDArray[np.floating]:
