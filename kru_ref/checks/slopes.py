@@ -53,16 +53,15 @@ def probes_of(
     p: Array, entries: int | None, directions: int | None, rng: np.random.Generator | None
 ) -> Iterator[Probe]:
     """Yield what is moved of p: every real number, some of them, or random directions."""
-    is_complex = np.iscomplexobj(p)
     if directions is not None and rng is not None:
         yield from (_direction(p, rng) for _ in range(directions if p.size else 0))
         return
     flat = np.arange(p.size)
     if rng is not None and entries is not None and entries < p.size:
         flat = np.sort(rng.choice(p.size, entries, replace=False))
-    places = [tuple(map(int, np.unravel_index(i, p.shape))) for i in flat]
-    for index, part in itertools.product(places, ("Re", "Im") if is_complex else ("",)):
-        yield Probe(index, part)
+    parts = ("Re", "Im") if np.iscomplexobj(p) else ("",)
+    for i, part in itertools.product(flat, parts):
+        yield Probe(tuple(map(int, np.unravel_index(i, p.shape))), part)
 
 
 def _direction(p: Array, rng: np.random.Generator) -> Probe:
