@@ -122,7 +122,7 @@ def test_signatures_can_be_read():
 def test_the_second_command_compiles_nothing():
     """What it installs is what the tests need beyond the first command, and nothing is built."""
     first, second = re.findall("^pip install (.*?) && ", README.read_text(), re.MULTILINE)
-    assert first == '".[train]"'
+    assert first == '-e ".[train]"'
     project = tomllib.loads((README.parent / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     needed = [re.split("[>=]", line)[0] for name in ("speech", "test") for line in extras[name]]
