@@ -386,7 +386,7 @@ def test_kernels_refuse_arrays_that_do_not_fit_one_another(rng, what):
         given[what] = np.concatenate([wrong, wrong], axis=min(1, wrong.ndim - 1))
     params = {"U": given["U"], "b": given["b"], "b_h": params["b_h"]}
     args = (params, given["x"], given["before"], given["states"], given["gates"])
-    with pytest.raises(ValueError, match="size|shape"):
+    with pytest.raises(ValueError, match=r"size|shape"):
         compiled.recurrence_forward("gru", given["W"], *args)
 
 
