@@ -70,6 +70,11 @@ cdef class Recurrence:
         cdef const KindOfStep* step = &kinds[kind]
         cdef Panels panels = product.n
         cdef Py_ssize_t E = widest_row(product.cuts, panels.parts, is_double)
+        if panels.rows_in != panels.rows_out:
+            raise ValueError(
+                f"a recurrent matrix must be square, but its factors' product has the shape "
+                f"({panels.rows_out}, {panels.rows_in})"
+            )
         self.product = product
         self.n.kind, self.n.parts, self.n.is_double = kind, panels.parts, is_double
         self.n.n_gates, self.n.n_states = step.n_gates, step.n_states
@@ -102,14 +107,15 @@ cdef Py_ssize_t lay_out_forward(Sizes* n, Py_ssize_t E) noexcept nogil:
     cdef Py_ssize_t size = state_size(n, E)
     at.end = 0
     at.targets = reserve(&at.end, 2 * n.panels.stride)  # on the way to W h, in turn
-    at.Wh = reserve(&at.end, n.n_gates * size)
+    if n.is_gated:
+        at.Wh = reserve(&at.end, n.n_gates * size)
+    else:  # it stays where the last sweep of any number leaves it
+        at.Wh = at.targets + (n.panels.F - 1) % 2 * n.panels.stride
     at.Ux = reserve(&at.end, n.n_gates * size)
     at.before = reserve(&at.end, n.n_states * size)     # copies of states and gates that do not
     at.after = reserve(&at.end, n.n_states * size)      # lie in memory as they do here; columns
     at.gates = reserve(&at.end, n.n_kept * size)        # beyond a block's own stay 0
     at.x = reserve(&at.end, (n.D + 1) * E)              # and a row of ones behind it
-    if not n.is_gated:  # the last target of W h is as good
-        at.Wh = at.targets + (n.panels.F - 1) % 2 * n.panels.stride
     return at.end
 
 

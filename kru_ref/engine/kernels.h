@@ -747,26 +747,30 @@ static void NAME(gather)(int parts, Py_ssize_t rows, Py_ssize_t width, const voi
     }
 }
 
-/* u[:, :width] = U[:, labels] */
+/* u[:, :width] = U[:, labels], numbers of `parts` elements; four at a time, for the loop is so short
+   that how it lies in memory would else decide its speed */
+static INLINE void NAME(look_up_as)(int parts, Py_ssize_t N, Py_ssize_t D, Py_ssize_t width,
+                                    const REAL *U, const int64_t *labels, REAL *u, Py_ssize_t R)
+{
+#define NUMBER(b) memcpy(u + parts * (b), U + parts * labels[b], parts * sizeof(REAL))
+    for (; N > 0; N--, U += D * parts, u += R) {
+        Py_ssize_t b = 0;
+        for (; b + 4 <= width; b += 4)
+            for (int i = 0; i < 4; i++)
+                NUMBER(b + i);
+        for (; b < width; b++)
+            NUMBER(b);
+    }
+#undef NUMBER
+}
+
 static void NAME(look_up)(int parts, Py_ssize_t N, Py_ssize_t D, Py_ssize_t width, const void *U,
                           const int64_t *labels, void *u, Py_ssize_t R)
 {
-    for (Py_ssize_t n = 0; n < N; n++) {
-        const REAL *RESTRICT row = (const REAL *)U + n * D * parts;
-        REAL *RESTRICT to = (REAL *)u + n * R;
-        Py_ssize_t b = 0;
-        for (; parts == 1 && b + 4 <= width; b += 4)
-            for (int i = 0; i < 4; i++)
-                to[b + i] = row[labels[b + i]];
-        if (parts == 1)
-            for (; b < width; b++)
-                to[b] = row[labels[b]];
-        else
-            for (; b < width; b++) {
-                to[2 * b] = row[2 * labels[b]];
-                to[2 * b + 1] = row[2 * labels[b] + 1];
-            }
-    }
+    if (parts == 1)
+        NAME(look_up_as)(1, N, D, width, U, labels, u, R);
+    else
+        NAME(look_up_as)(2, N, D, width, U, labels, u, R);
 }
 
 /* np.add.at(dUT, labels, dz.T), dUT (D, N) being the transpose, in double precision: a label that
