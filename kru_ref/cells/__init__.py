@@ -7,7 +7,7 @@ T, B                 time steps, sequences in a batch
 D       input_size   size of an input x_t
 N       hidden_size  size of a hidden state h_t
 x       ``x``        (T, D, B), or integers (T, B) that stand for one-hot columns
-h       ``h``        (T, N, B): ``h[t]`` is h_t for t = 0 … T-1
+h       ``h``        (T, N, B): ``h[t-1]`` is h_t for t = 1 … T
 h0      ``h0``       (N,) learned, (N, B) given: the state before the first step
 W       ``W``        a recurrent matrix's parameters, see matrices.py
 U, b    ``U, b``     (G N, D), (G N,): input weights and biases of G gates

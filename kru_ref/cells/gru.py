@@ -91,8 +91,8 @@ class GRU(Cell):
 
             dn = dh (1 - z),   dz = dh (h_{t-1} - n),   a = dn (1 - n²),   dr = a q,   dq = a r:
 
-        a is the gradient of U_n x + b_n, dq that of W_n h + b_h; dr and dz are still to be
-        multiplied with their gate's derivative.
+        a is the gradient of U_n x + b_n, dq that of W_n h + b_h; the code multiplies dr and dz
+        with their gate's derivative, too.
         """
         (h_before,), (r, z, n, q), (dh,) = before, gates, dafter
         a = dh * (1 - z) * (1 - n * n)

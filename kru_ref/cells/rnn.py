@@ -41,7 +41,7 @@ class RNN(Cell):
     Its step is h_t = σ(z_t) with z_t = W h_{t-1} + U x_t. Back through it, with dh_t the gradient
     of h_t and σ_backward the activation's own (activations.py),
 
-        (dz_t, db_t) = σ_backward(dh_t, h_t),   d = dz_t,   db = Σ_t db_t.
+        (dz_t, db_t) = σ_backward(dh_t, h_t, b),   d = dz_t,   db = Σ_t db_t.
 
     Parameters: "W" (dense) or "W.0", "W.1", … (Kronecker), "U", "b", and "h0" if learned.
     """
@@ -77,7 +77,7 @@ class RNN(Cell):
     def step_backward(
         self, params: Params, before: States, after: States, gates: Array, dafter: States
     ) -> tuple[Gates, Past, Params]:
-        """Return dz and db; h alone decides them."""
+        """Return dz and db from dh, h and b; z is not needed."""
         (h,), (dh,) = after, dafter
         dz, db = ACTIVATIONS[self.activation].backward(dh, h, params["b"])
         return (dz,), (0.0,), {"b": db}
