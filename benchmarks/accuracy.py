@@ -69,7 +69,7 @@ def of_pytorch(model, params, x, dlogits):
     module.load_state_dict(weights)
     V = torch.tensor(params["readout.V"], requires_grad=True)
     c = torch.tensor(params["readout.c"], requires_grad=True)
-    states = [torch.tensor(own[s])[:, None].repeat(1, x.shape[-1]) for s in model.cell.states]
+    states = [torch.tensor(own[s])[:, None].repeat(1, x.shape[-1]) for s in model.cell.state_names]
     start = tuple(s.T[None].contiguous() for s in states)
     h, _ = module(torch.tensor(x).permute(0, 2, 1), start if len(start) > 1 else start[0])
     logits = h @ V.T + c  # (T, B, M)

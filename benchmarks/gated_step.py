@@ -73,7 +73,7 @@ class Theirs:
         size = cell.input_size
         self.x = torch.nn.functional.one_hot(x, size).float() if one_hot else x.mT.contiguous()
         self.targets = torch.tensor(ours.targets)
-        first = [torch.tensor(own[name])[None, None] for name in cell.states]
+        first = [torch.tensor(own[name])[None, None] for name in cell.state_names]
         first = [s.expand(1, B, -1).contiguous() for s in first]
         self.first = tuple(first) if kind == "LSTM" else first[0]
         self.names = ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0"]

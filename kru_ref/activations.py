@@ -12,6 +12,8 @@ Each backward reads only h, never z: a recurrence has to keep its hidden states 
 and they are all that back-propagation needs. Gradients of complex arrays are
 dz = ∂L/∂Re z + i ∂L/∂Im z, so that δL = Re Σ conj(dz) δz.
 
+Compiled, they are in engine/kernels.h.
+
 The tangent (``_jvp``, Jacobian-vector product) derives the same from the other side: how h moves,
 ``h_dot``, when z and b move by ``z_dot`` and ``b_dot``. It reads z, and nothing the backward reads.
 """

@@ -19,6 +19,9 @@ Array = NDArray[Any]
 # Parameters, or their gradients, by name.
 Params = dict[str, Array]
 
+# Shape and dtype of each parameter, by name.
+Layout = dict[str, tuple[tuple[int, ...], np.dtype]]
+
 # More than fits any memory; factorising by trial division stays quick.
 LARGEST_SIZE = 2**40
 
@@ -195,15 +198,11 @@ def check_rng(rng: np.random.Generator) -> None:
         )
 
 
-def check_params(
-    params: Mapping[str, Array],
-    shapes: Mapping[str, tuple[int, ...]],
-    dtypes: Mapping[str, np.dtype],
-) -> Params:
+def check_params(params: Mapping[str, Array], layout: Layout) -> Params:
     """Return params as plain arrays; raise unless they have these names, shapes and dtypes."""
     if not isinstance(params, Mapping):
         raise TypeError(f"params must be a dict of arrays by name, got {type(params).__name__}")
-    missing, unknown = sorted(shapes.keys() - params.keys()), sorted(params.keys() - shapes.keys())
+    missing, unknown = sorted(layout.keys() - params.keys()), sorted(params.keys() - layout.keys())
     if missing + unknown:
         raise ValueError(
             f"params do not belong to this model: missing {missing or 'none'}, "
@@ -215,20 +214,17 @@ def check_params(
             raise TypeError(f"{name} must be an array, got {type(value).__name__}")
         is_plain = type(value) is np.ndarray and value.dtype.isnative
         value = plain[name] = value if is_plain else as_array(name, value)
-        if value.shape != shapes[name]:
-            raise ValueError(f"{name} must have shape {shapes[name]}, got {value.shape}")
-        if value.dtype != dtypes[name]:
-            raise TypeError(f"{name} must have dtype {dtypes[name]}, got {value.dtype}")
+        shape, dtype = layout[name]
+        if value.shape != shape:
+            raise ValueError(f"{name} must have shape {shape}, got {value.shape}")
+        if value.dtype != dtype:
+            raise TypeError(f"{name} must have dtype {dtype}, got {value.dtype}")
     return plain
 
 
-def check_real(cell: str, dtype: str) -> None:
-    """Raise for a complex dtype, on which gates are not defined."""
-    if dtype.startswith("complex"):
-        raise TypeError(
-            f"{cell} is defined on real numbers only, dtype is {dtype}; "
-            "use float32 or float64, or the simple cell"
-        )
+def count_real(layout: Layout) -> int:
+    """Return how many real numbers parameters hold; a complex one counts as two."""
+    return sum(math.prod(shape) * (1 + (dtype.kind == "c")) for shape, dtype in layout.values())
 
 
 def glorot_uniform(shape: tuple[int, ...], rng: np.random.Generator, dtype: np.dtype) -> Array:

@@ -14,6 +14,9 @@ With x reshaped to (Q_0, …, Q_{F-1}, B) in C order, each factor multiplies its
 axis and leaves the others alone. One such multiplication is a *sweep*: the axes
 before the factor's count as one ("left"), those after it and the batch as another
 ("right"), so that a sweep maps (left, Q_f, right) to (left, P_f, right).
+
+A recurrence goes back by W^H dz, ``Kronecker.adjoint`` in matrices.py: the same product of the
+factors W_f^H.
 """
 
 from __future__ import annotations
@@ -139,10 +142,8 @@ def kron_matvec_jvp(
     ----------
     factors, x
         As given to :func:`kron_matvec`.
-    factors_dot : sequence of array_like, shapes (P_f, Q_f)
-        How each factor moves.
-    x_dot : array_like, the shape of x
-        How x moves.
+    factors_dot, x_dot
+        Their tangents, of the same shapes.
 
     Returns
     -------
@@ -229,19 +230,14 @@ class KroneckerProduct(LinearOperator):
 
     Parameters
     ----------
-    factors : sequence of array_like, shapes (P_f, Q_f)
-    backend : {"auto", "numpy", "cython"}
+    factors, backend
+        As for :func:`kron_matvec`, which raises the same errors.
 
     Attributes
     ----------
     factors : tuple of ndarray
     shape : (∏P_f, ∏Q_f)
     dtype : NumPy's promotion of the factors' dtypes
-
-    Raises
-    ------
-    ValueError, TypeError
-        As :func:`kron_matvec`.
 
     Examples
     --------

@@ -1,9 +1,9 @@
-"""Losses of logits (T, M, B), each returned with its gradient.
+"""Losses of logits (T, M, B), each returned with its gradient dlogits (T, M, B).
 
-All average over the T·B steps of a batch. A mask (T, B) gives each step a weight, 0 for
+All average over the T·B steps of a batch. A mask (T, B) gives each step a weight ≥ 0, 0 for
 one that does not count, whatever it holds; the average is then over the sum of the weights. With
-``last_only`` the targets belong to the last step alone and have no time axis. Logits are real; with
-the imaginary parts of a complex step, below 1e-12, the loss is continued analytically.
+``last_only`` targets and mask belong to the last step alone and have no time axis. Logits are real;
+with the imaginary parts of a complex step, below 1e-12, the loss is continued analytically.
 """
 
 from __future__ import annotations
@@ -105,11 +105,6 @@ def mean_squared_error(
     mask, last_only
         As for :func:`softmax_cross_entropy`.
 
-    Returns
-    -------
-    loss : float
-    dlogits : ndarray, shape (T, M, B)
-
     Raises
     ------
     ValueError, TypeError
@@ -145,11 +140,6 @@ def bernoulli_cross_entropy(
         0 or 1, or a probability between.
     mask, last_only
         As for :func:`softmax_cross_entropy`.
-
-    Returns
-    -------
-    loss : float
-    dlogits : ndarray, shape (T, M, B)
 
     Raises
     ------
@@ -226,18 +216,16 @@ def _weights(mask: ArrayLike | None, shape: tuple[int, ...]) -> Real:
 
 
 def _average(values: Real, gradient: Real, weights: Real, logits: ArrayLike) -> tuple[float, Real]:
-    """Weight the losses of the steps (T, B) and their gradients (T, M, B)."""
+    """Weight the losses of steps (T, B) and their gradients (T, M, B).
+
+    A step that does not count stays out even where it is not finite.
+    """
     counts = weights > 0
-    value = _weighted(values, weights)
+    value = np.sum(np.where(counts, values, 0) * weights).item()
     dsteps = np.where(counts[:, None], gradient, 0) * weights[:, None].astype(gradient.dtype)
     dlogits = np.zeros_like(as_array("logits", logits))
     dlogits[len(dlogits) - len(dsteps) :] = dsteps
     return value, dlogits
-
-
-def _weighted(values: Real, weights: Real) -> float:
-    """Average over steps (T, B); one that does not count stays out even where it is not finite."""
-    return np.sum(np.where(weights > 0, values, 0) * weights).item()
 
 
 def _check_targets(targets: NDArray[Any], shape: tuple[int, ...], integer: bool = False) -> None:

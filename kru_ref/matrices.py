@@ -25,7 +25,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from .arrays import Array, checked_choice, glorot_uniform
+from .arrays import Array, Layout, checked_choice, glorot_uniform
 from .kronecker import (
     Backend,
     engine_for,
@@ -44,13 +44,12 @@ class Matrix:
     # Whether an optimizer must keep W unitary; see FullUnitary.
     kept_unitary: ClassVar[bool] = False
 
-    def shapes(self, N: int, dtype: np.dtype) -> dict[str, tuple[int, ...]]:
-        """Name each parameter array (the cell adds "W" before it) and give its shape."""
-        return {"": (N, N)}
+    def layout(self, N: int, dtype: np.dtype) -> Layout:
+        """Name each parameter array (the cell adds "W" before it); give its shape and dtype.
 
-    def dtypes(self, N: int, dtype: np.dtype) -> dict[str, np.dtype]:
-        """Give the dtype of each parameter array, for states of a dtype."""
-        return dict.fromkeys(self.shapes(N, dtype), dtype)
+        ``dtype`` is that of the states.
+        """
+        return {"": ((N, N), dtype)}
 
     def init(self, N: int, rng: np.random.Generator, dtype: np.dtype) -> list[Array]:
         """Draw the parameter arrays."""
@@ -136,7 +135,7 @@ class Kronecker(Matrix):
     Raises
     ------
     ValueError, ImportError
-        An unknown scheme, an unknown or missing backend, or sizes below 1; from :meth:`shapes`,
+        An unknown scheme, an unknown or missing backend, or sizes below 1; from :meth:`layout`,
         factors that do not multiply to N; from :meth:`init`, rectangular ones to spread.
     """
 
@@ -159,9 +158,9 @@ class Kronecker(Matrix):
             raise ValueError(f"factors must hold at least one shape, all sizes ≥ 1, got {factors}")
         object.__setattr__(self, "factors", factors)
 
-    def shapes(self, N: int, dtype: np.dtype) -> dict[str, tuple[int, ...]]:
+    def layout(self, N: int, dtype: np.dtype) -> Layout:
         """Return one array for each factor: "W.0", "W.1", …."""
-        return {f".{f}": shape for f, shape in enumerate(self.factor_shapes(N))}
+        return {f".{f}": (shape, dtype) for f, shape in enumerate(self.factor_shapes(N))}
 
     @functools.lru_cache(maxsize=256)  # noqa: B019 (it is frozen, and small)
     def factor_shapes(self, N: int) -> tuple[tuple[int, int], ...]:

@@ -13,7 +13,6 @@ y       ``logits``       (T, M, B), real: y_t = V h_t + c, or V [Re h_t; Im h_t]
 from __future__ import annotations
 
 import itertools
-import math
 import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .arrays import (
     Array,
+    Layout,
     Params,
     ReadoutGradient,
     check_params,
@@ -33,6 +33,7 @@ from .arrays import (
     checked_array,
     checked_flag,
     checked_size,
+    count_real,
     glorot_uniform,
     over_time,
 )
@@ -138,22 +139,19 @@ class SequenceModel:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of each parameter: "cell.…", "readout.V", "readout.c"."""
-        return dict(self._shapes)
+        return {name: shape for name, (shape, _) in self.layout.items()}
 
     def dtypes(self) -> dict[str, np.dtype]:
         """Return the dtype of each parameter; the readout is real."""
-        return dict(self._dtypes)
+        return {name: dtype for name, (_, dtype) in self.layout.items()}
 
     @cached_property
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
-        shapes = self._with_prefixes([cell.shapes() for cell in self.cells])
-        shapes["readout.V"] = (self.output_size, self.cells[-1].n_features)
-        return shapes | {"readout.c": (self.output_size,)}
-
-    @cached_property
-    def _dtypes(self) -> dict[str, np.dtype]:
-        dtypes = self._with_prefixes([cell.dtypes() for cell in self.cells])
-        return dtypes | dict.fromkeys(("readout.V", "readout.c"), self.cells[-1].real_dtype)
+    def layout(self) -> Layout:
+        """Shape and dtype of each parameter."""
+        M, above = self.output_size, self.cells[-1]
+        shapes = {"readout.V": (M, above.n_features), "readout.c": (M,)}
+        readout = {name: (shape, above.real_dtype) for name, shape in shapes.items()}
+        return self._with_prefixes([cell.layout for cell in self.cells]) | readout
 
     def _with_prefixes(self, of_cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return what each cell says of its parameters, by the model's names."""
@@ -170,17 +168,14 @@ class SequenceModel:
     @cached_property
     def _cell_names(self) -> list[list[tuple[str, str]]]:
         return [
-            [(name, f"{prefix}.{name}") for name in cell.shapes()]
+            [(name, f"{prefix}.{name}") for name in cell.layout]
             for prefix, cell in zip(self.prefixes, self.cells, strict=True)
         ]
 
     @property
     def n_parameters(self) -> int:
         """Real numbers in all parameters; a complex one counts as two."""
-        return sum(
-            math.prod(shape) * (2 if self._dtypes[name].kind == "c" else 1)
-            for name, shape in self._shapes.items()
-        )
+        return count_real(self.layout)
 
     @property
     def n_recurrent_parameters(self) -> int:
@@ -196,7 +191,7 @@ class SequenceModel:
         """Draw parameters: the cells', V Glorot-uniform, c = 0."""
         params: Params = self._with_prefixes([cell.init(rng) for cell in self.cells])
         dtype = self.cells[-1].real_dtype
-        params["readout.V"] = glorot_uniform(self._shapes["readout.V"], rng, dtype)
+        params["readout.V"] = glorot_uniform(self.layout["readout.V"][0], rng, dtype)
         params["readout.c"] = np.zeros(self.output_size, dtype)
         return params
 
@@ -232,7 +227,7 @@ class SequenceModel:
         ValueError, TypeError
             As the cells' ``forward``.
         """
-        params, given = check_params(params, self._shapes, self._dtypes), self.states_of(h0)
+        params, given = check_params(params, self.layout), self.states_of(h0)
         if rng is not None:
             check_rng(rng)
         x = self.cells[0].checked_input(x)
@@ -286,7 +281,7 @@ class SequenceModel:
 
             dh = C^T dy,   dV_Re = Σ dy Re(h)^T and dV_Im = Σ dy Im(h)^T,   dc = Σ dy.
         """
-        params = check_params(params, self._shapes, self._dtypes)
+        params = check_params(params, self.layout)
         h = self._checked_states(saved)
         shape = (len(h), self.output_size, h.shape[-1])
         dlogits = checked_array("dlogits", dlogits, shape, self.cells[-1].real_dtype)
@@ -322,7 +317,7 @@ class SequenceModel:
         grads : dict of str to ndarray
             {"cell.W.0": …}: only the recurrent matrices' parameters.
         """
-        of_cells = self.cell_params(check_params(params, self._shapes, self._dtypes))
+        of_cells = self.cell_params(check_params(params, self.layout))
         parts = [cell.penalty(of_cell) for cell, of_cell in zip(self.cells, of_cells, strict=True)]
         return sum(value for value, _ in parts), self._with_prefixes([dW for _, dW in parts])
 
@@ -336,13 +331,14 @@ class SequenceModel:
 
     def defect(self, params: Mapping[str, Array]) -> float:
         """Return ‖W^H W - I‖₂, the largest of all recurrent matrices."""
-        of_cells = self.cell_params(check_params(params, self._shapes, self._dtypes))
+        of_cells = self.cell_params(check_params(params, self.layout))
         return max(cell.defect(of_cell) for cell, of_cell in zip(self.cells, of_cells, strict=True))
 
     @property
     def _readout_engine(self) -> ModuleType | None:
         """What reads out few outputs in compiled code; of many BLAS is the faster."""
-        return self.cells[-1].engine if self.output_size <= 64 else None
+        above = self.cells[-1]
+        return above.matrix.engine(above.hidden_size) if self.output_size <= 64 else None
 
     def states_of(self, h0: Any) -> tuple[Any, ...]:
         """Return the given state of each cell, or None."""
@@ -351,7 +347,7 @@ class SequenceModel:
             return (None,) * n
         if isinstance(self.cell, Cell):
             # one state, or the states of one cell: a state may be a list of one row
-            is_wrapped = _depth(h0) == (3 if len(self.cell.states) == 1 else 4)
+            is_wrapped = _depth(h0) == (3 if len(self.cell.state_names) == 1 else 4)
             return tuple(h0) if is_wrapped else (h0,)
         if isinstance(h0, tuple | list) and len(h0) == n:
             return tuple(h0)
@@ -363,10 +359,10 @@ class SequenceModel:
             raise TypeError(
                 f"saved must be the ModelSaved that forward returned, got {type(saved).__name__}"
             )
-        if not len(saved.cells) == len(saved.kept) == len(self.cells):
+        n = len(self.cells)
+        if not len(saved.cells) == len(saved.kept) == n:
             raise ValueError(
-                f"saved belongs to another model: it holds {len(saved.cells)} cells, this model "
-                f"{len(self.cells)}"
+                f"saved belongs to another model: it holds {len(saved.cells)} cells, this one {n}"
             )
         for i, (cell, of_cell, kept) in enumerate(zip(self.cells, *saved, strict=True)):
             cell.check_saved(of_cell)

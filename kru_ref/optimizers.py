@@ -46,28 +46,37 @@ class Optimizer:
         A rate that is negative or not finite.
     """
 
+    # Arrays that an update keeps of each parameter, and the constants in [0, 1).
     slots: ClassVar[tuple[str, ...]] = ()
+    decays: ClassVar[tuple[str, ...]] = ()
 
     rate: float = 1e-3
     rates: Mapping[str, float] = field(default_factory=dict)
     unitary: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if name not in ("rates", "unitary"):
-                object.__setattr__(self, name, checked_number(name, value))
         is_sequence = isinstance(self.unitary, list | tuple)
         if not is_sequence or not all(isinstance(name, str) for name in self.unitary):
             raise TypeError(f"unitary must be a sequence of names, got {self.unitary!r}")
         if not isinstance(self.rates, Mapping):
             raise TypeError(f"rates must be a dict of numbers by name, got {self.rates!r}")
         object.__setattr__(self, "unitary", tuple(self.unitary))
-        rates = {
-            name: checked_number(f"rate of {name!r}", rate) for name, rate in self.rates.items()
-        }
+        rates = {k: checked_number(f"rate of {k!r}", rate) for k, rate in self.rates.items()}
         object.__setattr__(self, "rates", rates)
+        for name, value in vars(self).items():
+            if name not in ("rates", "unitary"):
+                object.__setattr__(self, name, checked_number(name, value))
+        self._check_ranges()
+
+    def _check_ranges(self) -> None:
         for name, rate in {"rate": self.rate, **self.rates}.items():
-            _check_rate(name, rate)
+            if not (math.isfinite(rate) and rate >= 0):
+                raise ValueError(f"learning rate {name!r} must be finite and ≥ 0, got {rate}")
+        for name in self.decays:
+            if not 0 <= (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {value}")
+        if not 0 < (epsilon := getattr(self, "epsilon", 1.0)) < math.inf:
+            raise ValueError(f"epsilon must be finite and above 0, got {epsilon}")
 
     def init(self, params: Mapping[str, Array]) -> State:
         """Return the state before the first update.
@@ -160,19 +169,14 @@ class SGD(Optimizer):
 
     Parameters
     ----------
-    rate, rates, unitary
-        As for :class:`Optimizer`.
     momentum : float
-        μ in [0, 1).
+        μ in [0, 1); the others as for :class:`Optimizer`.
     """
 
     slots: ClassVar[tuple[str, ...]] = ("momentum",)
+    decays: ClassVar[tuple[str, ...]] = ("momentum",)
 
     momentum: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_decay("momentum", self.momentum)
 
     def step(self, g: Real, steps: int, *slots: Real) -> tuple[Real, ...]:
         """Return m and m."""
@@ -186,23 +190,15 @@ class RMSprop(Optimizer):
 
     Parameters
     ----------
-    rate, rates, unitary
-        As for :class:`Optimizer`.
-    decay : float
-        α in [0, 1).
-    epsilon : float
-        ε.
+    decay, epsilon : float
+        α in [0, 1) and ε; the others as for :class:`Optimizer`.
     """
 
     slots: ClassVar[tuple[str, ...]] = ("mean_square",)
+    decays: ClassVar[tuple[str, ...]] = ("decay",)
 
     decay: float = 0.9
     epsilon: float = 1e-8
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_decay("decay", self.decay)
-        _check_epsilon(self.epsilon)
 
     def step(self, g: Real, steps: int, *slots: Real) -> tuple[Real, ...]:
         """Return g / (√v + ε) and v."""
@@ -219,25 +215,16 @@ class Adam(Optimizer):
 
     Parameters
     ----------
-    rate, rates, unitary
-        As for :class:`Optimizer`.
-    beta1, beta2 : float
-        In [0, 1).
-    epsilon : float
-        ε.
+    beta1, beta2, epsilon : float
+        β₁ and β₂ in [0, 1), and ε; the others as for :class:`Optimizer`.
     """
 
     slots: ClassVar[tuple[str, ...]] = ("mean", "mean_square")
+    decays: ClassVar[tuple[str, ...]] = ("beta1", "beta2")
 
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_decay("beta1", self.beta1)
-        _check_decay("beta2", self.beta2)
-        _check_epsilon(self.epsilon)
 
     def step(self, g: Real, steps: int, *slots: Real) -> tuple[Real, ...]:
         """Return m̂ / (√v̂ + ε), m and v."""
@@ -346,18 +333,3 @@ def _check_gradient(name: str, p: Array, g: Array) -> None:
 
 def _belongs(name: str, group: str) -> bool:
     return name == group or name.startswith(f"{group}.")
-
-
-def _check_rate(name: str, rate: float) -> None:
-    if not (math.isfinite(rate) and rate >= 0):
-        raise ValueError(f"learning rate {name!r} must be finite and ≥ 0, got {rate}")
-
-
-def _check_decay(name: str, value: float) -> None:
-    if not 0 <= value < 1:
-        raise ValueError(f"{name} must lie in [0, 1), got {value}")
-
-
-def _check_epsilon(value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"epsilon must be finite and above 0, got {value}")

@@ -11,7 +11,7 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from .arrays import Array, checked_size, divided
+from .arrays import Array, Layout, checked_size, divided
 from .matrices import Matrix
 from .unitary import unitarity_defect
 
@@ -33,7 +33,7 @@ class RestrictedUnitary(Matrix):
     Raises
     ------
     ValueError
-        A negative seed; from :meth:`shapes`, an odd N with a real dtype.
+        A negative seed; from :meth:`layout`, an odd N with a real dtype.
 
     Notes
     -----
@@ -47,24 +47,20 @@ class RestrictedUnitary(Matrix):
         seed = checked_size("permutation_seed", self.permutation_seed, least=0, most=2**128)
         object.__setattr__(self, "permutation_seed", seed)
 
-    def shapes(self, N: int, dtype: np.dtype) -> dict[str, tuple[int, ...]]:
-        """Return the angles (3, n) and the reflections (2, n)."""
+    def layout(self, N: int, dtype: np.dtype) -> Layout:
+        """Return the angles (3, n), real, and the reflections (2, n), complex."""
         if dtype.kind != "c" and N % 2:
             raise ValueError(
                 f"a real state of RestrictedUnitary is half as many complex numbers: "
                 f"hidden_size must be even, got {N}"
             )
-        n = N if dtype.kind == "c" else N // 2
-        return {".phases": (3, n), ".reflections": (2, n)}
-
-    def dtypes(self, N: int, dtype: np.dtype) -> dict[str, np.dtype]:
-        """Return a real and a complex dtype of the states' precision."""
-        real = np.finfo(dtype).dtype
-        return {".phases": real, ".reflections": np.result_type(real, np.complex64)}
+        n, real = N if dtype.kind == "c" else N // 2, np.finfo(dtype).dtype
+        complex_ = np.result_type(real, np.complex64)
+        return {".phases": ((3, n), real), ".reflections": ((2, n), complex_)}
 
     def init(self, N: int, rng: np.random.Generator, dtype: np.dtype) -> list[Array]:
         """Draw angles from ±π, and vectors with parts from ±1."""
-        (_, n), (real, complex_) = self.shapes(N, dtype)[".phases"], self.dtypes(N, dtype).values()
+        ((_, n), real), (_, complex_) = self.layout(N, dtype).values()
         phases = rng.uniform(-math.pi, math.pi, (3, n))
         re, im = rng.uniform(-1, 1, (2, 2, n))
         return [phases.astype(real), (re + 1j * im).astype(complex_)]

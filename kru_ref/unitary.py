@@ -19,6 +19,7 @@ def soft_unitary(factors: Sequence[ArrayLike]) -> tuple[float, list[Array]]:
     Parameters
     ----------
     factors : sequence of array_like, shapes (P_f, Q_f)
+        Checked as by :func:`kru_ref.kron_matvec`.
 
     Returns
     -------
@@ -26,11 +27,6 @@ def soft_unitary(factors: Sequence[ArrayLike]) -> tuple[float, list[Array]]:
         R, to be added to a loss with a strength λ (equation 7 of Jose, Cissé and Fleuret).
     dfactors : list of ndarray, shapes (P_f, Q_f)
         dR/dW_f = 4 W_f (W_f^H W_f - I).
-
-    Raises
-    ------
-    ValueError, TypeError
-        As :func:`kru_ref.kron_matvec`, for the factors.
 
     Notes
     -----
@@ -52,16 +48,12 @@ def unitarity_defect(factors: Sequence[ArrayLike]) -> float:
     Parameters
     ----------
     factors : sequence of array_like, shapes (P_f, Q_f)
+        Checked as by :func:`kru_ref.kron_matvec`.
 
     Returns
     -------
     defect : float
         0 for a unitary matrix; 1 at least where W has fewer rows than columns.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As :func:`kru_ref.kron_matvec`, for the factors.
 
     Notes
     -----
@@ -97,10 +89,8 @@ def random_unitary(
 
     Raises
     ------
-    ValueError
-        A size below 1.
-    TypeError
-        Another dtype, a size that is no integer, or no generator.
+    ValueError, TypeError
+        A size below 1 or no integer, another dtype, no generator.
 
     Notes
     -----
@@ -144,10 +134,8 @@ def spread_unitary(
 
     Raises
     ------
-    ValueError
-        A size below 1, or no factor.
-    TypeError
-        A real dtype: eigenvalues of real matrices come in conjugate pairs.
+    ValueError, TypeError
+        A size below 1, no factor, or a real dtype: eigenvalues of real matrices come in pairs.
 
     Notes
     -----

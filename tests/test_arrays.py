@@ -113,7 +113,7 @@ def test_cells_and_models(rng, kind, as_):
     model = kru.SequenceModel(cell, N)
     params, x = model.init(rng), rng.standard_normal((3, N, B)).astype("float32")
     given = {name: as_(p) for name, p in params.items()}
-    state = [rng.standard_normal((N, B)).astype(cell.dtype) for _ in cell.states]
+    state = [rng.standard_normal((N, B)).astype(cell.dtype) for _ in cell.state_names]
     h0 = state[0] if len(state) == 1 else tuple(state)
     given_h0 = as_(state[0]) if len(state) == 1 else tuple(as_(s) for s in state)
     logits, saved = model.forward(params, x, h0)
@@ -368,7 +368,7 @@ def test_states_are_read_only(rng, kind):
 def test_a_state_that_was_given_may_change_before_backward(rng, kind):
     cell = CELLS[kind]()
     params, x = cell.init(rng), rng.standard_normal((3, N, B)).astype("float32")
-    state = tuple(rng.standard_normal((N, B)).astype(cell.dtype) for _ in cell.states)
+    state = tuple(rng.standard_normal((N, B)).astype(cell.dtype) for _ in cell.state_names)
     h, saved = cell.forward(params, x, state if len(state) > 1 else state[0])
     expected = cell.backward(params, saved, h)[0]
     for part in state:

@@ -32,8 +32,7 @@ def moved(matrix, dtype, rng):
 def test_shapes_and_dtypes(rng, draw, matrix, dtype):
     dtype = np.dtype(dtype)
     W = matrix.init(N, rng, dtype)
-    assert [w.shape for w in W] == list(matrix.shapes(N, dtype).values())
-    assert [w.dtype for w in W] == list(matrix.dtypes(N, dtype).values())
+    assert [(w.shape, w.dtype) for w in W] == list(matrix.layout(N, dtype).values())
     h, dy = draw((N, 3), dtype), draw((N, 3), dtype)
     y = matrix.matvec(W, h)
     dW, dh = matrix.gradient(W, h, dy), matrix.adjoint(W, dy)

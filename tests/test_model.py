@@ -307,7 +307,7 @@ def test_backward_checks_params_and_saved(rng):
     with pytest.raises(ValueError, match=r"readout.V must have shape \(2, 4\), got \(4, 2\)"):
         model.backward(params | {"readout.V": params["readout.V"].T}, saved, logits)
     two = kru.SequenceModel([kru.GRU(3, 4), kru.GRU(4, 4)], 2)
-    with pytest.raises(ValueError, match="it holds 1 cells, this model 2"):
+    with pytest.raises(ValueError, match="it holds 1 cells, this one 2"):
         two.backward(two.init(rng), saved, logits)
     with pytest.raises(TypeError, match="whole number"):
         kru.SequenceModel(kru.GRU(3, 4), 2.0)

@@ -234,7 +234,7 @@ def oracle(size, batch):
         x = (x[:, None] == np.arange(size.D)[:, None]).astype(float)
     W = [dense(cell, p, gate) for gate in cell.gate_names]
     U, b = np.split(p["U"], G), np.split(p["b"][:, None], G)
-    state = [np.repeat(p[name][:, None], B, axis=1) for name in cell.states]
+    state = [np.repeat(p[name][:, None], B, axis=1) for name in cell.state_names]
     margin = math.inf
     before, after, kept = [], [], []  # states, and what the step back reads
     for x_t in x:
@@ -302,7 +302,7 @@ def oracle(size, batch):
         found |= {prefix + "U": np.concatenate(dU), prefix + "b": np.concatenate(db)}
         if size.kind == "gru":
             found[prefix + "b_h"] = db_h
-        for name, g in zip(cell.states, back, strict=True):
+        for name, g in zip(cell.state_names, back, strict=True):
             found[prefix + name] = g.sum(axis=1)
             if prefix == "cell/":
                 found[f"d{name} of each sequence"] = g
@@ -386,7 +386,7 @@ def found_by(size, batch, engine, precision):
     grads, dx, dstate = cell.backward(own, of_cell, dh, **options)
     found |= {f"cell/{name}": g for name, g in grads.items()}
     dstate = dstate if isinstance(dstate, tuple) else (dstate,)
-    for name, g in zip(cell.states, dstate, strict=True):
+    for name, g in zip(cell.state_names, dstate, strict=True):
         found[f"d{name} of each sequence"] = g
     if dx is not None:
         found["dx"] = dx

@@ -6,7 +6,6 @@ their adjoint, and ``step_jvp``, their tangent.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -20,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..arrays import (
     COLUMNS,
     Array,
+    Layout,
     Params,
     ReadoutGradient,
     as_array,
@@ -30,6 +30,7 @@ from ..arrays import (
     checked_flag,
     checked_size,
     converted,
+    count_real,
     glorot_uniform,
     over_batch,
     over_time,
@@ -42,11 +43,9 @@ States = tuple[Array, ...]
 # The same as a user holds it: h alone, or the pair.
 State = Array | States
 # One array (N, B) for each gate.
-Gates = Sequence[Array]
-# Something, and how it moves.
-Moving = tuple[Any, Any]
-# Gradients of a state, where nothing is 0.
-Past = tuple[Array | float, ...]
+PerGate = Sequence[Array]
+# A value and its tangent.
+WithTangent = tuple[Any, Any]
 
 
 class Saved(NamedTuple):
@@ -72,23 +71,42 @@ class Saved(NamedTuple):
 class Cell(ABC):
     """A recurrent cell: a frozen description, with its parameters in a dict outside it.
 
-    The recurrent matrices, one for each of G gates, are called "W" with the gate's and the matrix's
-    own names behind it; "U" holds the input weights of all gates one under the other, "b" their
-    biases. Arrays in :meth:`step`, ``step_backward`` and ``step_jvp`` are (N, B), states tuples of
-    them: h, or h and c.
+    Parameters
+    ----------
+    input_size, hidden_size : int
+        D and N.
+    matrix : Dense, Kronecker, RestrictedUnitary or FullUnitary
+        The kind of the recurrent matrices, one for each of G gates.
+    dtype : {"float32", "float64", "complex64", "complex128"}
+        Of W, U and the states; biases are real, of the same precision. An LSTM, a GRU, tanh and
+        relu are defined on real numbers only.
+    learned_h0 : bool
+        Whether the state before the first step is a parameter; if not, it is 0 unless given.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A size below 1, a matrix whose factors do not multiply to N, a dtype that is unknown, or
+        complex where the cell is defined on real numbers only.
+
+    Notes
+    -----
+    Parameters: "W" with the gate's name and the matrix's own behind it ("W.r.0"), "U" (G N, D) and
+    "b" (G N,) with the rows of all gates one under the other, and "h0" if learned. Arrays in
+    ``step``, ``step_backward`` and ``step_jvp`` are (N, B), states tuples of them: h, or h and c.
     """
 
     # The suffix of each gate's matrix, in the order of the rows of U.
     gate_names: ClassVar[tuple[str, ...]]
-    # Parts of the state that may be learned, each (N,).
-    states: ClassVar[tuple[str, ...]] = ("h0",)
+    # Parts of the state before the first step, each (N,) if learned.
+    state_names: ClassVar[tuple[str, ...]] = ("h0",)
     # How many arrays a step keeps of its gates, for step_backward.
     n_kept: ClassVar[int] = 0
-    # Which of the gradients that step_backward returns stand behind W_k h, gate by gate; behind
-    # U_k x it is the first G.
-    behind_W: ClassVar[tuple[int, ...]]
-    # Which stand behind a bias that is added there. Another is step_backward's own affair.
-    behind_bias: ClassVar[Mapping[str, slice]] = {}
+    # Of the gradients d that step_backward returns, which is that of W_k h, gate by gate; of U_k x
+    # it is the first G.
+    d_of_W: ClassVar[tuple[int, ...]]
+    # Which are those of biases that are added there. Another is step_backward's own affair.
+    d_of_bias: ClassVar[Mapping[str, slice]] = {}
 
     input_size: int
     hidden_size: int
@@ -99,10 +117,17 @@ class Cell(ABC):
     @property
     @abstractmethod
     def kind(self) -> str:
-        """The name of the step's equations, for the engine."""
+        """The name of the step's equations, by which the engine knows them."""
+
+    @property
+    def on_complex(self) -> bool:
+        """Whether the equations are defined on complex numbers."""
+        return False
 
     @abstractmethod
-    def step(self, params: Params, Wh: Gates, Ux: Gates, state: States) -> tuple[States, Gates]:
+    def step(
+        self, params: Params, Wh: PerGate, Ux: PerGate, before: States
+    ) -> tuple[States, PerGate]:
         """Make one time step from W_k h and U_k x of each gate k.
 
         Return the state after it, and ``n_kept`` arrays of its gates.
@@ -111,17 +136,19 @@ class Cell(ABC):
     @abstractmethod
     def step_backward(
         self, params: Params, before: States, after: States, gates: Array, dafter: States
-    ) -> tuple[Gates, Past, Params]:
+    ) -> tuple[PerGate, Sequence[Array | float], Params]:
         """Back-propagate through :meth:`step`, for the gradients dafter of the state after it.
 
-        Return the gradients of what stands behind the matrices and biases (see ``behind_W``); those
-        of the state before, but for what reaches h through W_k h; and, summed over the batch, those
+        Return d, the gradients of W_k h, of U_k x and of what is added there (``d_of_W``); those of
+        the state before, but for what reaches h through W_k h; and, summed over the batch, those
         of biases within the step.
         """
 
     @abstractmethod
-    def step_jvp(self, params: Moving, Wh: Moving, Ux: Moving, state: Moving) -> Moving:
-        """Make one time step; of all, and of the state after it, how it moves stands beside it."""
+    def step_jvp(
+        self, params: WithTangent, Wh: WithTangent, Ux: WithTangent, before: WithTangent
+    ) -> WithTangent:
+        """Make one time step with tangents; return the state after it and its tangent."""
 
     @np.errstate(under="ignore")
     def forward(
@@ -145,15 +172,13 @@ class Cell(ABC):
             Read-only, for backward reads it too: change a copy.
         saved : Saved
             For :meth:`backward`. It holds x where that needs no conversion: leave it until then.
-            One number for each one of h, five for a GRU, six for an LSTM.
 
         Raises
         ------
         ValueError, TypeError
-            Parameters, x or h0 of another shape or dtype, labels out of range, or x not
-            finite.
+            Parameters, x or h0 of another shape or dtype, labels out of range, or x not finite.
         """
-        params, x = check_params(params, self._shapes, self._dtypes), self.checked_input(x)
+        params, x = check_params(params, self.layout), self.checked_input(x)
         return self.run(params, x, self.initial_states(params, x.shape[-1], h0), h0 is None)
 
     def run(
@@ -203,16 +228,13 @@ class Cell(ABC):
 
         Parameters
         ----------
-        params : mapping of str to ndarray
-            The very ones given to :meth:`forward`.
-        saved : Saved
-            As :meth:`forward` returned it.
+        params, saved
+            The very ones given to :meth:`forward`, and what it returned.
         dh : array_like, shape (T, N, B), or (K, N, B) with K < T
-            Gradient with respect to h, ∂L/∂Re h + i ∂L/∂Im h. A shorter one belongs to
-            the last K steps; that of the steps before is 0.
+            Gradient with respect to h, ∂L/∂Re h + i ∂L/∂Im h. A shorter one belongs to the last K
+            steps. Where a next chunk starts from this one's last state, its dh0 is part of dh[-1].
         dc : array_like, shape (N, B), optional
-            Of an LSTM, the gradient with respect to c after the last step, such as the chunk behind
-            hands back.
+            Of an LSTM, the gradient with respect to c after the last step: the next chunk's.
         input_gradient : bool
             Whether to compute dx.
 
@@ -232,29 +254,29 @@ class Cell(ABC):
         Notes
         -----
         h_t reaches the loss directly and, through W_k h_t of each gate k, by the step after. From
-        the last step to the first, with d_k the gradient of what stands behind W_k h_{t-1} and e_k
-        that behind U_k x_t, both of them the cell's own affair (``step_backward``),
+        the last step to the first, with d_k the gradient of W_k h_{t-1} and e_k that of U_k x_t,
+        both of them the cell's own affair (``step_backward``),
 
             dh_t = (from the loss) + (past the matrices) + Σ_k W_k^H d_k of the step after,
             dx_t = Σ_k U_k^H e_k,   dU_k = Σ_t e_k x_t^H,
 
         and dW_k sums the matrix's own gradient at (h_{t-1}, d_k).
         """
-        params = check_params(params, self._shapes, self._dtypes)
+        params = check_params(params, self.layout)
         checked_flag("input_gradient", input_gradient)
         self.check_saved(saved)
-        if dc is not None and len(self.states) == 1:
-            raise TypeError("dc is the gradient of an LSTM's c: this cell has none, leave it out")
+        shape, dtype = saved.h.shape, np.dtype(self.dtype)
         if not isinstance(dh, ReadoutGradient):
-            dh, shape = as_array("dh", dh), saved.h.shape
+            dh = as_array("dh", dh)
             if dh.ndim != 3 or dh.shape[1:] != shape[1:] or not 1 <= len(dh) <= shape[0]:
                 raise ValueError(
                     f"dh must have the shape of h, {shape}, or that of its last steps; got "
                     f"{dh.shape}"
                 )
-            dh = checked_array("dh", dh, dh.shape, np.dtype(self.dtype))
-        if dc is not None:
-            dc = checked_array("dc", dc, saved.h.shape[1:], np.dtype(self.dtype))
+            dh = checked_array("dh", dh, dh.shape, dtype)
+        if dc is not None and len(self.state_names) == 1:
+            raise TypeError("dc is the gradient of an LSTM's c: this cell has none, leave it out")
+        dc = None if dc is None else checked_array("dc", dc, shape[1:], dtype)
         return self.run_backward(params, saved, dh, dc, input_gradient)
 
     def run_backward(
@@ -277,7 +299,7 @@ class Cell(ABC):
         flat = [d for dW_k in dW for d in dW_k]
         grads = dict(zip(self.matrix_names, flat, strict=True)) | grads
         if self.learned_h0:
-            for name, d in zip(self.states, dbefore, strict=True):
+            for name, d in zip(self.state_names, dbefore, strict=True):
                 grads[name] = over_batch(d) if saved.h0_is_learned else np.zeros_like(params[name])
         return grads, dx, _one_or_all(dbefore)
 
@@ -293,8 +315,8 @@ class Cell(ABC):
         _, before, states, gates, _ = saved
         dh = dh.whole() if isinstance(dh, ReadoutGradient) else dh
         W, (T, N, B) = self.matrices(params), states[0].shape
-        d = np.empty((T, max(self.behind_W) + 1, N, B), self.dtype)
-        dbias = {name: np.zeros(N) for name in self.inner_biases}
+        d = np.empty((T, max(self.d_of_W) + 1, N, B), self.dtype)
+        dbias: dict[str, Any] = {}
         dstate: Any = [np.zeros_like(part) for part in before]
         if dc is not None:
             dstate[1] = dc
@@ -302,13 +324,13 @@ class Cell(ABC):
         for t in reversed(range(T)):
             if t >= T - len(dh):
                 dstate[0] = dstate[0] + dh[t - (T - len(dh))]
-            d[t], dpast, db = self.step_backward(params, at[t], at[t + 1], gates[t], dstate)
+            d[t], past_W, db = self.step_backward(params, at[t], at[t + 1], gates[t], dstate)
             through_W = [
-                self.matrix.adjoint(W_k, d[t, k]) for W_k, k in zip(W, self.behind_W, strict=True)
+                self.matrix.adjoint(W_k, d[t, k]) for W_k, k in zip(W, self.d_of_W, strict=True)
             ]
-            dstate = [sum(through_W, dpast[0]), *dpast[1:]]
+            dstate = [sum(through_W, past_W[0]), *past_W[1:]]
             for name in db:
-                dbias[name] += db[name]
+                dbias[name] = np.add(dbias.get(name, 0), db[name], dtype=np.float64)
         grads = {name: total.astype(params[name].dtype) for name, total in dbias.items()}
         return *self._sums_over_time(params, saved, d, grads, input_gradient), tuple(dstate)
 
@@ -319,25 +341,29 @@ class Cell(ABC):
         W, (T, N, B) = self.matrices(params), saved.h.shape
         dW = [
             matrix_gradient(self.matrix, W_k, saved.before[0], saved.h, d[:, k])
-            for W_k, k in zip(W, self.behind_W, strict=True)
+            for W_k, k in zip(W, self.d_of_W, strict=True)
         ]
-        behind_U = d[:, : len(W)].reshape(T, len(W) * N, B)
-        dU, dx = input_gradients(params["U"], saved.x, behind_U, input_gradient)
-        for name, rows in self.behind_bias.items():
+        d_of_U = d[:, : len(W)].reshape(T, len(W) * N, B)
+        dU, dx = input_gradients(params["U"], saved.x, d_of_U, input_gradient)
+        for name, rows in self.d_of_bias.items():
             dbias[name] = over_time(d[:, rows].reshape(T, -1, B))
         return dW, {"U": dU, **dbias}, dx
 
     def time_step_jvp(
-        self, params: Moving, x_t: NDArray[Any], x_t_dot: NDArray[Any] | None, state: Moving
-    ) -> Moving:
-        """Read x_t (D, B), or integers (B,); return the state after it, and how that moves."""
+        self,
+        params: WithTangent,
+        x_t: NDArray[Any],
+        x_t_dot: NDArray[Any] | None,
+        before: WithTangent,
+    ) -> WithTangent:
+        """Read x_t (D, B), or integers (B,); return the state after it and its tangent."""
         W, W_dot = (self.matrices(p) for p in params)
-        (h, *_), (h_dot, *_) = state
-        products = [self.matrix.jvp(W[k], h, W_dot[k], h_dot) for k in range(len(W))]
-        inputs = input_product_jvp(params[0]["U"], x_t, params[1]["U"], x_t_dot)
+        (h, *_), (h_dot, *_) = before
+        products = (self.matrix.jvp(W[k], h, W_dot[k], h_dot) for k in range(len(W)))
         Wh, Wh_dot = zip(*products, strict=True)
+        inputs = input_product_jvp(params[0]["U"], x_t, params[1]["U"], x_t_dot)
         Ux, Ux_dot = (np.split(u, len(W)) for u in inputs)
-        return self.step_jvp(params, (Wh, Wh_dot), (Ux, Ux_dot), state)
+        return self.step_jvp(params, (Wh, Wh_dot), (Ux, Ux_dot), before)
 
     def init(self, rng: np.random.Generator) -> Params:
         """Draw parameters: W as its matrix says, U Glorot-uniform, b = 0, h_0 of length about 1.
@@ -352,7 +378,7 @@ class Cell(ABC):
         params["U"] = np.concatenate([glorot_uniform((N, D), rng, dtype) for _ in self.gate_names])
         params["b"] = np.zeros(len(self.gate_names) * N, self.real_dtype)
         if self.learned_h0:
-            params |= {name: random_vector(N, rng, dtype) for name in self.states}
+            params |= {name: random_vector(N, rng, dtype) for name in self.state_names}
         return params
 
     def penalty(self, params: Mapping[str, Array]) -> tuple[float, Params]:
@@ -386,45 +412,30 @@ class Cell(ABC):
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of each parameter."""
-        return dict(self._shapes)
+        return {name: shape for name, (shape, _) in self.layout.items()}
 
     def dtypes(self) -> dict[str, np.dtype]:
         """Return the dtype of each parameter: the cell's, but biases are real."""
-        return dict(self._dtypes)
+        return {name: dtype for name, (_, dtype) in self.layout.items()}
 
     @cached_property
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
-        D, N, G = self.input_size, self.hidden_size, len(self.gate_names)
-        shapes = self._for_each_gate(self.matrix.shapes(N, np.dtype(self.dtype)))
-        shapes |= {"U": (G * N, D), "b": (G * N,)}
-        shapes |= dict.fromkeys(self.states, (N,)) if self.learned_h0 else {}
-        return shapes | {name: (N,) for name in self.behind_bias if name != "b"}
+    def layout(self) -> Layout:
+        """Shape and dtype of each parameter."""
+        N, G, dtype = self.hidden_size, len(self.gate_names), np.dtype(self.dtype)
+        of_all = {"U": ((G * N, self.input_size), dtype), "b": ((G * N,), self.real_dtype)}
+        learned = self.state_names if self.learned_h0 else ()
+        inner = (name for name in self.d_of_bias if name != "b")
+        return {**self._of_W, **of_all, **dict.fromkeys((*learned, *inner), ((N,), dtype))}
 
     @cached_property
-    def _dtypes(self) -> dict[str, np.dtype]:
-        dtype = np.dtype(self.dtype)
-        dtypes = dict.fromkeys(self._shapes, dtype) | {"b": self.real_dtype}
-        return dtypes | self._for_each_gate(self.matrix.dtypes(self.hidden_size, dtype))
+    def _of_W(self) -> Layout:
+        of_matrix = self.matrix.layout(self.hidden_size, np.dtype(self.dtype))
+        return {f"W{gate}{name}": of_matrix[name] for gate in self.gate_names for name in of_matrix}
 
     @cached_property
     def matrix_names(self) -> tuple[str, ...]:
         """Names of the recurrent matrices' parameters, gate by gate."""
-        return tuple(self._for_each_gate(dict.fromkeys(self._names_in_W)))
-
-    @cached_property
-    def _names_in_W(self) -> tuple[str, ...]:
-        return tuple(self.matrix.shapes(self.hidden_size, np.dtype(self.dtype)))
-
-    def _for_each_gate(self, of_matrix: Mapping[str, Any]) -> dict[str, Any]:
-        """Give each gate what a matrix says of its parameters, by their whole names."""
-        return {
-            f"W{gate}{name}": value for gate in self.gate_names for name, value in of_matrix.items()
-        }
-
-    @cached_property
-    def inner_biases(self) -> tuple[str, ...]:
-        """Names of biases that stand inside the step, not behind a gate."""
-        return () if "b" in self.behind_bias else ("b",)
+        return tuple(self._of_W)
 
     @property
     def unitary_names(self) -> tuple[str, ...]:
@@ -434,26 +445,18 @@ class Cell(ABC):
     @property
     def n_recurrent_parameters(self) -> int:
         """Real numbers in the recurrent matrices; a complex one counts as two."""
-        return sum(
-            math.prod(self._shapes[name]) * (2 if self._dtypes[name].kind == "c" else 1)
-            for name in self.matrix_names
-        )
+        return count_real(self._of_W)
 
     def matrices(self, params: Mapping[str, Array]) -> list[list[Array]]:
         """Return each gate's matrix, as the list of its parameter arrays."""
-        names, n = self.matrix_names, len(self._names_in_W)
+        names, n = self.matrix_names, len(self.matrix_names) // len(self.gate_names)
         return [[params[name] for name in names[k : k + n]] for k in range(0, len(names), n)]
 
     def engine_for(self, x: NDArray[Any]) -> ModuleType | None:
         """Return what runs the recurrence over x in compiled code, if anything does."""
-        return None if np.iscomplexobj(x) else self.engine
+        return None if np.iscomplexobj(x) else self.matrix.engine(self.hidden_size)
 
-    @property
-    def engine(self) -> ModuleType | None:
-        """What runs the recurrence over real input in compiled code, if anything does."""
-        return self.matrix.engine(self.hidden_size)
-
-    def _check(self) -> None:
+    def __post_init__(self) -> None:
         for name in ("input_size", "hidden_size"):
             object.__setattr__(self, name, checked_size(name, getattr(self, name)))
         object.__setattr__(self, "dtype", check_dtype(self.dtype).name)
@@ -462,57 +465,44 @@ class Cell(ABC):
             raise TypeError(
                 f"matrix must be a matrix such as Dense() or Kronecker(), got {self.matrix!r}"
             )
-        self.matrix.shapes(self.hidden_size, np.dtype(self.dtype))
+        if self.is_complex and not self.on_complex:
+            raise TypeError(
+                f"{type(self).__name__} ({self.kind}) is defined on real numbers only, dtype is "
+                f"{self.dtype}; use float32 or float64, or an RNN with 'modrelu' or 'identity'"
+            )
+        _ = self.layout  # raises where the matrix does not fit N
 
     def initial_states(self, params: Mapping[str, Array], B: int, given: Any) -> States:
         """Return each part of the state before the first step: given, learned, or 0."""
-        names, shape, dtype = self.states, (self.hidden_size, B), np.dtype(self.dtype)
+        names, shape, dtype = self.state_names, (self.hidden_size, B), np.dtype(self.dtype)
         if given is None and self.learned_h0:
             return tuple(np.repeat(params[name][:, None], B, axis=1) for name in names)
         if given is None:
             return tuple(np.zeros(shape, dtype) for _ in names)
-        parts = (given,) if len(names) == 1 else self._checked_parts(given)
+        parts = (given,) if len(names) == 1 else _checked_pair(given)
         # copies: the caller's own may change before backward
         return tuple(
             checked_array(name, part, shape, dtype).copy()
             for name, part in zip(names, parts, strict=True)
         )
 
-    def _checked_parts(self, given: Any) -> Sequence[ArrayLike]:
-        if not isinstance(given, tuple | list) or len(given) != len(self.states):
-            what = type(given).__name__
-            what = f"a {what} of {len(given)}" if isinstance(given, tuple | list) else what
-            pair = ", ".join(name.removesuffix("0") for name in self.states)
-            raise ValueError(f"h0 must be the pair ({pair}), got {what}")
-        if any(part is None for part in given):
-            raise ValueError("h0 must be given whole: a part of it is None")
-        return given
-
     def checked_input(self, x: ArrayLike) -> NDArray[Any]:
         """Return x (T, D, B) in the cell's precision, or integers (T, B); raise for another."""
-        x = as_array("x", x)
-        D = self.input_size
-        if np.issubdtype(x.dtype, np.integer) and x.ndim == 2:
-            self._check_labels(x)
-        elif x.ndim == 3 and x.shape[1] == D:
-            if np.iscomplexobj(x) and not self.is_complex:
-                raise TypeError(f"x is complex, but the cell's dtype is {self.dtype}")
-            self._check_finite(x)
-            dtype = np.dtype(self.dtype) if np.iscomplexobj(x) else self.real_dtype
-            x = converted("x", x, dtype)
-        else:
+        x, D = as_array("x", x), self.input_size
+        if not _is_labels(x) and (x.ndim != 3 or x.shape[1] != D):
             raise ValueError(
                 f"x must have shape (T, D, B) with D = input_size = {D}, or be integers of "
                 f"shape (T, B); got {x.dtype} {x.shape}"
             )
         if 0 in x.shape:
             raise ValueError(f"x needs at least one time step and one sequence, got {x.shape}")
-        return x
-
-    def _check_finite(self, x: NDArray[Any]) -> None:
-        if x.dtype.kind in "fc" and not (is_finite := np.isfinite(x)).all():
-            where = tuple(np.argwhere(~is_finite)[0].tolist())
-            raise ValueError(f"x must be finite, but x[t, d, b] is {x[where]} at {where}")
+        if _is_labels(x):
+            self._check_labels(x)
+            return x
+        if np.iscomplexobj(x) and not self.is_complex:
+            raise TypeError(f"x is complex, but the cell's dtype is {self.dtype}")
+        _check_finite(x)
+        return converted("x", x, np.dtype(self.dtype) if np.iscomplexobj(x) else self.real_dtype)
 
     def _check_labels(self, x: NDArray[Any]) -> None:
         D = self.input_size
@@ -534,21 +524,21 @@ class Cell(ABC):
             raise ValueError(f"saved belongs to another cell: {error}") from error
 
     def _check_sizes(self, saved: Saved) -> None:
-        x, N, n_parts = np.asarray(saved.x), self.hidden_size, len(self.states)
-        if x.dtype.kind in "iu" and x.ndim == 2:
+        x, n_parts = np.asarray(saved.x), len(self.state_names)
+        if _is_labels(x):
             self._check_labels(x)
         elif x.shape[1:-1] != (self.input_size,):
             raise ValueError(f"its x is {x.dtype} {x.shape}, input_size is {self.input_size}")
         if not len(saved.before) == len(saved.states) == n_parts:
             raise ValueError(f"its state has {len(saved.states)} parts, this cell's {n_parts}")
-        T, B = len(x), x.shape[-1]
+        T, shape = len(x), (self.hidden_size, x.shape[-1])
         arrays: list[tuple[str, Any, tuple[int, ...]]] = []
-        for name, before, of_time in zip(self.states, saved.before, saved.states, strict=True):
-            arrays += [(name, before, (N, B)), (name.removesuffix("0"), of_time, (T, N, B))]
-        for name, given, shape in [*arrays, ("gates", saved.gates, (T, self.n_kept, N, B))]:
+        for name, before, of_time in zip(self.state_names, saved.before, saved.states, strict=True):
+            arrays += [(name, before, shape), (name.removesuffix("0"), of_time, (T, *shape))]
+        for name, given, expected in [*arrays, ("gates", saved.gates, (T, self.n_kept, *shape))]:
             a = np.asarray(given)
-            if a.shape != shape or a.dtype != self.dtype:
-                raise ValueError(f"{name} must be {self.dtype} {shape}, got {a.dtype} {a.shape}")
+            if a.shape != expected or a.dtype != self.dtype:
+                raise ValueError(f"{name} must be {self.dtype} {expected}, got {a.dtype} {a.shape}")
 
 
 def input_product(U: Array, x_t: NDArray[Any]) -> Array:
@@ -559,7 +549,7 @@ def input_product(U: Array, x_t: NDArray[Any]) -> Array:
 def input_gradients(
     U: Array, x: NDArray[Any], dz: Array, input_gradient: bool
 ) -> tuple[Array, Array | None]:
-    """Return dU = Σ_t dz_t x_t^H and, where x is real or complex and it is wanted, dx_t = U^H dz_t.
+    """Return dU = Σ_t dz_t x_t^H and, where x is no label and it is wanted, dx_t = U^H dz_t.
 
     dz is (T, G N, B).
     """
@@ -587,8 +577,7 @@ def input_product_jvp(
 ) -> tuple[Array, Array]:
     """Return U x_t and U_dot x_t + U x_t_dot."""
     moved = input_product(U_dot, x_t)
-    if x_t_dot is not None:
-        moved = moved + U @ x_t_dot
+    moved = moved if x_t_dot is None else moved + U @ x_t_dot
     return input_product(U, x_t), moved
 
 
@@ -617,6 +606,24 @@ def _pieces(T: int, B: int) -> Iterator[slice]:
 def _side_by_side(a: NDArray[Any]) -> NDArray[Any]:
     """Turn (T, N, B) into (N, T B)."""
     return np.ascontiguousarray(np.moveaxis(a, 0, 1)).reshape(a.shape[1], -1)
+
+
+def _is_labels(x: NDArray[Any]) -> bool:
+    return x.ndim == 2 and x.dtype.kind in "iu"
+
+
+def _check_finite(x: NDArray[Any]) -> None:
+    if x.dtype.kind in "fc" and not (is_finite := np.isfinite(x)).all():
+        where = tuple(np.argwhere(~is_finite)[0].tolist())
+        raise ValueError(f"x must be finite, but x[t, d, b] is {x[where]} at {where}")
+
+
+def _checked_pair(given: Any) -> Sequence[ArrayLike]:
+    is_list = isinstance(given, tuple | list)
+    if not is_list or len(given) != 2 or any(part is None for part in given):
+        what = type(given).__name__ + (f" of {len(given)}" if is_list else "")
+        raise ValueError(f"h0 must be the pair (h, c), neither of them None, got a {what}")
+    return given
 
 
 def _one_or_all(parts: States) -> State:

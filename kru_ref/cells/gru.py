@@ -2,44 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 
 from ..activations import logistic, logistic_jvp
-from ..arrays import Array, Params, check_real
+from ..arrays import Array, Params
 from ..matrices import Dense, Matrix
-from .cell import Cell, Gates, Moving, Past, States
+from .cell import Cell, PerGate, States, WithTangent
 
 
 @dataclass(frozen=True)
 class GRU(Cell):
-    """Gated recurrent unit (Cho et al. 2014), the reset gate behind the matrix.
+    """Gated recurrent unit (Cho et al. 2014), the reset gate after the matrix.
 
     With W_k, U_k, b_k of each gate k, σ the logistic function and b_h a bias of its own,
 
-        r = σ(W_r h + U_r x + b_r),   z = σ(W_z h + U_z x + b_z),
-        q = W_n h + b_h,   n = tanh(U_n x + b_n + r q),
+        r = σ(W_r h_{t-1} + U_r x_t + b_r),   z = σ(W_z h_{t-1} + U_z x_t + b_z),
+        q = W_n h_{t-1} + b_h,   n = tanh(U_n x_t + b_n + r q),
         h_t = (1 - z) n + z h_{t-1}:
 
-    what ``torch.nn.GRU`` computes. Over :class:`Kronecker` it is KRU-GRU.
+    what ``torch.nn.GRU`` computes, b_r and b_z being the sums of its two biases. Over
+    :class:`Kronecker` it is KRU-GRU.
 
     Parameters
     ----------
-    input_size, hidden_size : int
-        D and N.
-    matrix : Dense, Kronecker, RestrictedUnitary or FullUnitary
-        The kind of W_r, W_z and W_n.
-    dtype : {"float32", "float64"}
-    learned_h0 : bool
-        Whether h_0 is a parameter; if not, it is 0 unless given.
-
-    Raises
-    ------
-    ValueError, TypeError
-        A size below 1, a complex dtype, a matrix that does not fit N.
+    input_size, hidden_size, matrix, dtype, learned_h0
+        As for :class:`~kru_ref.cells.Cell`.
 
     Notes
     -----
@@ -50,8 +41,9 @@ class GRU(Cell):
     gate_names: ClassVar[tuple[str, ...]] = (".r", ".z", ".n")
     n_kept: ClassVar[int] = 4
     # of dr, dz, a, dq
-    behind_W: ClassVar[tuple[int, ...]] = (0, 1, 3)
-    behind_bias: ClassVar[Mapping[str, slice]] = {"b": slice(3), "b_h": slice(3, 4)}
+    d_of_W: ClassVar[tuple[int, ...]] = (0, 1, 3)
+    d_of_bias: ClassVar[Mapping[str, slice]] = {"b": slice(3), "b_h": slice(3, 4)}
+    kind = "gru"
 
     input_size: int
     hidden_size: int
@@ -59,22 +51,15 @@ class GRU(Cell):
     dtype: str = "float32"
     learned_h0: bool = True
 
-    def __post_init__(self) -> None:
-        self._check()
-        check_real("GRU", self.dtype)
-
-    @property
-    def kind(self) -> str:
-        """Its name."""
-        return "gru"
-
     def init(self, rng: np.random.Generator) -> Params:
         """Draw parameters as :meth:`Cell.init`; b_h is 0."""
         return super().init(rng) | {"b_h": np.zeros(self.hidden_size, self.dtype)}
 
-    def step(self, params: Params, Wh: Gates, Ux: Gates, state: States) -> tuple[States, Gates]:
-        """Return h, and r, z, n, q; see :meth:`Cell.step`."""
-        (h,), b = state, params["b"].reshape(3, -1, 1)
+    def step(
+        self, params: Params, Wh: PerGate, Ux: PerGate, before: States
+    ) -> tuple[States, PerGate]:
+        """Return h, and r, z, n, q."""
+        (h,), b = before, params["b"].reshape(3, -1, 1)
         r = logistic(Wh[0] + (Ux[0] + b[0]))
         z = logistic(Wh[1] + (Ux[1] + b[1]))
         q = Wh[2] + params["b_h"][:, None]
@@ -83,16 +68,16 @@ class GRU(Cell):
 
     def step_backward(
         self, params: Params, before: States, after: States, gates: Array, dafter: States
-    ) -> tuple[Gates, Past, Params]:
+    ) -> tuple[PerGate, Sequence[Array | float], Params]:
         """Return dr, dz, a and dq, and z dh, what reaches h_{t-1} past the matrices.
 
-        h_t = (1 - z) n + z h_{t-1} and n = tanh(U_n x + b_n + r q), with σ' = σ(1-σ) and
+        h_t = (1 - z) n + z h_{t-1} and n = tanh(U_n x_t + b_n + r q), with σ' = σ(1-σ) and
         tanh' = 1-tanh², so
 
             dn = dh (1 - z),   dz = dh (h_{t-1} - n),   a = dn (1 - n²),   dr = a q,   dq = a r:
 
-        a is the gradient of U_n x + b_n, dq that of W_n h + b_h; the code multiplies dr and dz
-        with their gate's derivative, too.
+        a is the gradient of U_n x_t + b_n, dq that of W_n h_{t-1} + b_h; the code multiplies dr and
+        dz with their gate's derivative, too.
         """
         (h_before,), (r, z, n, q), (dh,) = before, gates, dafter
         a = dh * (1 - z) * (1 - n * n)
@@ -100,9 +85,11 @@ class GRU(Cell):
         dz = dh * (h_before - n) * z * (1 - z)
         return (dr, dz, a, a * r), (dh * z,), {}
 
-    def step_jvp(self, params: Moving, Wh: Moving, Ux: Moving, state: Moving) -> Moving:
-        """Return h and how it moves."""
-        ((h,), (h_dot,)), (w, w_dot) = state, Wh
+    def step_jvp(
+        self, params: WithTangent, Wh: WithTangent, Ux: WithTangent, before: WithTangent
+    ) -> WithTangent:
+        """Return h and its tangent."""
+        ((h,), (h_dot,)), (w, w_dot) = before, Wh
         u, u_dot = (np.stack(Ux[m]) + params[m]["b"].reshape(3, -1, 1) for m in (0, 1))
         r, r_dot = logistic_jvp(w[0] + u[0], w_dot[0] + u_dot[0])
         z, z_dot = logistic_jvp(w[1] + u[1], w_dot[1] + u_dot[1])

@@ -10,7 +10,7 @@ from ..activations import ACTIVATIONS
 from ..arrays import Array, Params, checked_choice
 from ..kronecker import Backend
 from ..matrices import Dense, Kronecker, Matrix
-from .cell import Cell, Gates, Moving, Past, States
+from .cell import Cell, PerGate, States, WithTangent
 
 
 @dataclass(frozen=True)
@@ -19,22 +19,10 @@ class RNN(Cell):
 
     Parameters
     ----------
-    input_size, hidden_size : int
-        D and N.
-    matrix : Dense, Kronecker, RestrictedUnitary or FullUnitary
-        The kind of W.
+    input_size, hidden_size, matrix, dtype, learned_h0
+        As for :class:`~kru_ref.cells.Cell`.
     activation : {"modrelu", "tanh", "relu", "identity"}
-        tanh and relu are for real dtypes only.
-    dtype : {"float32", "float64", "complex64", "complex128"}
-        Of W, U, h_0 and the hidden states; b is real, of the same precision.
-    learned_h0 : bool
-        Whether h_0 is a parameter; if not, it is 0 unless given.
-
-    Raises
-    ------
-    ValueError, TypeError
-        A size below 1, a matrix whose factors do not multiply to N, an unknown
-        activation or dtype, a real activation on a complex dtype.
+        σ; tanh and relu are for real dtypes only.
 
     Notes
     -----
@@ -47,7 +35,7 @@ class RNN(Cell):
     """
 
     gate_names: ClassVar[tuple[str, ...]] = ("",)
-    behind_W: ClassVar[tuple[int, ...]] = (0,)
+    d_of_W: ClassVar[tuple[int, ...]] = (0,)
 
     input_size: int
     hidden_size: int
@@ -57,33 +45,37 @@ class RNN(Cell):
     learned_h0: bool = True
 
     def __post_init__(self) -> None:
-        self._check()
         checked_choice("activation", self.activation, ACTIVATIONS)
-        if self.is_complex and not ACTIVATIONS[self.activation].on_complex:
-            raise TypeError(
-                f"activation {self.activation!r} is defined on real numbers only, dtype is "
-                f"{self.dtype}; use 'modrelu' or 'identity', or a real dtype"
-            )
+        super().__post_init__()
 
     @property
     def kind(self) -> str:
         """The activation's name."""
         return self.activation
 
-    def step(self, params: Params, Wh: Gates, Ux: Gates, state: States) -> tuple[States, Gates]:
-        """Return h = σ(W h + U x); see :meth:`Cell.step`."""
+    @property
+    def on_complex(self) -> bool:
+        """Whether the activation is defined on complex numbers."""
+        return ACTIVATIONS[self.activation].on_complex
+
+    def step(
+        self, params: Params, Wh: PerGate, Ux: PerGate, before: States
+    ) -> tuple[States, PerGate]:
+        """Return h = σ(W h + U x)."""
         return (ACTIVATIONS[self.activation].forward(Wh[0] + Ux[0], params["b"]),), ()
 
     def step_backward(
         self, params: Params, before: States, after: States, gates: Array, dafter: States
-    ) -> tuple[Gates, Past, Params]:
+    ) -> tuple[PerGate, Sequence[Array | float], Params]:
         """Return dz and db from dh, h and b; z is not needed."""
         (h,), (dh,) = after, dafter
         dz, db = ACTIVATIONS[self.activation].backward(dh, h, params["b"])
         return (dz,), (0.0,), {"b": db}
 
-    def step_jvp(self, params: Moving, Wh: Moving, Ux: Moving, state: Moving) -> Moving:
-        """Return h and how it moves."""
+    def step_jvp(
+        self, params: WithTangent, Wh: WithTangent, Ux: WithTangent, before: WithTangent
+    ) -> WithTangent:
+        """Return h and its tangent."""
         (z, b), (z_dot, b_dot) = ((Wh[m][0] + Ux[m][0], params[m]["b"]) for m in (0, 1))
         h, h_dot = ACTIVATIONS[self.activation].jvp(z, b, z_dot, b_dot)
         return (h,), (h_dot,)
@@ -100,28 +92,18 @@ def KRU(
 ) -> RNN:
     """Kronecker recurrent unit: an :class:`RNN` over a :class:`~kru_ref.Kronecker` matrix.
 
+    From Jose, Cissé and Fleuret, "Kronecker Recurrent Units" (ICML 2018).
+
     Parameters
     ----------
-    input_size, hidden_size : int
-        D and N.
-    factors : sequence of (P_f, Q_f), optional
-        Shapes of the factors; 2×2 (the prime factors of N) if not given.
-    activation, dtype, learned_h0
-        As for :class:`RNN`.
-    backend : {"auto", "numpy", "cython"}
+    input_size, hidden_size, activation, dtype, learned_h0
+        As for :class:`RNN`; a complex one by default.
+    factors, backend
+        As for :class:`~kru_ref.Kronecker`: without ``factors`` the prime factors of N.
 
     Returns
     -------
     cell : RNN
-
-    Raises
-    ------
-    ValueError, TypeError, ImportError
-        As :class:`RNN` and :class:`~kru_ref.Kronecker`.
-
-    Notes
-    -----
-    From Jose, Cissé and Fleuret, "Kronecker Recurrent Units" (ICML 2018).
     """
     matrix = Kronecker(factors, backend)  # type: ignore[arg-type]
     return RNN(input_size, hidden_size, matrix, activation, dtype, learned_h0)

@@ -45,7 +45,11 @@ def forward_on_complex(
         Parameters of other names or shapes.
     """
     params = {name: as_array(name, p) for name, p in params.items()}
-    check_params(params, network.shapes(), {name: p.dtype for name, p in params.items()})
+    in_any_dtype = {
+        name: (shape, params[name].dtype if name in params else dtype)
+        for name, (shape, dtype) in network.layout.items()
+    }
+    check_params(params, in_any_dtype)
     if isinstance(network, Cell):
         return _states(network, params, x)
     for cell, of_cell in zip(network.cells, network.cell_params(params), strict=True):

@@ -50,8 +50,8 @@ def cell_jvp(
     ValueError, TypeError
         As :meth:`Cell.forward`, for tangents too; x_dot for integer x, h0_dot without h0.
     """
-    params = check_params(params, cell.shapes(), cell.dtypes())
-    params_dot = check_params(params_dot, cell.shapes(), cell.dtypes())
+    params = check_params(params, cell.layout)
+    params_dot = check_params(params_dot, cell.layout)
     x = cell.checked_input(x)
     if x_dot is not None:
         if x.ndim == 2:
@@ -107,8 +107,8 @@ def model_jvp(
     ValueError, TypeError
         As :func:`cell_jvp`.
     """
-    params = check_params(params, model.shapes(), model.dtypes())
-    params_dot = check_params(params_dot, model.shapes(), model.dtypes())
+    params = check_params(params, model.layout)
+    params_dot = check_params(params_dot, model.layout)
     if rng is not None:
         check_rng(rng)
     all_params: list[Params] = model.cell_params(params)

@@ -149,7 +149,7 @@ def _matrices(
     xp: Any, array: Callable[[Any], Any], cell: Cell, p: Mapping[str, Any]
 ) -> list[Callable[[Any], Any]]:
     """Return the function h ↦ W h of each gate."""
-    names = list(cell.matrix.shapes(cell.hidden_size, np.dtype(cell.dtype)))
+    names = list(cell.matrix.layout(cell.hidden_size, np.dtype(cell.dtype)))
     functions: list[Callable[[Any], Any]] = []
     for gate in cell.gate_names:
         W = [p[f"W{gate}{name}"] for name in names]
@@ -197,7 +197,7 @@ def _states(
 ) -> list[Any]:
     """Run one cell: the list of its h_t (N, B)."""
     complex_or_real = array(np.zeros((1, xs[0].shape[1]), cell.dtype))
-    state = [p[name][:, None] + complex_or_real for name in cell.states]
+    state = [p[name][:, None] + complex_or_real for name in cell.state_names]
     hs = []
     for x_t in xs:
         u = p["U"] @ (x_t + complex_or_real)

@@ -64,7 +64,7 @@ class RealTimeLearning:
         self, model: SequenceModel, params: Mapping[str, Array], B: int, h0: Any = None
     ) -> None:
         check_model(model)
-        params = check_params(params, model.shapes(), model.dtypes())
+        params = check_params(params, model.layout)
         self.model, self.params = model, dict(params)
         B = checked_size("B", B, most=2**31)
         self._given = model.states_of(h0)

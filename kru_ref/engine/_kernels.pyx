@@ -87,8 +87,8 @@ cdef extern from "simd.h":
 
     ctypedef struct KindOfStep "Kind":
         const char* name
-        int n_gates, n_states, n_kept, n_behind
-        int behind_W[4]
+        int n_gates, n_states, n_kept, n_d
+        int d_of_W[4]
 
     enum:
         REALS
@@ -122,14 +122,14 @@ class Kind(NamedTuple):
     n_gates: int  # matrices W_k, each with its rows of U
     n_states: int  # h, or h and c
     n_kept: int  # arrays that a step keeps of its gates
-    n_behind: int  # gradients that its adjoint returns; the first n_gates are behind U_k x
-    behind_W: tuple  # which of them is behind W_k h
+    n_d: int  # gradients that its adjoint returns; the first n_gates are those of U_k x
+    d_of_W: tuple  # which of them is that of W_k h
 
 
 KINDS = {
     kinds[i].name.decode(): Kind(
-        i, kinds[i].n_gates, kinds[i].n_states, kinds[i].n_kept, kinds[i].n_behind,
-        tuple([kinds[i].behind_W[k] for k in range(kinds[i].n_gates)]),
+        i, kinds[i].n_gates, kinds[i].n_states, kinds[i].n_kept, kinds[i].n_d,
+        tuple([kinds[i].d_of_W[k] for k in range(kinds[i].n_gates)]),
     )
     for i in range(N_KINDS)
 }

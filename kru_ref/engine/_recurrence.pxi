@@ -17,7 +17,7 @@ cdef struct BackwardScratch:  # the same in a block's
 cdef struct Sizes:
     int level, parts, is_double
     int kind, is_gated
-    int n_gates, n_states, n_kept, n_behind  # see Kind in simd.h
+    int n_gates, n_states, n_kept, n_d  # see Kind in simd.h
     Py_ssize_t T, D, N, B
     Py_ssize_t M              # outputs, where the gradient of h is given behind a readout
     Py_ssize_t K              # last steps with a gradient from the loss
@@ -78,7 +78,7 @@ cdef class Recurrence:
         self.product = product
         self.n.kind, self.n.parts, self.n.is_double = kind, panels.parts, is_double
         self.n.n_gates, self.n.n_states = step.n_gates, step.n_states
-        self.n.n_kept, self.n.n_behind = step.n_kept, step.n_behind
+        self.n.n_kept, self.n.n_d = step.n_kept, step.n_d
         self.n.is_gated = step.n_kept > 0
         self.n.T, self.n.D, self.n.N, self.n.B, self.n.M = T, D, panels.rows_in, panels.B, M
         self.n.panels = panels
@@ -86,7 +86,7 @@ cdef class Recurrence:
         self.n.steps_at_once = steps_within(
             1 << 22 if self.n.is_gated else 1 << 18,
             (8 if is_double else 4) * (
-                step.n_behind * self.n.N * E if self.n.is_gated else self.n.panels.stride
+                step.n_d * self.n.N * E if self.n.is_gated else self.n.panels.stride
             ), T,
         )
         self.n.numbers = self.block_biases = state_size(&self.n, E) // self.n.parts
@@ -131,7 +131,7 @@ cdef Py_ssize_t lay_out_backward(Sizes* n, Py_ssize_t E) noexcept nogil:
     at.past = reserve(&at.end, 2 * size)                # dstate past the matrices, in turn
     at.states = reserve(&at.end, 2 * n.n_states * size)  # copies of each, before and after in turn
     at.gates = reserve(&at.end, n.n_kept * size)
-    at.d = reserve(&at.end, steps * n.n_behind * size)
+    at.d = reserve(&at.end, steps * n.n_d * size)
     at.x = reserve(&at.end, steps * at.x_step)          # each with a row of ones behind it
     at.columns = reserve(&at.end, max(n.D, n.M) * E)    # dy or dx of one step
     at.db = reserve(&at.end, size)                      # of steps_at_once, column by column
@@ -386,7 +386,7 @@ cdef set_gradients(Sizes* n, Arrays* a, dict arrays):
     if arrays["dx"] is not None:
         a.dx = data_of(arrays, "dx", n.T * n.D * n.B, is_double)
     a.dW = <double*>data_of(arrays, "dW", blocks * of_W, True)
-    a.db = <double*>data_of(arrays, "db", blocks * n.n_behind * n.N, True)
+    a.db = <double*>data_of(arrays, "db", blocks * n.n_d * n.N, True)
     if "dU" in arrays:
         a.dU = <double*>data_of(arrays, "dU", blocks * of_U, True)
     else:
@@ -416,10 +416,10 @@ cdef void backward_over_time(
         add_from_loss(n, a, block, t, scratch)
         # d[t], dpast, db = self.step_backward(params, at[t], at[t + 1], gates[t], dstate)
         step_backward(n, a, block, t, slot, scratch)
-        # through_W = [self.matrix.adjoint(W_k, d[t, k]) for W_k, k in zip(W, self.behind_W)]
+        # through_W = [self.matrix.adjoint(W_k, d[t, k]) for W_k, k in zip(W, self.d_of_W)]
         # dW = [matrix_gradient(self.matrix, W_k, before[0], states[0], d[:, k]) …]
         adjoint_and_gradient(n, a, block, t, slot, scratch)
-        # dU, dx = input_gradients(params["U"], x, behind_U, input_gradient)
+        # dU, dx = input_gradients(params["U"], x, d_of_U, input_gradient)
         input_gradients(n, a, block, t, slot, scratch)
         slot += 1
         if slot == n.steps_at_once or t == 0:
@@ -510,7 +510,7 @@ cdef void step_backward(
     """Set d, dpast and db of step t, d in its slot among steps_at_once."""
     cdef const Kernels* K = kernels_for(n.level, n.is_double)
     cdef Py_ssize_t size = state_size(n, block.E), row = n.parts * n.B
-    cdef real* d = scratch + n.backward.d + slot * n.n_behind * size
+    cdef real* d = scratch + n.backward.d + slot * n.n_d * size
     cdef real* from_loss = scratch + n.backward.from_loss
     cdef real* through_W = scratch + n.backward.through_W
     cdef const real* gates = <const real*>a.gates + t * n.n_kept * n.N * n.B
@@ -543,7 +543,7 @@ cdef void adjoint_and_gradient(
     cdef Py_ssize_t size = state_size(n, block.E), k
     cdef Py_ssize_t of_gate, entries = n.parts * n.panels.n_factors
     cdef const real* h_before = state_here(n, a, block, 0, t - 1, scratch)
-    cdef real* d = scratch + n.backward.d + slot * n.n_behind * size
+    cdef real* d = scratch + n.backward.d + slot * n.n_d * size
     cdef double* dW = a.dW + block.i * n.n_gates * entries
     cdef Room room
     room.targets, room.stages = scratch + n.backward.targets, scratch + n.backward.stages
@@ -553,7 +553,7 @@ cdef void adjoint_and_gradient(
         room.G = scratch + n.backward.G_of_W + LARGEST_VECTOR * of_gate
         sweeps_backward(
             &n.panels, block.E, <const real*>a.W + of_gate, <const real*>a.WH + of_gate,
-            h_before, d + kinds[n.kind].behind_W[k] * size,
+            h_before, d + kinds[n.kind].d_of_W[k] * size,
             scratch + n.backward.through_W + k * size, room, dW + of_gate,
         )
 
@@ -565,7 +565,7 @@ cdef void input_gradients(
     cdef const Kernels* K = kernels_for(n.level, n.is_double)
     cdef Py_ssize_t E = block.E, rows = n.n_gates * n.N, column = t * n.B + block.first
     cdef Py_ssize_t first = t * n.D * n.B + block.first
-    cdef real* d = scratch + n.backward.d + slot * n.n_behind * state_size(n, E)
+    cdef real* d = scratch + n.backward.d + slot * n.n_d * state_size(n, E)
     cdef real* x = scratch + n.backward.x + slot * n.backward.x_step
     cdef real* dx = scratch + n.backward.columns
     cdef Sweep s
@@ -601,11 +601,11 @@ cdef void add_up_steps(
     """Add the gradients of so many steps to dW, dU and db, these in double precision."""
     cdef const Kernels* K = kernels_for(n.level, n.is_double)
     cdef Py_ssize_t E = block.E, k, rows = n.n_gates * n.N
-    cdef Py_ssize_t d_step = n.n_behind * state_size(n, E), entries = n.parts * n.panels.n_factors
+    cdef Py_ssize_t d_step = n.n_d * state_size(n, E), entries = n.parts * n.panels.n_factors
     cdef real* d = scratch + n.backward.d
     cdef real* x = scratch + n.backward.x
     cdef real* G = scratch + n.backward.G_of_U
-    cdef double* db = a.db + block.i * n.n_behind * n.N
+    cdef double* db = a.db + block.i * n.n_d * n.N
     cdef Sweep s
     for k in range(n.n_gates):
         fold_sweeps(
@@ -619,7 +619,7 @@ cdef void add_up_steps(
             K, &s, d, d_step, x, n.backward.x_step, G, a.dU + block.i * n.parts * rows * n.D
         )
     if n.is_gated:
-        s = plain_product(REALS, n.n_behind * n.N, 1, NULL, E)
+        s = plain_product(REALS, n.n_d * n.N, 1, NULL, E)
         s.left = steps
         gram_over_steps(K, &s, d, d_step, x + n.D * E, n.backward.x_step, G, db)
     else:

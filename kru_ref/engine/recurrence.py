@@ -153,7 +153,7 @@ class _Loop:
         )
         self.n_blocks = len(columns) - 1
         self.adds_by_label = x.ndim == 2 and U.shape[1] > FEW_LABELS
-        self.n_biases = step.n_behind * self.plan.rows[0]
+        self.n_biases = step.n_d * self.plan.rows[0]
         inner = params.get("b_h") if step.n_kept else params["b"]
         self.arrays: dict[str, Any] = {
             "W": np.stack([merge(W_k, product) for W_k in W]),

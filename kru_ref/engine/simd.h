@@ -18,8 +18,8 @@ typedef struct {
     int n_gates;      /* matrices W_k, each with its rows of U */
     int n_states;     /* h, or h and c */
     int n_kept;       /* arrays that a step keeps of its gates */
-    int n_behind;     /* gradients that its adjoint returns; the first n_gates are behind U_k x */
-    int behind_W[4];  /* which of them is behind W_k h */
+    int n_d;     /* gradients that its adjoint returns; the first n_gates are those of U_k x */
+    int d_of_W[4];  /* which of them is that of W_k h */
 } Kind;
 
 static const Kind kinds[N_KINDS] = {

@@ -62,7 +62,7 @@ def from_pytorch(cell: Cell, weights: Mapping[str, ArrayLike], layer: int = 0) -
         params["b"][2 * N :] = found["bias_ih"][2 * N :]
         params["b_h"] = found["bias_hh"][2 * N :].copy()
     if cell.learned_h0:
-        params |= {name: np.zeros(N, cell.dtype) for name in cell.states}
+        params |= {name: np.zeros(N, cell.dtype) for name in cell.state_names}
     return params
 
 
@@ -113,7 +113,7 @@ def to_pytorch(cell: Cell, params: Mapping[str, Array], layer: int = 0) -> dict[
     """
     _check_cell(cell)
     layer = checked_size("layer", layer, least=0)
-    params = check_params(params, cell.shapes(), cell.dtypes())
+    params = check_params(params, cell.layout)
     identity = np.eye(cell.hidden_size, dtype=cell.dtype)
     weight_hh = [cell.matrix.matvec(W, identity) for W in cell.matrices(params)]
     bias_hh = np.zeros_like(params["b"])

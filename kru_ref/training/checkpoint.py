@@ -100,7 +100,7 @@ def load_checkpoint(path: Path, model: SequenceModel, optimizer: Optimizer) -> R
         state: State = {"steps": _whole(arrays["optimizer/steps"], "optimizer/steps")}
         for slot in optimizer.slots:
             state[slot] = _under(arrays, f"optimizer/{slot}/")
-            check_params(state[slot], model.shapes(), model.dtypes())
+            check_params(state[slot], model.layout)
         states = _carried(arrays, model)
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
@@ -119,12 +119,14 @@ def load_checkpoint(path: Path, model: SequenceModel, optimizer: Optimizer) -> R
 
 def _check_names(arrays: dict[str, Any], model: SequenceModel, optimizer: Optimizer) -> None:
     """Raise unless a checkpoint holds what belongs to a model and an optimizer, and no more."""
-    check_params(_under(arrays, "params/"), model.shapes(), model.dtypes())
+    check_params(_under(arrays, "params/"), model.layout)
     known = {"update", "seconds", "optimizer/steps"}
     for slot in ("params", *(f"optimizer/{slot}" for slot in optimizer.slots)):
         known |= {f"{slot}/{name}" for name in model.shapes()}
     carried = {
-        f"carried/{k}/{i}" for k, cell in enumerate(model.cells) for i in range(len(cell.states))
+        f"carried/{k}/{i}"
+        for k, cell in enumerate(model.cells)
+        for i in range(len(cell.state_names))
     }
     if unknown := arrays.keys() - known - carried - {"rows"}:
         raise ValueError(f"it holds {min(unknown)!r}")
@@ -164,7 +166,7 @@ def _carried(arrays: dict[str, Any], model: SequenceModel) -> tuple[CellState, .
         return None
     states: list[CellState] = []
     for k, cell in enumerate(model.cells):
-        parts = tuple(arrays[f"carried/{k}/{i}"] for i in range(len(cell.states)))
+        parts = tuple(arrays[f"carried/{k}/{i}"] for i in range(len(cell.state_names)))
         shape = cell.hidden_size, *parts[0].shape[1:]
         if parts[0].ndim != 2 or any(p.shape != shape or p.dtype != cell.dtype for p in parts):
             raise ValueError(f"the state carried by cell {k} does not fit it")

@@ -58,7 +58,7 @@ def test_forward_is_the_recurrence(rng, kind, matrix, B, backend):
     params = drawn_params(cell, rng)
     x = rng.standard_normal((4, D, B))
     h, saved = cell.forward(params, x)
-    state = tuple(np.repeat(params[name][:, None], B, axis=1) for name in cell.states)
+    state = tuple(np.repeat(params[name][:, None], B, axis=1) for name in cell.state_names)
     for t in range(4):
         state = dense_step(cell, params, x[t], state)
         np.testing.assert_allclose(h[t], state[0], rtol=1e-12, atol=1e-14)
@@ -97,7 +97,7 @@ def test_every_gradient(rng, kind, matrix, T, B, inputs, backend, record_error):
         grads, dx, dstate = cell.backward(params, saved, weights * np.cos(h), **more)
         dstate = dstate if kind == "lstm" else (dstate,)
         expected = dict(grads)
-        for name, d, learned in zip(names, dstate, cell.states, strict=True):
+        for name, d, learned in zip(names, dstate, cell.state_names, strict=True):
             if given:
                 expected[name] = d
                 np.testing.assert_array_equal(grads[learned], 0)
@@ -222,7 +222,11 @@ def test_initialisation(rng):
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: kru.LSTM(3, 12, dtype="complex64"), TypeError, "LSTM is defined on real numbers"),
+        (
+            lambda: kru.LSTM(3, 12, dtype="complex64"),
+            TypeError,
+            "LSTM .* is defined on real",
+        ),
         (lambda: kru.GRU(3, 12, dtype="complex128"), TypeError, "float32 or float64"),
         (lambda: kru.LSTM(3, 0), ValueError, "hidden_size must be at least 1"),
         (lambda: kru.GRU(3, 12, kru.Kronecker([(2, 2)])), ValueError, "hidden_size is 12"),
@@ -317,11 +321,11 @@ def test_any_memory_layout(rng, kind, matrix, inputs, backend):
 def test_states_of_an_lstm(rng):
     cell = kru.LSTM(3, 4)
     params, x, h = cell.init(rng), np.zeros((2, 3, 1)), np.zeros((4, 1))
-    with pytest.raises(ValueError, match=r"the pair \(h, c\), got ndarray"):
+    with pytest.raises(ValueError, match=r"the pair \(h, c\), .*, got a ndarray"):
         cell.forward(params, x, h)
-    with pytest.raises(ValueError, match=r"the pair \(h, c\), got a tuple of 3"):
+    with pytest.raises(ValueError, match=r"the pair \(h, c\), .*, got a tuple of 3"):
         cell.forward(params, x, (h, h, h))
-    with pytest.raises(ValueError, match="h0 must be given whole"):
+    with pytest.raises(ValueError, match="neither of them None, got a tuple of 2"):
         cell.forward(params, x, (h, None))
     for wrong in (h, (h, h, h), (h, None), np.zeros((2, 4, 1))):
         with pytest.raises(ValueError, match="h0 must be"):
@@ -379,7 +383,7 @@ def test_gates_that_are_nearly_closed(rng, kind, bias, backend):
     x, dh = rng.standard_normal((3, D, 2)), rng.standard_normal((3, N, 2))
     h, saved = cell.forward(params, x)
     grads, _, _ = cell.backward(params, saved, dh)
-    state = tuple(params[name][:, None].repeat(2, 1) for name in cell.states)
+    state = tuple(params[name][:, None].repeat(2, 1) for name in cell.state_names)
     for t in range(3):
         state = dense_step(cell, params, x[t], state)
         # relative to each entry, however small

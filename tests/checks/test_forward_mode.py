@@ -276,6 +276,24 @@ def test_losses(rng, name, last_only, masked, record_error):
     )
 
 
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_count_every_step_unless_told(rng, name):
+    loss, jvp = LOSSES[name]
+    logits, dot = rng.standard_normal((2, 4, M, 3))
+    targets = rng.integers(2, size=(4, 3) if name == "softmax" else (4, M, 3))
+    slope = loss_jvp(jvp, logits, dot, targets)
+    assert slope == pytest.approx(np.sum(loss(logits, targets)[1] * dot))
+
+
+def test_large_logits_move_too(rng):
+    logits, dot = rng.standard_normal((2, 2, M, 1))
+    targets = np.array([[1], [2]])
+    far = logits + np.array([[[1e4]], [[-1e4]]])  # the same probabilities
+    expected = loss_jvp(softmax_jvp, logits, dot, targets)
+    slope = np.sum(kru.softmax_cross_entropy(far, targets)[1] * dot)
+    np.testing.assert_allclose(slope, expected, rtol=1e-9)
+
+
 @pytest.mark.parametrize("kind", CELLS)
 @pytest.mark.parametrize("matrix", MATRICES, ids=str)
 @pytest.mark.parametrize(("T", "B"), SHAPES)
@@ -306,10 +324,10 @@ def test_cells(rng, kind, matrix, T, B, record_error):
 def test_a_given_state_moves(rng, kind, record_error):
     cell = CELLS[kind](kru.Kronecker())
     params, x = moved(cell, rng), rng.integers(D, size=(3, 2))
-    state = {name: rng.standard_normal((N, 2)).astype(cell.dtype) for name in cell.states}
+    state = {name: rng.standard_normal((N, 2)).astype(cell.dtype) for name in cell.state_names}
 
     def given(p):
-        parts = tuple(p[name] for name in cell.states)
+        parts = tuple(p[name] for name in cell.state_names)
         return parts if len(parts) > 1 else parts[0]
 
     zeros = {k: np.zeros_like(p) for k, p in params.items()}
@@ -318,7 +336,7 @@ def test_a_given_state_moves(rng, kind, record_error):
     def backward(d):
         state_gradient = cell.backward(params, saved, d["h"])[2]
         parts = state_gradient if isinstance(state_gradient, tuple) else (state_gradient,)
-        return dict(zip(cell.states, parts, strict=True))
+        return dict(zip(cell.state_names, parts, strict=True))
 
     check_operation(
         rng,
@@ -329,7 +347,7 @@ def test_a_given_state_moves(rng, kind, record_error):
         backward,
     )
     # a learned state that moves is not the one that was given
-    for name in cell.states:
+    for name in cell.state_names:
         zeros[name] = np.ones_like(zeros[name])
     _, still = cell_jvp(cell, params, x, zeros, None, given(state))
     assert not still.any()

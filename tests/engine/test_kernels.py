@@ -18,9 +18,9 @@ def test_cells_and_kernels_mean_the_same_step(name):
     classes = {"lstm": kru.LSTM, "gru": kru.GRU}
     cell = classes[name](2, 4) if name in classes else kru.RNN(2, 4, activation=name)
     step = backend.kernels.KINDS[cell.kind]
-    assert (step.n_gates, step.n_states) == (len(cell.gate_names), len(cell.states))
-    assert (step.n_kept, step.behind_W) == (cell.n_kept, cell.behind_W)
-    assert step.n_behind == 1 + max(cell.behind_W)
+    assert (step.n_gates, step.n_states) == (len(cell.gate_names), len(cell.state_names))
+    assert (step.n_kept, step.d_of_W) == (cell.n_kept, cell.d_of_W)
+    assert step.n_d == 1 + max(cell.d_of_W)
 
 
 @pytest.mark.parametrize("what", ["W", "U", "b", "x", "before", "states", "gates"])

@@ -50,7 +50,7 @@ def test_modules_of_pytorch(rng, kind, T, B, layers, record_error):
         for name in ("weight_ih", "weight_hh"):
             np.testing.assert_array_equal(back[f"{name}_l{i}"], weights[f"{name}_l{i}"])
         params |= {f"{prefix}.{name}": p for name, p in carried.items()}
-        for name in cell.states:
+        for name in cell.state_names:
             params[f"{prefix}.{name}"] = rng.uniform(-1, 1, N)
 
     x = rng.standard_normal((T, D, B))
@@ -58,7 +58,7 @@ def test_modules_of_pytorch(rng, kind, T, B, layers, record_error):
     inputs = torch.tensor(x.transpose(0, 2, 1), requires_grad=True)
     first = [
         torch.tensor(np.stack([params[f"{p}.{name}"] for p in model.prefixes]), requires_grad=True)
-        for name in cells[0].states
+        for name in cells[0].state_names
     ]
     wide = [s[:, None].expand(layers, B, N).contiguous() for s in first]
     h, last = module(inputs, tuple(wide) if kind == "lstm" else wide[0])
@@ -86,7 +86,7 @@ def test_modules_of_pytorch(rng, kind, T, B, layers, record_error):
         if kind == "gru":
             found[f"b_h {i}"] = own["b_h"]
             wanted[f"b_h {i}"] = getattr(module, f"bias_hh_l{i}").grad[2 * N :]
-        for name, s in zip(cell.states, first, strict=True):
+        for name, s in zip(cell.state_names, first, strict=True):
             found[f"{name} {i}"], wanted[f"{name} {i}"] = own[name], s.grad[i]
     for name, g in found.items():
         error = np.abs(g - wanted[name].numpy()).max() / max(np.abs(g).max(), 1e-3)
