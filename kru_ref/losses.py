@@ -105,6 +105,11 @@ def mean_squared_error(
     mask, last_only
         As for :func:`softmax_cross_entropy`.
 
+    Returns
+    -------
+    loss : float
+    dlogits : ndarray, shape (T, M, B)
+
     Raises
     ------
     ValueError, TypeError
@@ -140,6 +145,11 @@ def bernoulli_cross_entropy(
         0 or 1, or a probability between.
     mask, last_only
         As for :func:`softmax_cross_entropy`.
+
+    Returns
+    -------
+    loss : float
+    dlogits : ndarray, shape (T, M, B)
 
     Raises
     ------

@@ -19,7 +19,6 @@ def soft_unitary(factors: Sequence[ArrayLike]) -> tuple[float, list[Array]]:
     Parameters
     ----------
     factors : sequence of array_like, shapes (P_f, Q_f)
-        Checked as by :func:`kru_ref.kron_matvec`.
 
     Returns
     -------
@@ -27,6 +26,11 @@ def soft_unitary(factors: Sequence[ArrayLike]) -> tuple[float, list[Array]]:
         R, to be added to a loss with a strength λ (equation 7 of Jose, Cissé and Fleuret).
     dfactors : list of ndarray, shapes (P_f, Q_f)
         dR/dW_f = 4 W_f (W_f^H W_f - I).
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`kru_ref.kron_matvec`, for the factors.
 
     Notes
     -----
@@ -48,12 +52,16 @@ def unitarity_defect(factors: Sequence[ArrayLike]) -> float:
     Parameters
     ----------
     factors : sequence of array_like, shapes (P_f, Q_f)
-        Checked as by :func:`kru_ref.kron_matvec`.
 
     Returns
     -------
     defect : float
         0 for a unitary matrix; 1 at least where W has fewer rows than columns.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`kru_ref.kron_matvec`, for the factors.
 
     Notes
     -----

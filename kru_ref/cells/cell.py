@@ -100,6 +100,8 @@ class Cell(ABC):
     gate_names: ClassVar[tuple[str, ...]]
     # Parts of the state before the first step, each (N,) if learned.
     state_names: ClassVar[tuple[str, ...]] = ("h0",)
+    # Whether the equations are defined on complex numbers.
+    on_complex: ClassVar[bool] = False
     # How many arrays a step keeps of its gates, for step_backward.
     n_kept: ClassVar[int] = 0
     # Of the gradients d that step_backward returns, which is that of W_k h, gate by gate; of U_k x
@@ -118,11 +120,6 @@ class Cell(ABC):
     @abstractmethod
     def kind(self) -> str:
         """The name of the step's equations, by which the engine knows them."""
-
-    @property
-    def on_complex(self) -> bool:
-        """Whether the equations are defined on complex numbers."""
-        return False
 
     @abstractmethod
     def step(
@@ -172,6 +169,7 @@ class Cell(ABC):
             Read-only, for backward reads it too: change a copy.
         saved : Saved
             For :meth:`backward`. It holds x where that needs no conversion: leave it until then.
+            One number for each one of h, five for a GRU, six for an LSTM.
 
         Raises
         ------
@@ -232,7 +230,8 @@ class Cell(ABC):
             The very ones given to :meth:`forward`, and what it returned.
         dh : array_like, shape (T, N, B), or (K, N, B) with K < T
             Gradient with respect to h, ∂L/∂Re h + i ∂L/∂Im h. A shorter one belongs to the last K
-            steps. Where a next chunk starts from this one's last state, its dh0 is part of dh[-1].
+            steps; that of the steps before is 0. Where a next chunk starts from this one's last
+            state, its dh0 is part of dh[-1].
         dc : array_like, shape (N, B), optional
             Of an LSTM, the gradient with respect to c after the last step: the next chunk's.
         input_gradient : bool
@@ -324,11 +323,11 @@ class Cell(ABC):
         for t in reversed(range(T)):
             if t >= T - len(dh):
                 dstate[0] = dstate[0] + dh[t - (T - len(dh))]
-            d[t], past_W, db = self.step_backward(params, at[t], at[t + 1], gates[t], dstate)
+            d[t], dpast, db = self.step_backward(params, at[t], at[t + 1], gates[t], dstate)
             through_W = [
                 self.matrix.adjoint(W_k, d[t, k]) for W_k, k in zip(W, self.d_of_W, strict=True)
             ]
-            dstate = [sum(through_W, past_W[0]), *past_W[1:]]
+            dstate = [sum(through_W, dpast[0]), *dpast[1:]]
             for name in db:
                 dbias[name] = np.add(dbias.get(name, 0), db[name], dtype=np.float64)
         grads = {name: total.astype(params[name].dtype) for name, total in dbias.items()}
@@ -467,8 +466,8 @@ class Cell(ABC):
             )
         if self.is_complex and not self.on_complex:
             raise TypeError(
-                f"{type(self).__name__} ({self.kind}) is defined on real numbers only, dtype is "
-                f"{self.dtype}; use float32 or float64, or an RNN with 'modrelu' or 'identity'"
+                f"{type(self).__name__} is defined on real numbers only, dtype is {self.dtype}; "
+                "use float32 or float64, or the simple cell"
             )
         _ = self.layout  # raises where the matrix does not fit N
 
@@ -621,8 +620,8 @@ def _check_finite(x: NDArray[Any]) -> None:
 def _checked_pair(given: Any) -> Sequence[ArrayLike]:
     is_list = isinstance(given, tuple | list)
     if not is_list or len(given) != 2 or any(part is None for part in given):
-        what = type(given).__name__ + (f" of {len(given)}" if is_list else "")
-        raise ValueError(f"h0 must be the pair (h, c), neither of them None, got a {what}")
+        what = f"a {type(given).__name__} of {len(given)}" if is_list else type(given).__name__
+        raise ValueError(f"h0 must be the pair (h, c), neither of them None, got {what}")
     return given
 
 

@@ -30,7 +30,12 @@ class LSTM(Cell):
     Parameters
     ----------
     input_size, hidden_size, matrix, dtype, learned_h0
-        As for :class:`~kru_ref.cells.Cell`.
+        As for :class:`~kru_ref.cells.Cell`; a real dtype.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :class:`~kru_ref.cells.Cell`.
 
     Notes
     -----

@@ -24,6 +24,11 @@ class RNN(Cell):
     activation : {"modrelu", "tanh", "relu", "identity"}
         σ; tanh and relu are for real dtypes only.
 
+    Raises
+    ------
+    ValueError, TypeError
+        As :class:`~kru_ref.cells.Cell`; an unknown activation, a real one on a complex dtype.
+
     Notes
     -----
     Its step is h_t = σ(z_t) with z_t = W h_{t-1} + U x_t. Back through it, with dh_t the gradient
@@ -35,6 +40,7 @@ class RNN(Cell):
     """
 
     gate_names: ClassVar[tuple[str, ...]] = ("",)
+    on_complex: ClassVar[bool] = True
     d_of_W: ClassVar[tuple[int, ...]] = (0,)
 
     input_size: int
@@ -45,18 +51,18 @@ class RNN(Cell):
     learned_h0: bool = True
 
     def __post_init__(self) -> None:
-        checked_choice("activation", self.activation, ACTIVATIONS)
         super().__post_init__()
+        checked_choice("activation", self.activation, ACTIVATIONS)
+        if self.is_complex and not ACTIVATIONS[self.activation].on_complex:
+            raise TypeError(
+                f"activation {self.activation!r} is defined on real numbers only, dtype is "
+                f"{self.dtype}; use 'modrelu' or 'identity', or a real dtype"
+            )
 
     @property
     def kind(self) -> str:
         """The activation's name."""
         return self.activation
-
-    @property
-    def on_complex(self) -> bool:
-        """Whether the activation is defined on complex numbers."""
-        return ACTIVATIONS[self.activation].on_complex
 
     def step(
         self, params: Params, Wh: PerGate, Ux: PerGate, before: States
@@ -104,6 +110,11 @@ def KRU(
     Returns
     -------
     cell : RNN
+
+    Raises
+    ------
+    ValueError, TypeError, ImportError
+        As :class:`RNN` and :class:`~kru_ref.Kronecker`.
     """
     matrix = Kronecker(factors, backend)  # type: ignore[arg-type]
     return RNN(input_size, hidden_size, matrix, activation, dtype, learned_h0)

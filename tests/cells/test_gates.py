@@ -222,11 +222,7 @@ def test_initialisation(rng):
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (
-            lambda: kru.LSTM(3, 12, dtype="complex64"),
-            TypeError,
-            "LSTM .* is defined on real",
-        ),
+        (lambda: kru.LSTM(3, 12, dtype="complex64"), TypeError, "LSTM is defined on real numbers"),
         (lambda: kru.GRU(3, 12, dtype="complex128"), TypeError, "float32 or float64"),
         (lambda: kru.LSTM(3, 0), ValueError, "hidden_size must be at least 1"),
         (lambda: kru.GRU(3, 12, kru.Kronecker([(2, 2)])), ValueError, "hidden_size is 12"),
@@ -321,11 +317,11 @@ def test_any_memory_layout(rng, kind, matrix, inputs, backend):
 def test_states_of_an_lstm(rng):
     cell = kru.LSTM(3, 4)
     params, x, h = cell.init(rng), np.zeros((2, 3, 1)), np.zeros((4, 1))
-    with pytest.raises(ValueError, match=r"the pair \(h, c\), .*, got a ndarray"):
+    with pytest.raises(ValueError, match=r"the pair \(h, c\), neither of them None, got ndarray"):
         cell.forward(params, x, h)
-    with pytest.raises(ValueError, match=r"the pair \(h, c\), .*, got a tuple of 3"):
+    with pytest.raises(ValueError, match=r"pair \(h, c\), neither of them None, got a tuple of 3"):
         cell.forward(params, x, (h, h, h))
-    with pytest.raises(ValueError, match="neither of them None, got a tuple of 2"):
+    with pytest.raises(ValueError, match=r"pair \(h, c\), neither of them None, got a tuple of 2"):
         cell.forward(params, x, (h, None))
     for wrong in (h, (h, h, h), (h, None), np.zeros((2, 4, 1))):
         with pytest.raises(ValueError, match="h0 must be"):
