@@ -45,18 +45,8 @@ def logistic_jvp(z: Array, z_dot: Array) -> tuple[Array, Array]:
 def modrelu(z: Array, b: Array) -> Array:
     """Shrink or grow the modulus by b and keep the phase: max(|z| + b, 0) z/|z|, 0 at z = 0.
 
-    On real numbers it is the soft threshold. From Arjovsky, Shah and Bengio (2016).
-
-    Parameters
-    ----------
-    z : ndarray, shape (N, B)
-        Real or complex.
-    b : ndarray, shape (N,)
-        Real.
-
-    Returns
-    -------
-    h : ndarray, shape (N, B)
+    z may be real or complex; on real numbers it is the soft threshold. From Arjovsky, Shah and
+    Bengio (2016).
     """
     modulus, u = _polar(z)
     return np.maximum(modulus + b[:, None], 0) * u

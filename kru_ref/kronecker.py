@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import NamedTuple, cast
 
@@ -31,8 +31,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse.linalg import LinearOperator
 
-from . import engine
-from .arrays import DTYPES, Array, as_array, checked_size
+from . import arguments, engine
+from .arrays import Array
 from .engine import Backend as Backend
 from .engine import resolve as resolve
 from .sweeps import sweep_gradient, sweeps
@@ -112,14 +112,9 @@ def kron_matvec_backward(
     - dx^(f)[l, q, r] = Σ_p conj(W_f[p, q]) dy^(f)[l, p, r], which is W_f^H applied to
       the same axis, and is the dy of the factor applied before f.
     """
-    factors, x, dy = _as_matrices(factors), as_array("x", x), as_array("dy", dy)
-    shapes = tuple(W.shape for W in factors)
-    _check_rows("x", x, shapes)
-    if dy.shape != (expected := (math.prod(P for P, _ in shapes), *x.shape[1:])):
-        raise ValueError(
-            f"dy must have the shape of y, {expected}, got {dy.shape}; factors are {list(shapes)}"
-        )
-    dtype = _promote(*factors, x, dy)
+    factors, x, shapes = arguments.as_product(factors, x)
+    dy = arguments.as_gradient_of_product(dy, x, shapes)
+    dtype = arguments.common_dtype(*factors, x, dy)
     dfactors, dx = ENGINES[resolve(backend)].backward(
         _contiguous(factors, dtype), _columns(x, dtype), _columns(dy, dtype)
     )
@@ -131,10 +126,7 @@ def kron_matvec_backward(
 
 @np.errstate(under="ignore")
 def kron_matvec_jvp(
-    factors: Sequence[ArrayLike],
-    x: ArrayLike,
-    factors_dot: Sequence[ArrayLike],
-    x_dot: ArrayLike,
+    factors: Sequence[ArrayLike], x: ArrayLike, factors_dot: Sequence[ArrayLike], x_dot: ArrayLike
 ) -> tuple[Array, Array]:
     """Return y = (W_0 ⊗ … ⊗ W_{F-1}) x and how it moves with the factors and with x.
 
@@ -158,16 +150,9 @@ def kron_matvec_jvp(
     -----
     Each sweep y = W_f x, linear in both, moves by y_dot = W_f_dot x + W_f x_dot.
     """
-    factors, factors_dot = _as_matrices(factors), _as_matrices(factors_dot)
-    x, x_dot = as_array("x", x), as_array("x_dot", x_dot)
-    shapes = tuple(W.shape for W in factors)
-    _check_rows("x", x, shapes)
-    if tuple(W.shape for W in factors_dot) != shapes or x_dot.shape != x.shape:
-        raise ValueError(
-            f"tangents must have the shapes of factors and x, {list(shapes)} and {x.shape}, "
-            f"got {[W.shape for W in factors_dot]} and {x_dot.shape}"
-        )
-    dtype = _promote(*factors, x, *factors_dot, x_dot)
+    factors, x, shapes = arguments.as_product(factors, x)
+    factors_dot, x_dot = arguments.as_tangents_of_product(factors_dot, x_dot, x, shapes)
+    dtype = arguments.common_dtype(*factors, x, *factors_dot, x_dot)
     factors, factors_dot = _contiguous(factors, dtype), _contiguous(factors_dot, dtype)
     y, y_dot = _columns(x, dtype), _columns(x_dot, dtype)
     for f, left, right in sweeps(shapes, y.shape[1]):
@@ -250,18 +235,17 @@ class KroneckerProduct(LinearOperator):
     """
 
     def __init__(self, factors: Sequence[ArrayLike], backend: Backend = "auto") -> None:
-        arrays = as_factors(factors)
+        arrays = arguments.as_factors(factors)
         self.factors: tuple[Array, ...] = tuple(W.copy() for W in arrays)
         self.backend = backend
         resolve(backend)
         shape = tuple(math.prod(sizes) for sizes in zip(*(W.shape for W in arrays), strict=True))
-        super().__init__(_promote(*arrays), shape)
+        super().__init__(arguments.common_dtype(*arrays), shape)
 
     def _matmat(self, x: Array) -> Array:
         return kron_matvec(self.factors, x, self.backend)
 
-    def _matvec(self, x: Array) -> Array:
-        return kron_matvec(self.factors, x, self.backend)
+    _matvec = _matmat
 
     def _adjoint(self) -> KroneckerProduct:
         return KroneckerProduct([W.conj().T for W in self.factors], self.backend)
@@ -334,15 +318,11 @@ def factor_sizes(N: int, n_factors: int | None = None) -> tuple[int, ...]:
     >>> factor_sizes(300, n_factors=3)
     (5, 6, 10)
     """
-    N = checked_size("N", N)
+    N = arguments.checked_size("N", N)
     primes = _prime_factors(N)
     if n_factors is None:
         return primes or (1,)
-    if checked_size("n_factors", n_factors) > max(1, len(primes)):
-        raise ValueError(
-            f"n_factors must be between 1 and {max(1, len(primes))} for N = {N} "
-            f"(its prime factors are {primes}), got {n_factors}"
-        )
+    arguments.check_n_factors(N, n_factors, primes)
     return _balanced(N, n_factors, 2 if N > 1 else 1, _divisors(primes))
 
 
@@ -392,68 +372,16 @@ def factor_singular_values(factors: Sequence[Array]) -> list[NDArray[np.floating
     return [np.linalg.svd(W, compute_uv=False) for W in factors]
 
 
-def as_factors(factors: Sequence[ArrayLike]) -> list[Array]:
-    """Return the factors as non-empty matrices, each of a dtype we compute in."""
-    arrays = _as_matrices(factors)
-    return [W.astype(_promote(W), copy=False) for W in arrays]
-
-
 def _prepared(factors: Sequence[ArrayLike], x: ArrayLike) -> tuple[Sequence[Array], Array]:
     """Return contiguous arrays of one dtype that fit together."""
-    shapes = engine.shapes_of(factors, x)
+    shapes = engine.shapes_of(factors, x)  # where they are all that already
     if shapes is not None:
         matrices, columns = cast(Sequence[Array], factors), cast(Array, x)
-        _check_rows("x", columns, shapes)
+        arguments.check_rows(columns, shapes)
         return matrices, columns
-    matrices, columns = _as_matrices(factors), as_array("x", x)
-    _check_rows("x", columns, tuple(W.shape for W in matrices))
-    dtype = _promote(*matrices, columns)
+    matrices, columns, _ = arguments.as_product(factors, x)
+    dtype = arguments.common_dtype(*matrices, columns)
     return _contiguous(matrices, dtype), np.ascontiguousarray(columns, dtype)
-
-
-def _as_matrices(factors: Sequence[ArrayLike]) -> list[Array]:
-    if not isinstance(factors, Iterable) or getattr(factors, "ndim", 1) == 0:
-        raise TypeError(f"factors must be a sequence of matrices, got {factors!r}")
-    arrays = [as_array(f"factor {f}", W) for f, W in enumerate(factors)]
-    if not arrays:
-        raise ValueError("factors must hold at least one matrix, got none")
-    for f, W in enumerate(arrays):
-        if W.ndim != 2 or W.size == 0:
-            raise ValueError(
-                f"factor {f} must be a non-empty matrix of shape (P, Q), got shape {W.shape}"
-            )
-    return arrays
-
-
-def _check_rows(name: str, x: Array, shapes: tuple[tuple[int, int], ...]) -> None:
-    rows = _columns_of_product(shapes)
-    if x.ndim not in (1, 2) or x.shape[0] != rows:
-        raise ValueError(
-            f"{name} must have shape ({rows},) or ({rows}, B), where {rows} = ∏Q_f "
-            f"for factors {list(shapes)}; got {x.shape}"
-        )
-
-
-@functools.lru_cache(maxsize=256)
-def _columns_of_product(shapes: tuple[tuple[int, int], ...]) -> int:
-    return math.prod(Q for _, Q in shapes)
-
-
-def _promote(*arrays: Array) -> np.dtype:
-    try:
-        dtype = np.result_type(np.float32, *(a.dtype for a in arrays))
-    except TypeError as error:
-        raise TypeError(f"expected real or complex numbers, got {_dtype_names(arrays)}") from error
-    if dtype.name not in DTYPES:
-        raise TypeError(
-            f"expected numbers that fit one of {', '.join(DTYPES)}, got {_dtype_names(arrays)}; "
-            "convert with .astype first"
-        )
-    return dtype
-
-
-def _dtype_names(arrays: Sequence[Array]) -> str:
-    return ", ".join(sorted({str(a.dtype) for a in arrays}))
 
 
 def _contiguous(arrays: Sequence[Array], dtype: np.dtype) -> list[Array]:
@@ -469,5 +397,5 @@ def _in_the_space_of(value: Array, gradient: Array) -> Array:
     """Project a gradient on real numbers where its value is real; keep its precision."""
     if not np.iscomplexobj(value):
         gradient = gradient.real
-    dtype = value.dtype if value.dtype.name in DTYPES else gradient.dtype
+    dtype = value.dtype if value.dtype.name in arguments.DTYPES else gradient.dtype
     return np.ascontiguousarray(gradient, dtype=dtype)

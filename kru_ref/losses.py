@@ -9,16 +9,12 @@ with the imaginary parts of a complex step, below 1e-12, the loss is continued a
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from . import arguments
 from .activations import logistic
-from .arrays import as_array, checked_flag, converted
-
-# Imaginary parts above are no complex step, but a mistake.
-LARGEST_COMPLEX_STEP = 1e-12
 
 Real = NDArray[np.floating]
 Loss = Callable[..., tuple[float, Real]]
@@ -26,10 +22,7 @@ Loss = Callable[..., tuple[float, Real]]
 
 @np.errstate(under="ignore")
 def softmax_cross_entropy(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    mask: ArrayLike | None = None,
-    last_only: bool = False,
+    logits: ArrayLike, targets: ArrayLike, mask: ArrayLike | None = None, last_only: bool = False
 ) -> tuple[float, Real]:
     """Return the mean of -log softmax(logits)[target], in nats, and its gradient.
 
@@ -61,14 +54,9 @@ def softmax_cross_entropy(
     - ℓ = log(1 + Σ_{m ≠ max} exp(y_m - y_max)) - (y_target - y_max),
     - dℓ/dy_target = -Σ_{m ≠ target} softmax(y)_m.
     """
-    steps, targets, weights = _steps(logits, targets, mask, last_only)
-    T, M, B = steps.shape
-    _check_targets(targets, (T, B), integer=True)
-    if targets.min() < 0 or targets.max() >= M:
-        raise ValueError(
-            f"targets must be classes from 0 to {M - 1} ({M} outputs), "
-            f"got {targets.min()} to {targets.max()}"
-        )
+    steps, targets, weights = arguments.checked_steps(logits, targets, mask, last_only)
+    arguments.check_classes(targets, steps)
+    M = steps.shape[1]
     shifted, largest = _shifted(steps)
     is_target = targets[:, None] == np.arange(M)[:, None]  # (T, M, B)
     exp = np.exp(shifted)
@@ -91,10 +79,7 @@ def _shifted(steps: Real) -> tuple[Real, NDArray[np.intp]]:
 
 @np.errstate(under="ignore")
 def mean_squared_error(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    mask: ArrayLike | None = None,
-    last_only: bool = False,
+    logits: ArrayLike, targets: ArrayLike, mask: ArrayLike | None = None, last_only: bool = False
 ) -> tuple[float, Real]:
     """Return the mean of (output - target)² over outputs and steps, and its gradient.
 
@@ -119,19 +104,15 @@ def mean_squared_error(
     -----
     ℓ = (1/M) Σ_m (y_m - target_m)², so dℓ/dy_m = (2/M) (y_m - target_m).
     """
-    steps, targets, weights = _steps(logits, targets, mask, last_only)
-    _check_targets(targets, steps.shape)
-    error = steps - _as_outputs(targets, steps)
+    steps, targets, weights = arguments.checked_steps(logits, targets, mask, last_only)
+    error = steps - arguments.checked_outputs(targets, steps)
     squares = error.astype(np.result_type(error, np.float64)) ** 2
     return _average(np.mean(squares, axis=1), 2 / steps.shape[1] * error, weights, logits)
 
 
 @np.errstate(under="ignore")
 def bernoulli_cross_entropy(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    mask: ArrayLike | None = None,
-    last_only: bool = False,
+    logits: ArrayLike, targets: ArrayLike, mask: ArrayLike | None = None, last_only: bool = False
 ) -> tuple[float, Real]:
     """Return the negative log-likelihood of independent binary labels, and its gradient.
 
@@ -162,11 +143,8 @@ def bernoulli_cross_entropy(
     -log p = log(1 + e^-y) and -log q = log(1 + e^y), so dℓ/dy = p - t = p (1 - t) - q t. Written
     with e^-|y|, none overflows or loses a small p or q.
     """
-    steps, targets, weights = _steps(logits, targets, mask, last_only)
-    _check_targets(targets, steps.shape)
-    if targets.min() < 0 or targets.max() > 1:
-        raise ValueError(f"targets must lie in [0, 1], got {targets.min()} to {targets.max()}")
-    t = _as_outputs(targets, steps)
+    steps, targets, weights = arguments.checked_steps(logits, targets, mask, last_only)
+    t = arguments.checked_outputs(targets, steps, are_shares=True)
     p, q = logistic(steps), logistic(-steps)
     likely, unlikely = _softplus(-steps), _softplus(steps)  # -log p, -log q
     # 0 log 0 is 0
@@ -175,54 +153,10 @@ def bernoulli_cross_entropy(
     return _average(np.sum(values, axis=1), p * (1 - t) - q * t, weights, logits)
 
 
-def _as_outputs(targets: NDArray[Any], steps: Real) -> Real:
-    return converted("targets", targets, np.finfo(steps.dtype).dtype)
-
-
 def _softplus(y: Real) -> Real:
     """Return log(1 + e^y)."""
     positive = y.real > 0
     return np.where(positive, y, 0) + np.log1p(np.exp(np.where(positive, -y, y)))
-
-
-def _steps(
-    logits: ArrayLike, targets: ArrayLike, mask: ArrayLike | None, last_only: bool
-) -> tuple[Real, NDArray[Any], Real]:
-    """Return the steps that have targets, with a time axis on these and weights of sum 1."""
-    logits, targets = as_array("logits", logits), as_array("targets", targets)
-    checked_flag("last_only", last_only)
-    if logits.ndim != 3 or logits.size == 0:
-        raise ValueError(f"logits must be a non-empty (T, M, B), got shape {logits.shape}")
-    is_step = np.iscomplexobj(logits) and np.abs(logits.imag).max() < LARGEST_COMPLEX_STEP
-    if logits.dtype.kind != "f" and not is_step:
-        raise TypeError(f"logits must be real floating-point numbers, got {logits.dtype}")
-    steps = logits[-1:] if last_only else logits
-    shape = (len(steps), steps.shape[-1])
-    weights = _weights(mask, shape[1:] if last_only else shape)
-    weights = (weights / weights.sum()).reshape(shape)
-    if last_only:
-        targets = targets[None]
-    if mask is not None and targets.shape in (shape, steps.shape):
-        # what stands in a step that does not count is nobody's business
-        counts = weights > 0 if targets.ndim == 2 else weights[:, None] > 0
-        targets = np.where(counts, targets, 0)
-        steps = np.where(weights[:, None] > 0, steps, 0)
-    return steps, targets, weights
-
-
-def _weights(mask: ArrayLike | None, shape: tuple[int, ...]) -> Real:
-    """Return the weights of a mask, as they relate to the largest: their sum may overflow."""
-    if mask is None:
-        return np.ones(shape)
-    weights = as_array("mask", mask)
-    if weights.dtype.kind not in "fiub":
-        raise TypeError(f"mask must hold real weights, got {weights.dtype}")
-    weights = weights.astype(np.float64)
-    if weights.shape != shape:
-        raise ValueError(f"mask must have shape {shape}, got {weights.shape}")
-    if not (np.isfinite(weights).all() and weights.min() >= 0 and weights.max() > 0):
-        raise ValueError("mask must hold finite weights ≥ 0, with one step at least that counts")
-    return weights / weights.max()
 
 
 def _average(values: Real, gradient: Real, weights: Real, logits: ArrayLike) -> tuple[float, Real]:
@@ -233,18 +167,6 @@ def _average(values: Real, gradient: Real, weights: Real, logits: ArrayLike) -> 
     counts = weights > 0
     value = np.sum(np.where(counts, values, 0) * weights).item()
     dsteps = np.where(counts[:, None], gradient, 0) * weights[:, None].astype(gradient.dtype)
-    dlogits = np.zeros_like(as_array("logits", logits))
+    dlogits = np.zeros_like(arguments.as_array("logits", logits))
     dlogits[len(dlogits) - len(dsteps) :] = dsteps
     return value, dlogits
-
-
-def _check_targets(targets: NDArray[Any], shape: tuple[int, ...], integer: bool = False) -> None:
-    if targets.shape != shape:
-        raise ValueError(
-            f"targets must have shape {shape} to go with the logits "
-            f"(without the time axis for last_only), got {targets.shape}"
-        )
-    if integer and targets.dtype.kind not in "iu":
-        raise TypeError(f"targets must be integer classes, got {targets.dtype}")
-    if not integer and (targets.dtype.kind not in "fiub" or not np.isfinite(targets).all()):
-        raise ValueError(f"targets must be finite real numbers, got {targets.dtype}")

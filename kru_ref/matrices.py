@@ -16,8 +16,6 @@ FullUnitary           any unitary matrix                          N², complex 2
 from __future__ import annotations
 
 import functools
-import math
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -25,7 +23,8 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from .arrays import Array, Layout, checked_choice, glorot_uniform
+from . import arguments
+from .arrays import Array, Layout, glorot_uniform
 from .kronecker import (
     Backend,
     engine_for,
@@ -106,7 +105,7 @@ class Dense(Matrix):
     init_scheme: Literal["haar", "glorot", "identity"] = "haar"
 
     def __post_init__(self) -> None:
-        checked_choice("init_scheme", self.init_scheme, ("haar", "glorot", "identity"))
+        arguments.checked_choice("init_scheme", self.init_scheme, ("haar", "glorot", "identity"))
 
     def init(self, N: int, rng: np.random.Generator, dtype: np.dtype) -> list[Array]:
         """Draw W."""
@@ -145,18 +144,9 @@ class Kronecker(Matrix):
 
     def __post_init__(self) -> None:
         resolve(self.backend)
-        checked_choice("init_scheme", self.init_scheme, ("haar", "spread"))
-        if self.factors is None:
-            return
-        try:
-            factors = tuple((operator.index(P), operator.index(Q)) for P, Q in self.factors)
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"factors must be shapes (P, Q), such as [(4, 4), (8, 8)], got {self.factors!r}"
-            ) from error
-        if not factors or min(min(sizes) for sizes in factors) < 1:
-            raise ValueError(f"factors must hold at least one shape, all sizes ≥ 1, got {factors}")
-        object.__setattr__(self, "factors", factors)
+        arguments.checked_choice("init_scheme", self.init_scheme, ("haar", "spread"))
+        if self.factors is not None:
+            object.__setattr__(self, "factors", arguments.checked_factor_shapes(self.factors))
 
     def layout(self, N: int, dtype: np.dtype) -> Layout:
         """Return one array for each factor: "W.0", "W.1", …."""
@@ -167,12 +157,7 @@ class Kronecker(Matrix):
         """Return the shapes (P_f, Q_f)."""
         if self.factors is None:
             return tuple((size, size) for size in factor_sizes(N))
-        rows, columns = (math.prod(sizes) for sizes in zip(*self.factors, strict=True))
-        if (rows, columns) != (N, N):
-            raise ValueError(
-                f"factors {list(self.factors)} multiply to {rows}×{columns}, "
-                f"but hidden_size is {N}: rows and columns must both multiply to {N}"
-            )
+        arguments.check_product_of_shapes(self.factors, N)
         return self.factors
 
     def init(self, N: int, rng: np.random.Generator, dtype: np.dtype) -> list[Array]:

@@ -12,8 +12,6 @@ y       ``logits``       (T, M, B), real: y_t = V h_t + c, or V [Re h_t; Im h_t]
 
 from __future__ import annotations
 
-import itertools
-import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,20 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .arrays import (
-    Array,
-    Layout,
-    Params,
-    ReadoutGradient,
-    check_params,
-    check_rng,
-    checked_array,
-    checked_flag,
-    checked_size,
-    count_real,
-    glorot_uniform,
-    over_time,
-)
+from . import arguments
+from .arrays import Array, Layout, Params, ReadoutGradient, count_real, glorot_uniform, over_time
 from .cells import Cell, Saved, State
 from .cells.cell import input_gradients
 
@@ -101,29 +87,8 @@ class SequenceModel:
 
     def __post_init__(self) -> None:
         if not isinstance(self.cell, Cell):
-            cells = tuple(self.cell) if isinstance(self.cell, list | tuple) else ()
-            if not cells or not all(isinstance(cell, Cell) for cell in cells):
-                raise ValueError(f"cell must be a cell or a sequence of cells, got {self.cell!r}")
-            object.__setattr__(self, "cell", cells)
-        self._check_cells_fit()
-        object.__setattr__(self, "last_only", checked_flag("last_only", self.last_only))
-        object.__setattr__(self, "output_size", checked_size("output_size", self.output_size))
-        is_number = isinstance(self.dropout, numbers.Real) and not isinstance(self.dropout, bool)
-        if not is_number or not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout!r}")
-        object.__setattr__(self, "dropout", float(self.dropout))
-
-    def _check_cells_fit(self) -> None:
-        for i, (below, above) in enumerate(itertools.pairwise(self.cells)):
-            if above.input_size != below.n_features:
-                raise ValueError(
-                    f"cell {i + 1} must have input_size {below.n_features}, the real numbers in a "
-                    f"state of cell {i}, got {above.input_size}"
-                )
-            if above.real_dtype != below.real_dtype:
-                raise ValueError(
-                    f"cells must have one precision, got {below.dtype} and {above.dtype}"
-                )
+            object.__setattr__(self, "cell", arguments.checked_cells(self.cell, Cell))
+        arguments.check_model(self)
 
     @cached_property
     def cells(self) -> tuple[Cell, ...]:
@@ -227,10 +192,13 @@ class SequenceModel:
         ValueError, TypeError
             As the cells' ``forward``.
         """
-        params, given = check_params(params, self.layout), self.states_of(h0)
+        params, given = (
+            arguments.check_params(params, self.layout),
+            arguments.states_of_cells(self, h0),
+        )
         if rng is not None:
-            check_rng(rng)
-        x = self.cells[0].checked_input(x)
+            arguments.check_rng(rng)
+        x = arguments.checked_input(self.cells[0], x)
         all_saved: list[Saved] = []
         all_kept: list[Array | None] = []
         for i, (cell, of_cell) in enumerate(zip(self.cells, self.cell_params(params), strict=True)):
@@ -281,10 +249,12 @@ class SequenceModel:
 
             dh = C^T dy,   dV_Re = Σ dy Re(h)^T and dV_Im = Σ dy Im(h)^T,   dc = Σ dy.
         """
-        params = check_params(params, self.layout)
-        h = self._checked_states(saved)
+        params = arguments.check_params(params, self.layout)
+        arguments.check_kind("saved", saved, ModelSaved, "the ModelSaved that forward returned")
+        arguments.check_model_saved(self, saved)
+        h = saved.cells[-1].h[-1:] if self.last_only else saved.cells[-1].h
         shape = (len(h), self.output_size, h.shape[-1])
-        dlogits = checked_array("dlogits", dlogits, shape, self.cells[-1].real_dtype)
+        dlogits = arguments.checked_array("dlogits", dlogits, shape, self.cells[-1].real_dtype)
         kept = saved.kept[-1]
         h = h if kept is None else h * kept
         engine = self._readout_engine
@@ -317,7 +287,7 @@ class SequenceModel:
         grads : dict of str to ndarray
             {"cell.W.0": …}: only the recurrent matrices' parameters.
         """
-        of_cells = self.cell_params(check_params(params, self.layout))
+        of_cells = self.cell_params(arguments.check_params(params, self.layout))
         parts = [cell.penalty(of_cell) for cell, of_cell in zip(self.cells, of_cells, strict=True)]
         return sum(value for value, _ in parts), self._with_prefixes([dW for _, dW in parts])
 
@@ -331,7 +301,7 @@ class SequenceModel:
 
     def defect(self, params: Mapping[str, Array]) -> float:
         """Return ‖W^H W - I‖₂, the largest of all recurrent matrices."""
-        of_cells = self.cell_params(check_params(params, self.layout))
+        of_cells = self.cell_params(arguments.check_params(params, self.layout))
         return max(cell.defect(of_cell) for cell, of_cell in zip(self.cells, of_cells, strict=True))
 
     @property
@@ -339,38 +309,6 @@ class SequenceModel:
         """What reads out few outputs in compiled code; of many BLAS is the faster."""
         above = self.cells[-1]
         return above.matrix.engine(above.hidden_size) if self.output_size <= 64 else None
-
-    def states_of(self, h0: Any) -> tuple[Any, ...]:
-        """Return the given state of each cell, or None."""
-        n = len(self.cells)
-        if h0 is None:
-            return (None,) * n
-        if isinstance(self.cell, Cell):
-            # one state, or the states of one cell: a state may be a list of one row
-            is_wrapped = _depth(h0) == (3 if len(self.cell.state_names) == 1 else 4)
-            return tuple(h0) if is_wrapped else (h0,)
-        if isinstance(h0, tuple | list) and len(h0) == n:
-            return tuple(h0)
-        raise ValueError(f"h0 must hold a state for each of {n} cells, got {type(h0).__name__}")
-
-    def _checked_states(self, saved: Any) -> Array:
-        """Return the states that were read out; raise unless saved is this model's."""
-        if not isinstance(saved, ModelSaved):
-            raise TypeError(
-                f"saved must be the ModelSaved that forward returned, got {type(saved).__name__}"
-            )
-        n = len(self.cells)
-        if not len(saved.cells) == len(saved.kept) == n:
-            raise ValueError(
-                f"saved belongs to another model: it holds {len(saved.cells)} cells, this one {n}"
-            )
-        for i, (cell, of_cell, kept) in enumerate(zip(self.cells, *saved, strict=True)):
-            cell.check_saved(of_cell)
-            h = of_cell.h
-            h = h[-1:] if self.last_only and i == len(self.cells) - 1 else h
-            if kept is not None and kept.shape != h.shape:
-                raise ValueError("saved belongs to another model: its dropout has another shape")
-        return h
 
     def draw_kept(self, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
         """Draw what states are multiplied by: 0, or 1/(1 - dropout)."""
@@ -398,10 +336,3 @@ def features_backward(dx: Array, is_complex: bool) -> Array:
         return dx
     N = dx.shape[1] // 2
     return dx[:, :N] + 1j * dx[:, N:]
-
-
-def _depth(nested: Any) -> int:
-    """Return how many indices it takes: dimensions of an array, or of lists in lists."""
-    if isinstance(nested, tuple | list):
-        return 1 + (_depth(nested[0]) if nested else 0)
-    return np.ndim(nested)

@@ -19,7 +19,8 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from .arrays import Array, Params, as_array, as_arrays, as_real, checked_number
+from . import arguments
+from .arrays import Array, Params, as_real
 
 State = dict[str, Any]
 Real = NDArray[np.floating]
@@ -55,28 +56,7 @@ class Optimizer:
     unitary: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        is_sequence = isinstance(self.unitary, list | tuple)
-        if not is_sequence or not all(isinstance(name, str) for name in self.unitary):
-            raise TypeError(f"unitary must be a sequence of names, got {self.unitary!r}")
-        if not isinstance(self.rates, Mapping):
-            raise TypeError(f"rates must be a dict of numbers by name, got {self.rates!r}")
-        object.__setattr__(self, "unitary", tuple(self.unitary))
-        rates = {k: checked_number(f"rate of {k!r}", rate) for k, rate in self.rates.items()}
-        object.__setattr__(self, "rates", rates)
-        for name, value in vars(self).items():
-            if name not in ("rates", "unitary"):
-                object.__setattr__(self, name, checked_number(name, value))
-        self._check_ranges()
-
-    def _check_ranges(self) -> None:
-        for name, rate in {"rate": self.rate, **self.rates}.items():
-            if not (math.isfinite(rate) and rate >= 0):
-                raise ValueError(f"learning rate {name!r} must be finite and ≥ 0, got {rate}")
-        for name in self.decays:
-            if not 0 <= (value := getattr(self, name)) < 1:
-                raise ValueError(f"{name} must lie in [0, 1), got {value}")
-        if not 0 < (epsilon := getattr(self, "epsilon", 1.0)) < math.inf:
-            raise ValueError(f"epsilon must be finite and above 0, got {epsilon}")
+        arguments.check_optimizer(self)
 
     def init(self, params: Mapping[str, Array]) -> State:
         """Return the state before the first update.
@@ -87,13 +67,8 @@ class Optimizer:
             A group in ``rates`` that no parameter belongs to, or a name in ``unitary`` that is
             no square matrix's.
         """
-        for group in self.rates:
-            if not any(_belongs(name, group) for name in params):
-                raise ValueError(f"no parameter belongs to group {group!r}: {sorted(params)}")
-        for name in self.unitary:
-            if name not in params or params[name].ndim != 2 or len(set(params[name].shape)) != 1:
-                raise ValueError(f"no square matrix is called {name!r}: {sorted(params)}")
-        params = as_arrays("params", params)
+        arguments.check_groups(self, params)
+        params = arguments.as_arrays("params", params)
         zeros = {slot: {k: np.zeros_like(p) for k, p in params.items()} for slot in self.slots}
         return {"steps": 0, **zeros}
 
@@ -111,14 +86,16 @@ class Optimizer:
         TypeError
             A parameter that is neither real nor complex, or a complex gradient of a real one.
         """
-        params, grads = as_arrays("params", params), as_arrays("grads", grads)
-        self._check(params, grads, state)
-        steps = _count(state.get("steps")) + 1
+        params, grads = arguments.as_arrays("params", params), arguments.as_arrays("grads", grads)
+        arguments.check_update(self.slots, params, grads, state)
+        steps = arguments.checked_count(state.get("steps")) + 1
         new_params: Params = {}
         new_state: State = {"steps": steps, **{slot: {} for slot in self.slots}}
         for name, p in params.items():
             g = as_real(grads[name].astype(p.dtype))
-            slots = [as_real(as_array(s, state[s][name]).astype(p.dtype)) for s in self.slots]
+            slots = [
+                as_real(arguments.as_array(s, state[s][name]).astype(p.dtype)) for s in self.slots
+            ]
             change, *slots = self.step(g, steps, *slots)
             rate = self.rate_of(name)
             if name in self.unitary and rate:
@@ -131,25 +108,10 @@ class Optimizer:
                 new_state[slot][name] = value.view(p.dtype).reshape(p.shape)
         return new_params, new_state
 
-    def _check(self, params: Mapping[str, Array], grads: Mapping[str, Array], state: State) -> None:
-        if not isinstance(state, Mapping):
-            raise TypeError(f"state must be what init or update returned, got {state!r}")
-        if params.keys() != grads.keys():
-            raise ValueError(f"grads must have the keys of params, {sorted(params)}")
-        for slot in self.slots:
-            held = {name: np.shape(a) for name, a in state.get(slot, {}).items()}
-            if held != {name: p.shape for name, p in params.items()}:
-                raise ValueError(
-                    f"state belongs to another optimizer or model: {slot!r} must hold an array of "
-                    "the shape of each parameter"
-                )
-        for name, p in params.items():
-            _check_gradient(name, p, grads[name])
-
     def rate_of(self, name: str) -> float:
         """Return the learning rate of a parameter: that of the longest group it belongs to."""
         if name not in self._known_rates:
-            groups = [group for group in self.rates if _belongs(name, group)]
+            groups = [group for group in self.rates if arguments.belongs(name, group)]
             rate = self.rates[max(groups, key=len)] if groups else self.rate
             self._known_rates[name] = rate
         return self._known_rates[name]
@@ -295,14 +257,8 @@ def clip_by_global_norm(grads: Mapping[str, Array], max_norm: float) -> tuple[Pa
     ValueError
         max_norm not above 0.
     """
-    grads, max_norm = as_arrays("grads", grads), checked_number("max_norm", max_norm)
-    for name, g in grads.items():
-        if g.dtype.kind not in "fc":
-            raise TypeError(
-                f"gradient {name!r} must be real or complex floating point, got {g.dtype}"
-            )
-    if not max_norm > 0:
-        raise ValueError(f"max_norm must be above 0, got {max_norm}")
+    grads = arguments.as_arrays("grads", grads)
+    max_norm = arguments.checked_norm(grads, max_norm)
     # relative to the largest: squares of large entries overflow
     largest = max((float(np.abs(as_real(g)).max(initial=0)) for g in grads.values()), default=0.0)
     scale = largest if 0 < largest < math.inf else 1.0
@@ -311,25 +267,3 @@ def clip_by_global_norm(grads: Mapping[str, Array], max_norm: float) -> tuple[Pa
     if norm <= max_norm or not math.isfinite(norm):
         return grads, norm
     return {name: g * (max_norm / norm) for name, g in grads.items()}, norm
-
-
-def _count(steps: Any) -> int:
-    """Return how many updates a state has seen; np.savez makes an array of a number."""
-    array = np.asarray(steps)
-    if array.size != 1 or array.dtype.kind not in "iu" or array.item() < 0:
-        raise ValueError(f"state must hold the number of updates as 'steps', got {steps!r}")
-    return int(array.item())
-
-
-def _check_gradient(name: str, p: Array, g: Array) -> None:
-    if g.shape != p.shape:
-        raise ValueError(f"gradient of {name} must have shape {p.shape}, got {g.shape}")
-    if p.dtype.kind not in "fc" or (p.dtype.kind == "f" and g.dtype.kind == "c"):
-        raise TypeError(
-            f"{name} must be real or complex floating point and its gradient likewise, "
-            f"got {p.dtype} and {g.dtype}"
-        )
-
-
-def _belongs(name: str, group: str) -> bool:
-    return name == group or name.startswith(f"{group}.")

@@ -11,7 +11,8 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from .arrays import Array, Layout, checked_size, divided
+from . import arguments
+from .arrays import Array, Layout, divided
 from .matrices import Matrix
 from .unitary import unitarity_defect
 
@@ -44,16 +45,13 @@ class RestrictedUnitary(Matrix):
     permutation_seed: int = 0
 
     def __post_init__(self) -> None:
-        seed = checked_size("permutation_seed", self.permutation_seed, least=0, most=2**128)
+        seed = arguments.checked_size("permutation_seed", self.permutation_seed, 0, 2**128)
         object.__setattr__(self, "permutation_seed", seed)
 
     def layout(self, N: int, dtype: np.dtype) -> Layout:
         """Return the angles (3, n), real, and the reflections (2, n), complex."""
-        if dtype.kind != "c" and N % 2:
-            raise ValueError(
-                f"a real state of RestrictedUnitary is half as many complex numbers: "
-                f"hidden_size must be even, got {N}"
-            )
+        if dtype.kind != "c":
+            arguments.check_halves(N)
         n, real = N if dtype.kind == "c" else N // 2, np.finfo(dtype).dtype
         complex_ = np.result_type(real, np.complex64)
         return {".phases": ((3, n), real), ".reflections": ((2, n), complex_)}

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from .arrays import Array, check_dtype, check_rng, checked_size
-from .kronecker import as_factors, factor_singular_values
+from . import arguments
+from .arrays import Array
+from .kronecker import factor_singular_values
 
 
 @np.errstate(under="ignore")
@@ -38,7 +39,7 @@ def soft_unitary(factors: Sequence[ArrayLike]) -> tuple[float, list[Array]]:
     δE = δW^H W + W^H δW, so δR = 4 Re tr(E W^H δW) = Re⟨4 W E, δW⟩.
     """
     penalty, dfactors = 0.0, []
-    for single in as_factors(factors):
+    for single in arguments.as_factors(factors):
         W = single.astype(np.result_type(single, np.float64))  # squares of large entries overflow
         E = W.conj().T @ W - np.eye(W.shape[1])
         penalty += float(np.sum(np.abs(E) ** 2))
@@ -69,7 +70,7 @@ def unitarity_defect(factors: Sequence[ArrayLike]) -> float:
     singular values of W_f and a zero for each column beyond its rows. None is negative,
     so the extreme products are the products of the extremes.
     """
-    arrays = as_factors(factors)
+    arrays = arguments.as_factors(factors)
     values = factor_singular_values(arrays)
     largest = math.prod(float(s[0]) for s in values)
     smallest = math.prod(
@@ -105,12 +106,9 @@ def random_unitary(
     Q of a Gaussian matrix's QR decomposition, its columns turned so that R has a positive
     diagonal: without that step the distribution is not uniform (Mezzadri 2007).
     """
-    dtype = check_dtype(dtype)
-    check_rng(rng)
-    sizes = shape if isinstance(shape, tuple) else (shape, shape)
-    if len(sizes) != 2:
-        raise ValueError(f"shape must be a size or a pair (P, Q), got {shape!r}")
-    P, Q = (checked_size("a size in shape", size) for size in sizes)
+    dtype = arguments.check_dtype(dtype)
+    arguments.check_rng(rng)
+    P, Q = arguments.checked_pair_of_sizes(shape)
     A = rng.standard_normal((max(P, Q), min(P, Q)))
     if dtype.kind == "c":
         A = A + 1j * rng.standard_normal(A.shape)
@@ -151,17 +149,8 @@ def spread_unitary(
     product of the sizes up to its own in a random order. With N = ∏P_f the sums Σ_f j_f/S_f are all
     multiples of 1/N: their digits in mixed radix.
     """
-    dtype = check_dtype(dtype)
-    if dtype.kind != "c":
-        raise TypeError(
-            f"equally spaced eigenvalues need a complex dtype, got {dtype}; draw real factors "
-            "with the scheme 'haar'"
-        )
-    check_rng(rng)
-    sizes = sizes.tolist() if isinstance(sizes, np.ndarray) else sizes
-    if not isinstance(sizes, Sequence) or len(sizes) == 0:
-        raise ValueError(f"sizes must be a sequence of at least one size, got {sizes!r}")
-    sizes = [checked_size("a size", size) for size in sizes]
+    dtype, sizes = arguments.checked_spread(dtype, sizes)
+    arguments.check_rng(rng)
     strides, stride = {}, 1
     for f in rng.permutation(len(sizes)):
         stride *= sizes[f]

@@ -17,7 +17,8 @@ A cell is a frozen description. Its parameters are a dict of arrays outside it, 
 ``forward`` returns all that ``backward`` needs.
 """
 
-from ..arrays import Params, check_params
+from ..arguments import check_params
+from ..arrays import Params
 from .cell import Cell, Saved, State
 from .gru import GRU
 from .lstm import LSTM

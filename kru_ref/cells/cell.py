@@ -16,20 +16,13 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 
+from .. import arguments
 from ..arrays import (
     COLUMNS,
     Array,
     Layout,
     Params,
     ReadoutGradient,
-    as_array,
-    check_dtype,
-    check_params,
-    check_rng,
-    checked_array,
-    checked_flag,
-    checked_size,
-    converted,
     count_real,
     glorot_uniform,
     over_batch,
@@ -44,8 +37,8 @@ States = tuple[Array, ...]
 State = Array | States
 # One array (N, B) for each gate.
 PerGate = Sequence[Array]
-# A value and its tangent.
-WithTangent = tuple[Any, Any]
+# A dual number: a value and its tangent.
+Dual = tuple[Any, Any]
 
 
 class Saved(NamedTuple):
@@ -142,9 +135,7 @@ class Cell(ABC):
         """
 
     @abstractmethod
-    def step_jvp(
-        self, params: WithTangent, Wh: WithTangent, Ux: WithTangent, before: WithTangent
-    ) -> WithTangent:
+    def step_jvp(self, params: Dual, Wh: Dual, Ux: Dual, before: Dual) -> Dual:
         """Make one time step with tangents; return the state after it and its tangent."""
 
     @np.errstate(under="ignore")
@@ -176,7 +167,7 @@ class Cell(ABC):
         ValueError, TypeError
             Parameters, x or h0 of another shape or dtype, labels out of range, or x not finite.
         """
-        params, x = check_params(params, self.layout), self.checked_input(x)
+        params, x = arguments.check_params(params, self.layout), arguments.checked_input(self, x)
         return self.run(params, x, self.initial_states(params, x.shape[-1], h0), h0 is None)
 
     def run(
@@ -261,22 +252,11 @@ class Cell(ABC):
 
         and dW_k sums the matrix's own gradient at (h_{t-1}, d_k).
         """
-        params = check_params(params, self.layout)
-        checked_flag("input_gradient", input_gradient)
+        params = arguments.check_params(params, self.layout)
+        arguments.checked_flag("input_gradient", input_gradient)
         self.check_saved(saved)
-        shape, dtype = saved.h.shape, np.dtype(self.dtype)
-        if not isinstance(dh, ReadoutGradient):
-            dh = as_array("dh", dh)
-            if dh.ndim != 3 or dh.shape[1:] != shape[1:] or not 1 <= len(dh) <= shape[0]:
-                raise ValueError(
-                    f"dh must have the shape of h, {shape}, or that of its last steps; got "
-                    f"{dh.shape}"
-                )
-            dh = checked_array("dh", dh, dh.shape, dtype)
-        if dc is not None and len(self.state_names) == 1:
-            raise TypeError("dc is the gradient of an LSTM's c: this cell has none, leave it out")
-        dc = None if dc is None else checked_array("dc", dc, shape[1:], dtype)
-        return self.run_backward(params, saved, dh, dc, input_gradient)
+        of_loss = arguments.checked_gradients(self, saved.h, dh, dc)
+        return self.run_backward(params, saved, *of_loss, input_gradient)
 
     def run_backward(
         self,
@@ -348,29 +328,13 @@ class Cell(ABC):
             dbias[name] = over_time(d[:, rows].reshape(T, -1, B))
         return dW, {"U": dU, **dbias}, dx
 
-    def time_step_jvp(
-        self,
-        params: WithTangent,
-        x_t: NDArray[Any],
-        x_t_dot: NDArray[Any] | None,
-        before: WithTangent,
-    ) -> WithTangent:
-        """Read x_t (D, B), or integers (B,); return the state after it and its tangent."""
-        W, W_dot = (self.matrices(p) for p in params)
-        (h, *_), (h_dot, *_) = before
-        products = (self.matrix.jvp(W[k], h, W_dot[k], h_dot) for k in range(len(W)))
-        Wh, Wh_dot = zip(*products, strict=True)
-        inputs = input_product_jvp(params[0]["U"], x_t, params[1]["U"], x_t_dot)
-        Ux, Ux_dot = (np.split(u, len(W)) for u in inputs)
-        return self.step_jvp(params, (Wh, Wh_dot), (Ux, Ux_dot), before)
-
     def init(self, rng: np.random.Generator) -> Params:
         """Draw parameters: W as its matrix says, U Glorot-uniform, b = 0, h_0 of length about 1.
 
         h_0 is random, not 0: at z = 0 modReLU has no gradient, and an input that begins
         with zeros (a picture's margin) would leave the state there.
         """
-        check_rng(rng)
+        arguments.check_rng(rng)
         D, N, dtype = self.input_size, self.hidden_size, np.dtype(self.dtype)
         drawn = [W for _ in self.gate_names for W in self.matrix.init(N, rng, dtype)]
         params = dict(zip(self.matrix_names, drawn, strict=True))
@@ -456,88 +420,23 @@ class Cell(ABC):
         return None if np.iscomplexobj(x) else self.matrix.engine(self.hidden_size)
 
     def __post_init__(self) -> None:
-        for name in ("input_size", "hidden_size"):
-            object.__setattr__(self, name, checked_size(name, getattr(self, name)))
-        object.__setattr__(self, "dtype", check_dtype(self.dtype).name)
-        object.__setattr__(self, "learned_h0", checked_flag("learned_h0", self.learned_h0))
-        if not isinstance(self.matrix, Matrix):
-            raise TypeError(
-                f"matrix must be a matrix such as Dense() or Kronecker(), got {self.matrix!r}"
-            )
-        if self.is_complex and not self.on_complex:
-            raise TypeError(
-                f"{type(self).__name__} is defined on real numbers only, dtype is {self.dtype}; "
-                "use float32 or float64, or the simple cell"
-            )
+        arguments.check_kind("matrix", self.matrix, Matrix, "a matrix such as Dense()")
+        arguments.check_cell(self)
         _ = self.layout  # raises where the matrix does not fit N
 
     def initial_states(self, params: Mapping[str, Array], B: int, given: Any) -> States:
         """Return each part of the state before the first step: given, learned, or 0."""
-        names, shape, dtype = self.state_names, (self.hidden_size, B), np.dtype(self.dtype)
-        if given is None and self.learned_h0:
-            return tuple(np.repeat(params[name][:, None], B, axis=1) for name in names)
-        if given is None:
-            return tuple(np.zeros(shape, dtype) for _ in names)
-        parts = (given,) if len(names) == 1 else _checked_pair(given)
-        # copies: the caller's own may change before backward
-        return tuple(
-            checked_array(name, part, shape, dtype).copy()
-            for name, part in zip(names, parts, strict=True)
-        )
-
-    def checked_input(self, x: ArrayLike) -> NDArray[Any]:
-        """Return x (T, D, B) in the cell's precision, or integers (T, B); raise for another."""
-        x, D = as_array("x", x), self.input_size
-        if not _is_labels(x) and (x.ndim != 3 or x.shape[1] != D):
-            raise ValueError(
-                f"x must have shape (T, D, B) with D = input_size = {D}, or be integers of "
-                f"shape (T, B); got {x.dtype} {x.shape}"
-            )
-        if 0 in x.shape:
-            raise ValueError(f"x needs at least one time step and one sequence, got {x.shape}")
-        if _is_labels(x):
-            self._check_labels(x)
-            return x
-        if np.iscomplexobj(x) and not self.is_complex:
-            raise TypeError(f"x is complex, but the cell's dtype is {self.dtype}")
-        _check_finite(x)
-        return converted("x", x, np.dtype(self.dtype) if np.iscomplexobj(x) else self.real_dtype)
-
-    def _check_labels(self, x: NDArray[Any]) -> None:
-        D = self.input_size
-        if x.size and not 0 <= x.min() <= x.max() < D:
-            raise ValueError(
-                f"integer x must hold labels from 0 to {D - 1} (input_size is {D}), "
-                f"got {x.min()} to {x.max()}"
-            )
+        if given is not None:
+            # copies: the caller's own may change before backward
+            return tuple(part.copy() for part in arguments.checked_state(self, given, B))
+        if self.learned_h0:
+            return tuple(np.repeat(params[name][:, None], B, axis=1) for name in self.state_names)
+        return tuple(np.zeros((self.hidden_size, B), self.dtype) for _ in self.state_names)
 
     def check_saved(self, saved: Any) -> None:
         """Raise unless it is what this cell's forward returned: compiled loops trust its sizes."""
-        if not isinstance(saved, Saved):
-            raise TypeError(
-                f"saved must be the Saved that forward returned, got {type(saved).__name__}"
-            )
-        try:
-            self._check_sizes(saved)
-        except ValueError as error:
-            raise ValueError(f"saved belongs to another cell: {error}") from error
-
-    def _check_sizes(self, saved: Saved) -> None:
-        x, n_parts = np.asarray(saved.x), len(self.state_names)
-        if _is_labels(x):
-            self._check_labels(x)
-        elif x.shape[1:-1] != (self.input_size,):
-            raise ValueError(f"its x is {x.dtype} {x.shape}, input_size is {self.input_size}")
-        if not len(saved.before) == len(saved.states) == n_parts:
-            raise ValueError(f"its state has {len(saved.states)} parts, this cell's {n_parts}")
-        T, shape = len(x), (self.hidden_size, x.shape[-1])
-        arrays: list[tuple[str, Any, tuple[int, ...]]] = []
-        for name, before, of_time in zip(self.state_names, saved.before, saved.states, strict=True):
-            arrays += [(name, before, shape), (name.removesuffix("0"), of_time, (T, *shape))]
-        for name, given, expected in [*arrays, ("gates", saved.gates, (T, self.n_kept, *shape))]:
-            a = np.asarray(given)
-            if a.shape != expected or a.dtype != self.dtype:
-                raise ValueError(f"{name} must be {self.dtype} {expected}, got {a.dtype} {a.shape}")
+        arguments.check_kind("saved", saved, Saved, "the Saved that forward returned")
+        arguments.check_sizes(self, saved)
 
 
 def input_product(U: Array, x_t: NDArray[Any]) -> Array:
@@ -571,15 +470,6 @@ def input_gradients(
     return dU, dx if np.iscomplexobj(x) else np.ascontiguousarray(dx.real)
 
 
-def input_product_jvp(
-    U: Array, x_t: NDArray[Any], U_dot: Array, x_t_dot: NDArray[Any] | None
-) -> tuple[Array, Array]:
-    """Return U x_t and U_dot x_t + U x_t_dot."""
-    moved = input_product(U_dot, x_t)
-    moved = moved if x_t_dot is None else moved + U @ x_t_dot
-    return input_product(U, x_t), moved
-
-
 def matrix_gradient(matrix: Matrix, W: list[Array], h0: Array, h: Array, dz: Array) -> list[Array]:
     """Return dW, the sum over time of the gradients of W h_{t-1} for dz_t.
 
@@ -605,24 +495,6 @@ def _pieces(T: int, B: int) -> Iterator[slice]:
 def _side_by_side(a: NDArray[Any]) -> NDArray[Any]:
     """Turn (T, N, B) into (N, T B)."""
     return np.ascontiguousarray(np.moveaxis(a, 0, 1)).reshape(a.shape[1], -1)
-
-
-def _is_labels(x: NDArray[Any]) -> bool:
-    return x.ndim == 2 and x.dtype.kind in "iu"
-
-
-def _check_finite(x: NDArray[Any]) -> None:
-    if x.dtype.kind in "fc" and not (is_finite := np.isfinite(x)).all():
-        where = tuple(np.argwhere(~is_finite)[0].tolist())
-        raise ValueError(f"x must be finite, but x[t, d, b] is {x[where]} at {where}")
-
-
-def _checked_pair(given: Any) -> Sequence[ArrayLike]:
-    is_list = isinstance(given, tuple | list)
-    if not is_list or len(given) != 2 or any(part is None for part in given):
-        what = f"a {type(given).__name__} of {len(given)}" if is_list else type(given).__name__
-        raise ValueError(f"h0 must be the pair (h, c), neither of them None, got {what}")
-    return given
 
 
 def _one_or_all(parts: States) -> State:

@@ -11,7 +11,7 @@ import numpy as np
 from ..activations import logistic, logistic_jvp
 from ..arrays import Array, Params
 from ..matrices import Dense, Matrix
-from .cell import Cell, PerGate, States, WithTangent
+from .cell import Cell, Dual, PerGate, States
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,7 @@ class GRU(Cell):
         dz = dh * (h_before - n) * z * (1 - z)
         return (dr, dz, a, a * r), (dh * z,), {}
 
-    def step_jvp(
-        self, params: WithTangent, Wh: WithTangent, Ux: WithTangent, before: WithTangent
-    ) -> WithTangent:
+    def step_jvp(self, params: Dual, Wh: Dual, Ux: Dual, before: Dual) -> Dual:
         """Return h and its tangent."""
         ((h,), (h_dot,)), (w, w_dot) = before, Wh
         u, u_dot = (np.stack(Ux[m]) + params[m]["b"].reshape(3, -1, 1) for m in (0, 1))

@@ -11,7 +11,7 @@ import numpy as np
 from ..activations import logistic, logistic_jvp
 from ..arrays import Array, Params
 from ..matrices import Dense, Matrix
-from .cell import Cell, PerGate, States, WithTangent
+from .cell import Cell, Dual, PerGate, States
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,7 @@ class LSTM(Cell):
         dz_o = dh * tanh_c * o * (1 - o)
         return (dz_i, dz_f, dz_g, dz_o), (0.0, dc * f), {}
 
-    def step_jvp(
-        self, params: WithTangent, Wh: WithTangent, Ux: WithTangent, before: WithTangent
-    ) -> WithTangent:
+    def step_jvp(self, params: Dual, Wh: Dual, Ux: Dual, before: Dual) -> Dual:
         """Return h and c, and their tangents."""
         (_, c), (_, c_dot) = before
         z, z_dot = (

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from .. import arguments
 from ..activations import ACTIVATIONS
-from ..arrays import Array, Params, checked_choice
+from ..arrays import Array, Params
 from ..kronecker import Backend
 from ..matrices import Dense, Kronecker, Matrix
-from .cell import Cell, PerGate, States, WithTangent
+from .cell import Cell, Dual, PerGate, States
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,8 @@ class RNN(Cell):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checked_choice("activation", self.activation, ACTIVATIONS)
-        if self.is_complex and not ACTIVATIONS[self.activation].on_complex:
-            raise TypeError(
-                f"activation {self.activation!r} is defined on real numbers only, dtype is "
-                f"{self.dtype}; use 'modrelu' or 'identity', or a real dtype"
-            )
+        on_complex = {name: of.on_complex for name, of in ACTIVATIONS.items()}
+        arguments.check_activation(self, self.activation, on_complex)
 
     @property
     def kind(self) -> str:
@@ -78,9 +75,7 @@ class RNN(Cell):
         dz, db = ACTIVATIONS[self.activation].backward(dh, h, params["b"])
         return (dz,), (0.0,), {"b": db}
 
-    def step_jvp(
-        self, params: WithTangent, Wh: WithTangent, Ux: WithTangent, before: WithTangent
-    ) -> WithTangent:
+    def step_jvp(self, params: Dual, Wh: Dual, Ux: Dual, before: Dual) -> Dual:
         """Return h and its tangent."""
         (z, b), (z_dot, b_dot) = ((Wh[m][0] + Ux[m][0], params[m]["b"]) for m in (0, 1))
         h, h_dot = ACTIVATIONS[self.activation].jvp(z, b, z_dot, b_dot)

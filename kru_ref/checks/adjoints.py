@@ -11,16 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
-from ..arrays import (
-    MOST_PROBES,
-    Array,
-    as_array,
-    as_real,
-    check_rng,
-    check_tolerance,
-    checked_size,
-    divided,
-)
+from ..arguments import MOST_PROBES, as_array, check_rng, check_tolerance, checked_size
+from ..arrays import Array, as_real, divided
 
 Real = NDArray[np.floating]
 

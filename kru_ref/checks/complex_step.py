@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..arrays import Array, as_array, check_params
+from ..arguments import as_array, check_params, checked_input
+from ..arrays import Array
 from ..cells import Cell
 from ..model import SequenceModel
 from ..restricted import RestrictedUnitary
@@ -70,9 +71,9 @@ def _states(cell: Cell, params: dict[str, Array], x: ArrayLike) -> Array:
         )
     x = as_array("x", x)
     if np.iscomplexobj(x):
-        cell.checked_input(x.real)
+        checked_input(cell, x.real)
     else:
-        x = cell.checked_input(x)
+        x = checked_input(cell, x)
     before = cell.initial_states(params, x.shape[-1], None)
     shape = before[0].shape
     states = tuple(np.empty((len(x), *shape), np.complex128) for _ in before)

@@ -10,10 +10,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from ..arrays import Array, Params, check_params, check_rng, checked_array
+from ..arguments import (
+    check_params,
+    check_rng,
+    checked_array,
+    checked_input,
+    states_of_cells,
+)
+from ..arrays import Array, Params
 from ..cells import Cell
+from ..cells.cell import Dual, input_product
 from ..model import SequenceModel, features
 
 
@@ -52,7 +60,7 @@ def cell_jvp(
     """
     params = check_params(params, cell.layout)
     params_dot = check_params(params_dot, cell.layout)
-    x = cell.checked_input(x)
+    x = checked_input(cell, x)
     if x_dot is not None:
         if x.ndim == 2:
             raise ValueError("integers x do not move: leave x_dot out")
@@ -68,8 +76,8 @@ def cell_jvp(
     h_dot = np.empty_like(h)
     for t in range(len(x)):
         x_t_dot = None if x_dot is None else x_dot[t]
-        state, state_dot = cell.time_step_jvp(
-            (params, params_dot), x[t], x_t_dot, (state, state_dot)
+        state, state_dot = time_step_jvp(
+            cell, (params, params_dot), x[t], x_t_dot, (state, state_dot)
         )
         h[t], h_dot[t] = state[0], state_dot[0]
     return h, h_dot
@@ -112,7 +120,7 @@ def model_jvp(
     if rng is not None:
         check_rng(rng)
     all_params: list[Params] = model.cell_params(params)
-    all_dots, given = model.cell_params(params_dot), model.states_of(h0)
+    all_dots, given = model.cell_params(params_dot), states_of_cells(model, h0)
     for i, cell in enumerate(model.cells):
         h, h_dot = cell_jvp(cell, all_params[i], x, all_dots[i], x_dot, given[i])
         if i == len(model.cells) - 1 and model.last_only:
@@ -125,3 +133,21 @@ def model_jvp(
     logits: Array = V @ x + params["readout.c"][:, None]
     logits_dot: Array = V_dot @ x + V @ x_dot + params_dot["readout.c"][:, None]
     return logits, logits_dot
+
+
+def time_step_jvp(
+    cell: Cell,
+    params: Dual,
+    x_t: NDArray[Any],
+    x_t_dot: NDArray[Any] | None,
+    before: Dual,
+) -> Dual:
+    """Read x_t (D, B), or integers (B,); return the state after it and its tangent."""
+    W, W_dot = (cell.matrices(p) for p in params)
+    (h, *_), (h_dot, *_) = before
+    products = (cell.matrix.jvp(W[k], h, W_dot[k], h_dot) for k in range(len(W)))
+    Wh, Wh_dot = zip(*products, strict=True)
+    U, U_dot = (p["U"] for p in params)
+    moved = input_product(U_dot, x_t) + (0 if x_t_dot is None else U @ x_t_dot)
+    Ux, Ux_dot = (np.split(u, len(W)) for u in (input_product(U, x_t), moved))
+    return cell.step_jvp(params, (Wh, Wh_dot), (Ux, Ux_dot), before)

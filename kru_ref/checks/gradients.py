@@ -10,16 +10,16 @@ from typing import Any, get_args
 
 import numpy as np
 
-from ..arrays import (
+from ..arguments import (
     DTYPES,
     MOST_PROBES,
-    Array,
     as_arrays,
     check_rng,
     check_tolerance,
     checked_choice,
     checked_size,
 )
+from ..arrays import Array
 from .mistakes import hint_at
 from .slopes import Estimate, Function, Method, Probe, Slope, along, largest, probes_of
 

@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..arrays import Array, as_array, checked_array, checked_size
+from ..arguments import as_array, checked_array, checked_input, checked_size, states_of_cells
+from ..arrays import Array
 from ..cells import Params, check_params
 from ..model import SequenceModel, features
+from .forward_mode import time_step_jvp
 
 # Of each cell, the parts of its state.
 States = list[tuple[Array, ...]]
@@ -67,7 +69,7 @@ class RealTimeLearning:
         params = check_params(params, model.layout)
         self.model, self.params = model, dict(params)
         B = checked_size("B", B, most=2**31)
-        self._given = model.states_of(h0)
+        self._given = states_of_cells(model, h0)
         self._state = self._initial(self.params, B)
         self.directions = [
             Direction(name, index, unit)
@@ -96,7 +98,7 @@ class RealTimeLearning:
         ValueError, TypeError
             x_t of another shape or number of sequences, as for the first cell's ``forward``.
         """
-        x = self.model.cells[0].checked_input(as_array("x_t", x_t)[None])[0]
+        x = checked_input(self.model.cells[0], as_array("x_t", x_t)[None])[0]
         if x.shape[-1] != self._read.shape[-1]:
             raise ValueError(f"x_t must hold {self._read.shape[-1]} sequences, got {x.shape[-1]}")
         state = self._state
@@ -164,8 +166,8 @@ class RealTimeLearning:
             influence,
             strict=True,
         ):
-            state, state_dot = cell.time_step_jvp(
-                (of_cell, of_cell_dot), x, x_dot, (state, state_dot)
+            state, state_dot = time_step_jvp(
+                cell, (of_cell, of_cell_dot), x, x_dot, (state, state_dot)
             )
             x, x_dot = features(state[0]), features(state_dot[0])
             after.append(state)
@@ -202,7 +204,7 @@ def rtrl(
         As ``model.forward``; dlogits of another shape.
     """
     check_model(model)
-    x, dlogits = model.cells[0].checked_input(x), as_array("dlogits", dlogits)
+    x, dlogits = checked_input(model.cells[0], x), as_array("dlogits", dlogits)
     shape = (1 if model.last_only else len(x), model.output_size, x.shape[-1])
     if dlogits.shape != shape:
         raise ValueError(f"dlogits must have the shape of logits, {shape}, got {dlogits.shape}")

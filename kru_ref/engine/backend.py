@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import scipy
 
-from ..arrays import checked_choice
+from ..arguments import checked_choice
 
 Backend = Literal["auto", "numpy", "cython"]
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..arrays import Array, checked_array, checked_size
+from ..arguments import checked_array, checked_size
+from ..arrays import Array
 from ..cells import GRU, LSTM, RNN, Cell, Params, check_params
 from ..matrices import Dense
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ...arrays import checked_size
+from ...arguments import checked_size
 from ...files import read_at_most, shortened
 
 GZIP_MAGIC = b"\x1f\x8b"

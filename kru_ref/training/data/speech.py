@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ...arrays import as_array
+from ...arguments import as_array
 from ...extras import require
 from ...files import read_at_most, shortened
 
