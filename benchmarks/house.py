@@ -17,8 +17,8 @@ from pathlib import Path
 
 from radon.complexity import cc_visit
 
-# What a student comes for, in the layout of before and of after. Before, the checks of what a caller
-# passes stood in these files; now they are a file of their own, counted apart.
+# What a student comes for, in the layout of before and of after. The checks of what a caller passes
+# stood in these files before; now they are a file of their own, counted apart.
 MATHEMATICS = [
     "__init__",
     "activations",
