@@ -98,7 +98,9 @@ def check_rng(rng: np.random.Generator) -> None:
 def check_kind(name: str, value: Any, kind: type, what: str) -> None:
     """Raise for an object of another class."""
     if not isinstance(value, kind):
-        raise TypeError(f"{name} must be {what}, got {type(value).__name__}")
+        is_class = isinstance(value, type)
+        came = f"the class {value.__name__}" if is_class else type(value).__name__
+        raise TypeError(f"{name} must be {what}, got {came}")
 
 
 def check_dtype(dtype: DTypeLike) -> np.dtype:

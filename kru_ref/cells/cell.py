@@ -420,7 +420,8 @@ class Cell(ABC):
         return None if np.iscomplexobj(x) else self.matrix.engine(self.hidden_size)
 
     def __post_init__(self) -> None:
-        arguments.check_kind("matrix", self.matrix, Matrix, "a matrix such as Dense()")
+        is_matrix = "a matrix such as Dense() or Kronecker()"
+        arguments.check_kind("matrix", self.matrix, Matrix, is_matrix)
         arguments.check_cell(self)
         _ = self.layout  # raises where the matrix does not fit N
 
