@@ -537,13 +537,8 @@ def checked_steps(
     logits: ArrayLike, targets: ArrayLike, mask: ArrayLike | None, last_only: bool
 ) -> tuple[Real, NDArray[Any], Real]:
     """Return the steps that have targets, with a time axis on these and weights of sum 1."""
-    logits, targets = as_array("logits", logits), as_array("targets", targets)
+    logits, targets = _checked_logits(logits), as_array("targets", targets)
     checked_flag("last_only", last_only)
-    if logits.ndim != 3 or logits.size == 0:
-        raise ValueError(f"logits must be a non-empty (T, M, B), got shape {logits.shape}")
-    is_step = np.iscomplexobj(logits) and np.abs(logits.imag).max() < LARGEST_COMPLEX_STEP
-    if logits.dtype.kind != "f" and not is_step:
-        raise TypeError(f"logits must be real floating-point numbers, got {logits.dtype}")
     steps = logits[-1:] if last_only else logits
     shape = (len(steps), steps.shape[-1])
     weights = _checked_weights(mask, shape[1:] if last_only else shape)
@@ -556,6 +551,16 @@ def checked_steps(
         targets = np.where(counts, targets, 0)
         steps = np.where(weights[:, None] > 0, steps, 0)
     return steps, targets, weights
+
+
+def _checked_logits(logits: ArrayLike) -> Real:
+    logits = as_array("logits", logits)
+    if logits.ndim != 3 or logits.size == 0:
+        raise ValueError(f"logits must be a non-empty (T, M, B), got shape {logits.shape}")
+    is_step = np.iscomplexobj(logits) and np.abs(logits.imag).max() < LARGEST_COMPLEX_STEP
+    if logits.dtype.kind != "f" and not is_step:
+        raise TypeError(f"logits must be real floating-point numbers, got {logits.dtype}")
+    return logits
 
 
 def _checked_weights(mask: ArrayLike | None, shape: tuple[int, ...]) -> Real:
@@ -618,7 +623,11 @@ def check_optimizer(optimizer: Optimizer) -> None:
     for name, value in vars(optimizer).items():
         if name not in ("rates", "unitary"):
             object.__setattr__(optimizer, name, checked_number(name, value))
-    for name, rate in {"rate": optimizer.rate, **rates}.items():
+    _check_ranges(optimizer)
+
+
+def _check_ranges(optimizer: Optimizer) -> None:
+    for name, rate in {"rate": optimizer.rate, **optimizer.rates}.items():
         if not (math.isfinite(rate) and rate >= 0):
             raise ValueError(f"learning rate {name!r} must be finite and ≥ 0, got {rate}")
     for name in optimizer.decays:
@@ -658,14 +667,17 @@ def check_update(
                 "the shape of each parameter"
             )
     for name, p in params.items():
-        g = grads[name]
-        if g.shape != p.shape:
-            raise ValueError(f"gradient of {name} must have shape {p.shape}, got {g.shape}")
-        if p.dtype.kind not in "fc" or (p.dtype.kind == "f" and g.dtype.kind == "c"):
-            raise TypeError(
-                f"{name} must be real or complex floating point and its gradient likewise, "
-                f"got {p.dtype} and {g.dtype}"
-            )
+        _check_gradient(name, p, grads[name])
+
+
+def _check_gradient(name: str, p: Array, g: Array) -> None:
+    if g.shape != p.shape:
+        raise ValueError(f"gradient of {name} must have shape {p.shape}, got {g.shape}")
+    if p.dtype.kind not in "fc" or (p.dtype.kind == "f" and g.dtype.kind == "c"):
+        raise TypeError(
+            f"{name} must be real or complex floating point and its gradient likewise, "
+            f"got {p.dtype} and {g.dtype}"
+        )
 
 
 def checked_count(steps: Any) -> int:
