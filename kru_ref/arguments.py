@@ -1,7 +1,8 @@
-"""The door: what a caller passes, checked once, before anything is computed with it.
+"""The door: what a caller passes, checked where a public function takes it.
 
-Sorted by whose door it is: numbers and words, arrays, factors, parameters; then cells, models,
-losses and optimizers. What is computed behind it trusts its arguments.
+``check_…`` raises or does nothing; ``as_…`` and ``checked_…`` return what they were given, as a
+plain object (so does ``check_params``, by its older name); ``settle_…`` puts plain objects in place
+of what a frozen description holds. An error says what was expected, what came, and what to do.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ DTYPES = ("float32", "float64", "complex64", "complex128")
 
 Shapes = tuple[tuple[int, int], ...]
 Real = NDArray[np.floating]
+
+
+# Numbers and words
 
 
 def checked_size(name: str, value: Any, least: int = 1, most: int = LARGEST_SIZE) -> int:
@@ -103,7 +107,10 @@ def check_kind(name: str, value: Any, kind: type, what: str) -> None:
         raise TypeError(f"{name} must be {what}, got {came}")
 
 
-def check_dtype(dtype: DTypeLike) -> np.dtype:
+# Arrays
+
+
+def checked_dtype(dtype: DTypeLike) -> np.dtype:
     """Return the NumPy dtype, if it is one of the four we compute in."""
     checked = None
     # to NumPy None is float64, and a number its own dtype
@@ -169,7 +176,7 @@ def checked_array(name: str, value: ArrayLike, shape: tuple[int, ...], dtype: np
     array = as_array(name, value)
     if array.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
-    if array.dtype.kind not in "fciub" or (np.iscomplexobj(array) and dtype.kind != "c"):
+    if np.iscomplexobj(array) and dtype.kind != "c":
         raise TypeError(f"{name} must fit dtype {dtype}, got {array.dtype}")
     return converted(name, array, dtype)
 
@@ -188,6 +195,9 @@ def converted(name: str, array: Array, dtype: np.dtype) -> Array:
                 "precision"
             )
     return result
+
+
+# Factors
 
 
 def as_matrices(factors: Sequence[ArrayLike]) -> list[Array]:
@@ -283,7 +293,7 @@ def checked_pair_of_sizes(shape: Any) -> tuple[int, int]:
 
 def checked_spread(dtype: DTypeLike, sizes: Any) -> tuple[np.dtype, list[int]]:
     """Return the dtype and the sizes of factors whose product's eigenvalues are to be spread."""
-    dtype = check_dtype(dtype)
+    dtype = checked_dtype(dtype)
     if dtype.kind != "c":
         raise TypeError(
             f"equally spaced eigenvalues need a complex dtype, got {dtype}; draw real factors "
@@ -327,6 +337,9 @@ def checked_factor_shapes(factors: Any) -> Shapes:
     return shapes
 
 
+# Parameters
+
+
 def check_params(params: Mapping[str, Array], layout: Layout) -> Params:
     """Return params as plain arrays; raise unless they have these names, shapes and dtypes."""
     if not isinstance(params, Mapping):
@@ -351,11 +364,14 @@ def check_params(params: Mapping[str, Array], layout: Layout) -> Params:
     return plain
 
 
-def check_cell(cell: Cell) -> None:
+# Cells
+
+
+def settle_cell(cell: Cell) -> None:
     """Give a cell's description its plain types; raise for what no cell has."""
     for name in ("input_size", "hidden_size"):
         object.__setattr__(cell, name, checked_size(name, getattr(cell, name)))
-    object.__setattr__(cell, "dtype", check_dtype(cell.dtype).name)
+    object.__setattr__(cell, "dtype", checked_dtype(cell.dtype).name)
     object.__setattr__(cell, "learned_h0", checked_flag("learned_h0", cell.learned_h0))
     if cell.is_complex and not cell.on_complex:
         raise TypeError(
@@ -471,6 +487,9 @@ def _check_sizes(cell: Cell, saved: Saved) -> None:
             raise ValueError(f"{name} must be {cell.dtype} {expected}, got {a.dtype} {a.shape}")
 
 
+# Models
+
+
 def checked_cells(cells: Any, kind: type) -> tuple[Any, ...]:
     """Return a list or tuple of one cell at least as a tuple."""
     members = tuple(cells) if isinstance(cells, list | tuple) else ()
@@ -479,7 +498,7 @@ def checked_cells(cells: Any, kind: type) -> tuple[Any, ...]:
     return members
 
 
-def check_model(model: SequenceModel) -> None:
+def settle_model(model: SequenceModel) -> None:
     """Give a model's description its plain types; raise where its cells do not fit together."""
     for i, (below, above) in enumerate(itertools.pairwise(model.cells)):
         if above.input_size != below.n_features:
@@ -533,24 +552,41 @@ def check_model_saved(model: SequenceModel, saved: Any) -> None:
             raise ValueError("saved belongs to another model: its dropout has another shape")
 
 
+# Losses
+
+
 def checked_steps(
-    logits: ArrayLike, targets: ArrayLike, mask: ArrayLike | None, last_only: bool
+    logits: ArrayLike,
+    targets: ArrayLike,
+    mask: ArrayLike | None,
+    last_only: bool,
+    are_classes: bool = False,
 ) -> tuple[Real, NDArray[Any], Real]:
-    """Return the steps that have targets, with a time axis on these and weights of sum 1."""
+    """Return the logits that have targets, with a time axis on these and weights of sum 1.
+
+    What stands in a step of weight 0, logits or targets, becomes 0.
+    """
     logits, targets = _checked_logits(logits), as_array("targets", targets)
     checked_flag("last_only", last_only)
     steps = logits[-1:] if last_only else logits
     shape = (len(steps), steps.shape[-1])
     weights = _checked_weights(mask, shape[1:] if last_only else shape)
     weights = (weights / weights.sum()).reshape(shape)
-    if last_only:
-        targets = targets[None]
-    if mask is not None and targets.shape in (shape, steps.shape):
-        # what stands in a step that does not count is nobody's business
-        counts = weights > 0 if targets.ndim == 2 else weights[:, None] > 0
-        targets = np.where(counts, targets, 0)
-        steps = np.where(weights[:, None] > 0, steps, 0)
+    expected = shape if are_classes else steps.shape
+    _check_targets_shape(targets, expected[1:] if last_only else expected, last_only)
+    targets = targets.reshape(expected)
+    if mask is not None:
+        counts = weights[:, None] > 0
+        targets = np.where(counts[:, 0] if are_classes else counts, targets, 0)
+        steps = np.where(counts, steps, 0)
     return steps, targets, weights
+
+
+def _check_targets_shape(targets: NDArray[Any], expected: tuple[int, ...], last_only: bool) -> None:
+    if targets.shape != expected:
+        axes = "(B,)" if len(expected) == 1 else "(M, B)" if last_only else "(T, …)"
+        axes += " with last_only" if last_only else ", without the time axis for last_only"
+        raise ValueError(f"targets must have shape {expected}, {axes}, got {targets.shape}")
 
 
 def _checked_logits(logits: ArrayLike) -> Real:
@@ -580,8 +616,7 @@ def _checked_weights(mask: ArrayLike | None, shape: tuple[int, ...]) -> Real:
 
 def check_classes(targets: NDArray[Any], steps: Real) -> None:
     """Raise unless targets (T, B) are classes of steps (T, M, B)."""
-    T, M, B = steps.shape
-    _check_targets_shape(targets, (T, B))
+    M = steps.shape[1]
     if targets.dtype.kind not in "iu":
         raise TypeError(f"targets must be integer classes, got {targets.dtype}")
     if targets.min() < 0 or targets.max() >= M:
@@ -591,25 +626,19 @@ def check_classes(targets: NDArray[Any], steps: Real) -> None:
         )
 
 
-def checked_outputs(targets: NDArray[Any], steps: Real, are_shares: bool = False) -> Real:
-    """Return targets (T, M, B) in the precision of steps; shares lie in [0, 1]."""
-    _check_targets_shape(targets, steps.shape)
+def checked_outputs(targets: NDArray[Any], steps: Real, are_probabilities: bool = False) -> Real:
+    """Return targets (T, M, B) in the precision of steps; probabilities lie in [0, 1]."""
     if targets.dtype.kind not in "fiub" or not np.isfinite(targets).all():
         raise ValueError(f"targets must be finite real numbers, got {targets.dtype}")
-    if are_shares and (targets.min() < 0 or targets.max() > 1):
+    if are_probabilities and (targets.min() < 0 or targets.max() > 1):
         raise ValueError(f"targets must lie in [0, 1], got {targets.min()} to {targets.max()}")
     return converted("targets", targets, np.finfo(steps.dtype).dtype)
 
 
-def _check_targets_shape(targets: NDArray[Any], shape: tuple[int, ...]) -> None:
-    if targets.shape != shape:
-        raise ValueError(
-            f"targets must have shape {shape} to go with the logits "
-            f"(without the time axis for last_only), got {targets.shape}"
-        )
+# Optimizers
 
 
-def check_optimizer(optimizer: Optimizer) -> None:
+def settle_optimizer(optimizer: Optimizer) -> None:
     """Give an optimizer's constants their plain types; raise where one is out of its range."""
     unitary, rates = optimizer.unitary, optimizer.rates
     is_sequence = isinstance(unitary, list | tuple)

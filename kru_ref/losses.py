@@ -54,7 +54,8 @@ def softmax_cross_entropy(
     - ℓ = log(1 + Σ_{m ≠ max} exp(y_m - y_max)) - (y_target - y_max),
     - dℓ/dy_target = -Σ_{m ≠ target} softmax(y)_m.
     """
-    steps, targets, weights = arguments.checked_steps(logits, targets, mask, last_only)
+    of_steps = arguments.checked_steps(logits, targets, mask, last_only, are_classes=True)
+    steps, targets, weights = of_steps
     arguments.check_classes(targets, steps)
     M = steps.shape[1]
     shifted, largest = _shifted(steps)
@@ -144,7 +145,7 @@ def bernoulli_cross_entropy(
     with e^-|y|, none overflows or loses a small p or q.
     """
     steps, targets, weights = arguments.checked_steps(logits, targets, mask, last_only)
-    t = arguments.checked_outputs(targets, steps, are_shares=True)
+    t = arguments.checked_outputs(targets, steps, are_probabilities=True)
     p, q = logistic(steps), logistic(-steps)
     likely, unlikely = _softplus(-steps), _softplus(steps)  # -log p, -log q
     # 0 log 0 is 0

@@ -88,7 +88,7 @@ class SequenceModel:
     def __post_init__(self) -> None:
         if not isinstance(self.cell, Cell):
             object.__setattr__(self, "cell", arguments.checked_cells(self.cell, Cell))
-        arguments.check_model(self)
+        arguments.settle_model(self)
 
     @cached_property
     def cells(self) -> tuple[Cell, ...]:

@@ -56,7 +56,7 @@ class Optimizer:
     unitary: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        arguments.check_optimizer(self)
+        arguments.settle_optimizer(self)
 
     def init(self, params: Mapping[str, Array]) -> State:
         """Return the state before the first update.

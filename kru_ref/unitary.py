@@ -106,7 +106,7 @@ def random_unitary(
     Q of a Gaussian matrix's QR decomposition, its columns turned so that R has a positive
     diagonal: without that step the distribution is not uniform (Mezzadri 2007).
     """
-    dtype = arguments.check_dtype(dtype)
+    dtype = arguments.checked_dtype(dtype)
     arguments.check_rng(rng)
     P, Q = arguments.checked_pair_of_sizes(shape)
     A = rng.standard_normal((max(P, Q), min(P, Q)))

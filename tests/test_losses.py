@@ -192,6 +192,10 @@ def test_bad_shapes_of_mask_and_logits():
         kru.softmax_cross_entropy(np.zeros((1, 3, 2)), [[0, 1]], [1, 1])
     with pytest.raises(ValueError, match=r"targets must have shape \(1, 2\).*got \(1, 3\)"):
         kru.softmax_cross_entropy(np.zeros((1, 3, 2)), [[0, 1, 2]], [[1, 1]])
+    with pytest.raises(ValueError, match=r"shape \(2,\), \(B,\) with last_only, got \(1, 2\)"):
+        kru.softmax_cross_entropy(np.zeros((4, 3, 2)), [[0, 1]], last_only=True)
+    with pytest.raises(ValueError, match=r"\(3, 2\), \(M, B\) with last_only, got \(4, 3, 2\)"):
+        kru.mean_squared_error(np.zeros((4, 3, 2)), np.zeros((4, 3, 2)), last_only=True)
     with pytest.raises(ValueError, match=r"non-empty \(T, M, B\), got shape \(3, 2\)"):
         kru.softmax_cross_entropy(np.zeros((3, 2)), [0, 1])
     with pytest.raises(TypeError, match="real floating-point numbers, got complex128"):

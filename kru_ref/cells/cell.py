@@ -97,10 +97,11 @@ class Cell(ABC):
     on_complex: ClassVar[bool] = False
     # How many arrays a step keeps of its gates, for step_backward.
     n_kept: ClassVar[int] = 0
-    # Of the gradients d that step_backward returns, which is that of W_k h, gate by gate; of U_k x
-    # it is the first G.
+    # Which of step_backward's gradients d is that of W_k h; that of U_k x is always the k-th. They
+    # are (dz) of an RNN, (dz_i, dz_f, dz_g, dz_o) of an LSTM, (dr, dz, a, dq) of a GRU: only there
+    # do W_n h and U_n x have gradients of their own, dq and a.
     d_of_W: ClassVar[tuple[int, ...]]
-    # Which are those of biases that are added there. Another is step_backward's own affair.
+    # Which are those of biases added to U x or to W h; db of one elsewhere step_backward returns.
     d_of_bias: ClassVar[Mapping[str, slice]] = {}
 
     input_size: int
@@ -108,6 +109,12 @@ class Cell(ABC):
     matrix: Matrix
     dtype: str
     learned_h0: bool
+
+    def __post_init__(self) -> None:
+        is_matrix = "a matrix such as Dense() or Kronecker()"
+        arguments.check_kind("matrix", self.matrix, Matrix, is_matrix)
+        arguments.settle_cell(self)
+        _ = self.layout  # raises where the matrix does not fit N
 
     @property
     @abstractmethod
@@ -129,9 +136,8 @@ class Cell(ABC):
     ) -> tuple[PerGate, Sequence[Array | float], Params]:
         """Back-propagate through :meth:`step`, for the gradients dafter of the state after it.
 
-        Return d, the gradients of W_k h, of U_k x and of what is added there (``d_of_W``); those of
-        the state before, but for what reaches h through W_k h; and, summed over the batch, those
-        of biases within the step.
+        Return the gradients d of W_k h and U_k x (see ``d_of_W``); those of the state before, but
+        for what reaches h through W_k h; and, summed over the batch, those of biases within σ.
         """
 
     @abstractmethod
@@ -160,7 +166,7 @@ class Cell(ABC):
             Read-only, for backward reads it too: change a copy.
         saved : Saved
             For :meth:`backward`. It holds x where that needs no conversion: leave it until then.
-            One number for each one of h, five for a GRU, six for an LSTM.
+            Memory, in arrays of h's size: 1, of a GRU 5, of an LSTM 6.
 
         Raises
         ------
@@ -244,8 +250,8 @@ class Cell(ABC):
         Notes
         -----
         h_t reaches the loss directly and, through W_k h_t of each gate k, by the step after. From
-        the last step to the first, with d_k the gradient of W_k h_{t-1} and e_k that of U_k x_t,
-        both of them the cell's own affair (``step_backward``),
+        the last step to the first, with d_k the gradient of W_k h_{t-1} and e_k that of U_k x_t
+        (``d[d_of_W[k]]`` and ``d[k]``, from ``step_backward``),
 
             dh_t = (from the loss) + (past the matrices) + Σ_k W_k^H d_k of the step after,
             dx_t = Σ_k U_k^H e_k,   dU_k = Σ_t e_k x_t^H,
@@ -267,13 +273,13 @@ class Cell(ABC):
         input_gradient: bool = True,
     ) -> tuple[Params, Array | None, State]:
         """Run :meth:`backward` on arguments that have been checked."""
-        engine, wanted = self.engine_for(saved.x), (dh, dc, input_gradient)
+        engine, of_loss = self.engine_for(saved.x), (dh, dc, input_gradient)
         if engine is None:
-            dW, grads, dx, dbefore = self.run_numpy_backward(params, saved, *wanted)
+            dW, grads, dx, dbefore = self.run_numpy_backward(params, saved, *of_loss)
         else:
-            W, of_time = self.matrices(params), saved[:-1]
+            W, arrays = self.matrices(params), saved[:-1]
             dW, grads, dx, dbefore = engine.recurrence_backward(
-                self.kind, W, params, *of_time, *wanted
+                self.kind, W, params, *arrays, *of_loss
             )
         flat = [d for dW_k in dW for d in dW_k]
         grads = dict(zip(self.matrix_names, flat, strict=True)) | grads
@@ -418,12 +424,6 @@ class Cell(ABC):
     def engine_for(self, x: NDArray[Any]) -> ModuleType | None:
         """Return what runs the recurrence over x in compiled code, if anything does."""
         return None if np.iscomplexobj(x) else self.matrix.engine(self.hidden_size)
-
-    def __post_init__(self) -> None:
-        is_matrix = "a matrix such as Dense() or Kronecker()"
-        arguments.check_kind("matrix", self.matrix, Matrix, is_matrix)
-        arguments.check_cell(self)
-        _ = self.layout  # raises where the matrix does not fit N
 
     def initial_states(self, params: Mapping[str, Array], B: int, given: Any) -> States:
         """Return each part of the state before the first step: given, learned, or 0."""

@@ -80,10 +80,11 @@ class LSTM(Cell):
 
         c_t = f c_{t-1} + i g and h_t = o tanh(c_t), with σ' = σ(1-σ) and tanh' = 1-tanh², so
 
-            do = dh tanh(c_t),   dc = dc_t + dh o (1 - tanh²c_t),
+            do = dh tanh(c_t),   dc = dc_after + dh o (1 - tanh²c_t),
             di = dc g,   df = dc c_{t-1},   dg = dc i,   dc_{t-1} = dc f,
 
-        each times its gate's derivative gives dz.
+        and dz of each gate is its own times the gate's derivative, as dz_i = di i (1 - i). h_{t-1}
+        enters through W_k h_{t-1} alone, hence the 0.
         """
         (_, c_before), (_, c), (i, f, g, o), (dh, dc_after) = before, after, gates, dafter
         tanh_c = np.tanh(c)
