@@ -9,11 +9,14 @@ from typing import NamedTuple
 
 import numpy
 
+from . import butterflies
+
 cimport cython
 cimport numpy as cnp
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from cython.parallel cimport prange, threadid
+from libc.math cimport HUGE_VAL
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, getenv, malloc
 from libc.string cimport memcpy, memset
@@ -26,6 +29,17 @@ cdef extern from "simd.h":
         Py_ssize_t P, Q
         const void* W
         Py_ssize_t left, right, E
+
+    ctypedef struct Butterflies:
+        int mode, k
+        const void* entries
+        int exchanged
+        Py_ssize_t left, right, E
+        const void* D
+        const void* L
+        Py_ssize_t lefts, rights, same, apart
+
+    int DIAGONAL(int mode) noexcept nogil
 
     ctypedef struct Kernels:
         Py_ssize_t lanes
@@ -40,6 +54,12 @@ cdef extern from "simd.h":
             const Sweep* adjoint, const void* dy, const void* x, void* dx, void* G,
         ) noexcept nogil
         void (*fold)(int mode, Py_ssize_t n, void* G, double* sums) noexcept nogil
+        void (*butterflies)(
+            const Butterflies* s, const void* x, Py_ssize_t x_row, void* y, Py_ssize_t y_row,
+        ) noexcept nogil
+        void (*butterflies_backward)(
+            const Butterflies* s, const void* dy, const void* x, void* dx, void* G,
+        ) noexcept nogil
         void (*row_sweep)(
             Py_ssize_t K, Py_ssize_t J, const void* A, const void* x, void* y, Py_ssize_t left,
         ) noexcept nogil
@@ -94,6 +114,7 @@ cdef extern from "simd.h":
         REALS
         COMPLEXES
         PAIRS
+        BUTTERFLIES
         LSTM
         GRU
         N_KINDS
@@ -138,6 +159,11 @@ KINDS = {
 def supported_level():
     """Return 2 for AVX-512, 1 for AVX2 with FMA, 0 for the compiler's baseline."""
     return best_level()
+
+
+def has_vectors():
+    """Return whether the compiler has vector types: without, there are no butterflies."""
+    return kernels_for(0, True).butterflies != NULL
 
 
 def is_forced():

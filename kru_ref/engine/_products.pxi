@@ -27,27 +27,29 @@ cdef bint is_ready(a):
 
 
 def merge(Product product, factors):
-    """Return all groups of neighbouring factors multiplied out, one flat array."""
-    cdef cnp.npy_intp size = product.n.n_factors
-    merged = cnp.PyArray_SimpleNew(1, &size, cnp.PyArray_TYPE(factors[0]))
+    """Return all groups of neighbouring factors as the kernels take them, one flat array.
+
+    None if the plan has butterflies and a factor is too near singular for them.
+    """
+    cdef cnp.npy_intp size = product.n.n_numbers
+    cdef bint fits
+    merged = cnp.PyArray_ZEROS(1, &size, cnp.PyArray_TYPE(factors[0]), 0)
     cdef void* flat = malloc(cnp.PyArray_ITEMSIZE(factors[0]) * product.n_entries)
     if flat == NULL:
         raise MemoryError("no memory for the factors of a Kronecker product")
     try:
         concatenate(factors, cnp.PyArray_TYPE(factors[0]), product.n_entries, flat)
         if cnp.PyArray_TYPE(merged) in (cnp.NPY_FLOAT, cnp.NPY_CFLOAT):
-            merge_groups[float](
-                product.n.parts, product.n.groups, <float*>flat,
-                <float*>cnp.PyArray_DATA(merged),
+            fits = merge_groups[float](
+                &product.n, <float*>flat, <float*>cnp.PyArray_DATA(merged)
             )
         else:
-            merge_groups[double](
-                product.n.parts, product.n.groups, <double*>flat,
-                <double*>cnp.PyArray_DATA(merged),
+            fits = merge_groups[double](
+                &product.n, <double*>flat, <double*>cnp.PyArray_DATA(merged)
             )
     finally:
         free(flat)
-    return merged
+    return merged if fits else None
 
 
 cdef concatenate(factors, int dtype, Py_ssize_t n_entries, void* flat):
@@ -65,22 +67,109 @@ cdef concatenate(factors, int dtype, Py_ssize_t n_entries, void* flat):
         raise ValueError("the factors are not those that the product was made for")
 
 
-cdef void merge_groups(
-    int parts, const Py_ssize_t* groups, const real* W, real* merged,
-) noexcept nogil:
-    """Groups are given as how many there are, and each as its length and its factors' shapes."""
-    cdef Py_ssize_t i, f, P, Q, n_groups = groups[0]
-    groups += 1
+# Groups are given as how many there are; each as its length, the numbers that it takes of W, where
+# the diagonals of its run begin behind all groups (D, L; -1 for a group that is multiplied out, and
+# D of real factors), how many factors of the run come before, and its factors' shapes.
+cdef enum:
+    LENGTH, SIZE, OF_D, OF_L, BEFORE, SHAPES
+
+
+cdef bint merge_groups(const Panels* n, const real* W, real* merged) noexcept nogil:
+    """Multiply out groups, or take butterflies apart; return whether all of these can be."""
+    cdef Py_ssize_t i, f, n_groups = n.groups[0]
+    cdef const Py_ssize_t* group = n.groups + 1
+    cdef real* diagonals = merged + n.parts * n.n_factors
+    cdef double least = 1, most = 1  # of |L|
     for i in range(n_groups):
-        P, Q = groups[1], groups[2]
-        memcpy(merged, W, parts * P * Q * sizeof(real))
-        W += parts * P * Q
-        for f in range(1, groups[0]):
-            kron(parts, P, Q, merged, groups[1 + 2 * f], groups[2 + 2 * f], W)
-            W += parts * groups[1 + 2 * f] * groups[2 + 2 * f]
-            P, Q = P * groups[1 + 2 * f], Q * groups[2 + 2 * f]
-        merged += parts * P * Q
-        groups += 1 + 2 * groups[0]
+        if group[OF_L] < 0:
+            W = multiply_out(n.parts, group, W, merged)
+        else:
+            for f in range(group[LENGTH]):
+                if not take_apart(n.parts, group, f, W, merged + 4 * f, diagonals, &least, &most):
+                    return False
+                W += 4 * n.parts
+        merged += n.parts * group[SIZE]
+        group += SHAPES + 2 * group[LENGTH]
+    if real is float:
+        return least > 1e-30 and most < 1e30
+    return least > 1e-250 and most < 1e250
+
+
+cdef const real* multiply_out(
+    int parts, const Py_ssize_t* group, const real* W, real* merged
+) noexcept nogil:
+    """Set merged to the product of a group; return where the factors behind it begin."""
+    cdef const Py_ssize_t* shapes = group + SHAPES
+    cdef Py_ssize_t f, P = shapes[0], Q = shapes[1]
+    memcpy(merged, W, parts * P * Q * sizeof(real))
+    W += parts * P * Q
+    for f in range(1, group[LENGTH]):
+        kron(parts, P, Q, merged, shapes[2 * f], shapes[2 * f + 1], W)
+        W += parts * shapes[2 * f] * shapes[2 * f + 1]
+        P, Q = P * shapes[2 * f], Q * shapes[2 * f + 1]
+    return W
+
+
+cdef bint take_apart(
+    int parts, const Py_ssize_t* group, Py_ssize_t f, const real* W, real* entry,
+    real* diagonals, double* least, double* most,
+) noexcept nogil:
+    """Set u, v and the exchange of one factor, and add it to its run's diagonals.
+
+    butterflies.butterfly says how. Return whether it is far enough from singular.
+    """
+    cdef double complex w[4]
+    cdef double complex l[2]
+    cdef double complex r[2]
+    cdef double complex v
+    cdef double u, largest = 0
+    cdef int i, exchanged
+    cdef Py_ssize_t before = group[BEFORE] + f
+    for i in range(4):
+        w[i] = W[parts * i] + 1j * W[parts * i + 1] if parts == 2 else W[i]
+        largest = max(largest, abs(w[i]))
+    exchanged = abs(w[1] * w[2]) > abs(w[0] * w[3])
+    if exchanged:
+        w[0], w[1], w[2], w[3] = w[1], w[0], w[3], w[2]
+    if not HUGE_VAL > abs(w[0] * w[3]) >= LEAST_PRODUCT * largest * largest > 0:
+        return False
+    r[0], l[0] = 1, w[0]
+    if parts == 1:
+        u, r[1] = (w[1] / w[0]).real, 1
+    else:
+        u = abs(w[1] / w[0])
+        r[1] = w[1] / w[0] / u if u > 0 else 1
+    l[1] = w[3] / r[1]
+    v = w[2] / l[1]
+    entry[0], entry[1], entry[2], entry[3] = <real>u, <real>v.real, <real>v.imag, exchanged
+    least[0] *= min(abs(l[0]), abs(l[1]))
+    most[0] *= max(abs(l[0]), abs(l[1]))
+    grow(parts, before, l[0], l[1], diagonals + group[OF_L])
+    if group[OF_D] >= 0:
+        grow(parts, before, r[exchanged], r[1 - exchanged], diagonals + group[OF_D])
+    return True
+
+
+cdef void grow(
+    int parts, Py_ssize_t before, double complex first, double complex second, real* diagonal
+) noexcept nogil:
+    """A diagonal of 2^before entries becomes diagonal ⊗ (first, second), from the back."""
+    cdef Py_ssize_t i, j, size = DIAGONAL(REALS if parts == 1 else COMPLEXES)
+    cdef double complex old, value
+    cdef real* entry
+    for i in range((1 << before) - 1, -1, -1):
+        entry = diagonal + i * size
+        old = 1
+        if before and parts == 1:
+            old = entry[0]
+        elif before:
+            old = entry[0] + 1j * entry[3]
+        for j in range(1, -1, -1):
+            value = old * (second if j else first)
+            entry = diagonal + (2 * i + j) * size
+            entry[0] = <real>value.real
+            if parts == 2:
+                entry[1], entry[2], entry[3] = 0, -<real>value.imag, <real>value.imag
 
 
 cdef void kron(
@@ -112,7 +201,15 @@ cdef void kron(
 # the same for any number of threads.
 
 cdef enum:
-    OFFSET, P_, Q_, LEFT, RIGHT, PLAN_ROW  # of W; sizes; right of a single column
+    OFFSET, P_, Q_, LEFT, RIGHT  # of W; sizes; right of a single column
+    PAIRS_                       # of butterflies how many factors, else 0
+    OF_D_, OF_L_                 # where diagonals begin behind all groups, or -1
+    LEFTS, RIGHTS, SAME          # see Butterflies in simd.h
+    PLAN_ROW
+
+
+# Of the entries whose product is divided by, relative to the largest |w|²; see butterflies.py.
+cdef double LEAST_PRODUCT = butterflies.LEAST_PRODUCT
 
 
 cdef struct Panels:
@@ -125,7 +222,8 @@ cdef struct Panels:
     Py_ssize_t B                # columns of x and y
     Py_ssize_t rows_in, rows_out, most_rows
     Py_ssize_t stride           # parts of the largest panel between sweeps
-    Py_ssize_t n_factors        # entries of all factors, merged
+    Py_ssize_t n_factors        # numbers of all groups
+    Py_ssize_t n_numbers        # and of the diagonals behind them
     Py_ssize_t real_form        # those of the largest real_form()
 
 
@@ -152,14 +250,17 @@ cdef class Product:
         self.n.B = cuts[cuts.shape[0] - 1]
         self.n.rows_out, self.n.rows_in = plan.rows
         self.n.most_rows, self.n.n_factors = plan.most_rows, plan.n_merged
+        self.n.n_numbers = plan.n_numbers
         self.n.real_form = plan.real_form
 
 
 def matvec(Product product, int level, int threads, factors, x, bint in_place):
     """y = (W_0 ⊗ … ⊗ W_{F-1}) x for each left index; kronecker.numpy_matvec.
 
-    In place, x itself becomes y, of the same size.
+    In place, x itself becomes y, of the same size. None, and x as it was, if the plan has
+    butterflies and a factor is too near singular for them.
     """
+    cdef bint fits
     cdef Panels n = product.n
     cdef cnp.npy_intp[2] shape
     shape[0], shape[1] = n.left * n.rows_out, n.B
@@ -170,26 +271,26 @@ def matvec(Product product, int level, int threads, factors, x, bint in_place):
         return y
     n.level = level
     if cnp.PyArray_TYPE(x) in (cnp.NPY_FLOAT, cnp.NPY_CFLOAT):
-        matvec_of[float](
+        fits = matvec_of[float](
             product, n, threads, factors, cnp.PyArray_TYPE(x), <float*>cnp.PyArray_DATA(x),
             <float*>cnp.PyArray_DATA(y),
         )
     else:
-        matvec_of[double](
+        fits = matvec_of[double](
             product, n, threads, factors, cnp.PyArray_TYPE(x), <double*>cnp.PyArray_DATA(x),
             <double*>cnp.PyArray_DATA(y),
         )
-    return y
+    return y if fits else None
 
 
-cdef matvec_of(
+cdef bint matvec_of(
     Product product, Panels n, int threads, factors, int dtype, const real* x, real* y
-):
+) except *:
     cdef Py_ssize_t panel, panels = n.left * n.n_cuts
     cdef Py_ssize_t size = 2 * n.stride + (n.real_form + 15) // 16 * 16
     if threads > panels:
         threads = panels
-    cdef Py_ssize_t entries = n.parts * (product.n_entries + n.n_factors)
+    cdef Py_ssize_t entries = n.parts * (product.n_entries + n.n_numbers)
     cdef real* memory = <real*>malloc((threads * size + entries) * sizeof(real) + 64)
     if memory == NULL:
         raise MemoryError("no memory for the panels of a Kronecker product")
@@ -198,7 +299,8 @@ cdef matvec_of(
     cdef real* W = flat + n.parts * product.n_entries
     try:
         concatenate(factors, dtype, product.n_entries, flat)
-        merge_groups(n.parts, n.groups, flat, W)
+        if not merge_groups(&n, flat, W):
+            return False
         if threads == 1:
             with nogil:
                 for panel in range(panels):
@@ -206,6 +308,7 @@ cdef matvec_of(
         else:
             for panel in prange(panels, nogil=True, schedule="static", num_threads=threads):
                 matvec_panel(&n, panel, W, x, y, scratch + threadid() * size)
+        return True
     finally:
         free(memory)
 
@@ -267,8 +370,9 @@ cdef void matvec_backward_chunk(
         else:
             K.copy(n.rows_in, E, x + l * n.rows_in * row + first, row, x_here, E)
             K.copy(n.rows_out, E, dy + l * n.rows_out * row + first, row, dy_here, E)
-            sweeps_backward(n, E, W, WH, x_here, dy_here, x_here, room, dW)
-            K.copy(n.rows_in, E, x_here, E, dx + l * n.rows_in * row + first, row)
+            # the last target is free when dx is written, and x is still read then
+            sweeps_backward(n, E, W, WH, x_here, dy_here, scratch, room, dW)
+            K.copy(n.rows_in, E, scratch, E, dx + l * n.rows_in * row + first, row)
         fold_sweeps(n, E, G, dW)
 
 
@@ -299,6 +403,32 @@ cdef Sweep sweep_of(const Panels* n, Py_ssize_t i, const real* W, Py_ssize_t E) 
     return s
 
 
+cdef Butterflies butterflies_of(
+    const Panels* n, Py_ssize_t i, const real* W, Py_ssize_t E
+) noexcept nogil:
+    """Return the i-th sweep where it is of butterflies, on rows of E parts."""
+    cdef const Py_ssize_t* plan = n.plan + i * PLAN_ROW
+    cdef const real* entries = W + n.parts * plan[OFFSET]
+    cdef const real* diagonals = W + n.parts * n.n_factors
+    cdef Butterflies s
+    cdef int f
+    s.mode, s.k, s.entries = REALS if n.parts == 1 else COMPLEXES, plan[PAIRS_], entries
+    s.left, s.right, s.E, s.exchanged = plan[LEFT], plan[RIGHT], E, 0
+    for f in range(s.k):
+        s.exchanged = 2 * s.exchanged + (entries[4 * f + 3] != 0)
+    s.D = diagonals + plan[OF_D_] if plan[OF_D_] >= 0 else NULL
+    s.L = diagonals + plan[OF_L_] if plan[OF_L_] >= 0 else NULL
+    s.lefts, s.rights, s.same = plan[LEFTS], plan[RIGHTS], plan[SAME]
+    s.apart = s.rights * DIAGONAL(s.mode)
+    return s
+
+
+cdef Py_ssize_t row_of(const Panels* n, Py_ssize_t i, Py_ssize_t E) noexcept nogil:
+    """Return how many neighbouring parts the i-th sweep takes for one row: E where a diagonal is."""
+    cdef const Py_ssize_t* plan = n.plan + i * PLAN_ROW
+    return E if plan[OF_D_] >= 0 or plan[OF_L_] >= 0 else plan[RIGHT] * E
+
+
 cdef void apply_sweeps(
     const Panels* n, Py_ssize_t E, const real* W, const real* x, Py_ssize_t x_row, real* targets,
     real* y, Py_ssize_t y_row, real* A,
@@ -322,9 +452,15 @@ cdef void apply_sweep(
     real* y, Py_ssize_t y_row, real* A,
 ) noexcept nogil:
     cdef Sweep s = sweep_of(n, i, W, E)
+    cdef Butterflies butterflies
     cdef Py_ssize_t R = s.right * E
     cdef const Kernels* K
-    if R == n.parts:
+    if n.plan[i * PLAN_ROW + PAIRS_]:
+        butterflies = butterflies_of(n, i, W, E)
+        R = row_of(n, i, E)
+        K = widest(n.level, R if x_row == E and y_row == E else E, real is double)
+        K.butterflies(&butterflies, x, x_row, y, y_row)
+    elif R == n.parts:
         real_form(n.parts, s.P, s.Q, R, <const real*>s.W, A)
         K = widest(n.level, s.P * R, real is double)
         K.row_sweep(s.Q * R, s.P * R, A, x, y, s.left)
@@ -362,8 +498,15 @@ cdef void sweep_backward(
     cdef Sweep s = sweep_of(n, i, WH, E)
     cdef Py_ssize_t R = s.right * E, K, J
     cdef Py_ssize_t offset = n.parts * n.plan[i * PLAN_ROW + OFFSET]
+    cdef Butterflies butterflies
     cdef const Kernels* kernels
-    if R != n.parts:
+    if n.plan[i * PLAN_ROW + PAIRS_]:
+        butterflies = butterflies_of(n, i, WH, E)
+        kernels = widest(n.level, row_of(n, i, E), real is double)
+        kernels.butterflies_backward(
+            &butterflies, dy, x, dx, <real*>room.G + LARGEST_VECTOR * offset
+        )
+    elif R != n.parts:
         kernels = widest(n.level, R, real is double)
         kernels.sweep_backward(&s, dy, x, dx, <real*>room.G + LARGEST_VECTOR * offset)
     else:
@@ -379,11 +522,15 @@ cdef void sweep_backward(
 cdef void fold_sweeps(const Panels* n, Py_ssize_t E, real* G, double* dW) noexcept nogil:
     """Add to dW what sweeps_backward left in G, and clear that."""
     cdef const Py_ssize_t* plan = n.plan
-    cdef Py_ssize_t i
+    cdef Py_ssize_t i, sums
+    cdef int mode
     for i in range(n.F):
-        if plan[RIGHT] * E != n.parts:
-            widest(n.level, plan[RIGHT] * E, real is double).fold(
-                REALS if n.parts == 1 else COMPLEXES, plan[P_] * plan[Q_],
+        if plan[RIGHT] * E != n.parts or plan[PAIRS_]:
+            mode, sums = REALS if n.parts == 1 else COMPLEXES, plan[P_] * plan[Q_]
+            if plan[PAIRS_]:
+                mode, sums = REALS if n.parts == 1 else BUTTERFLIES, 2 * plan[PAIRS_] + plan[P_]
+            widest(n.level, row_of(n, i, E), real is double).fold(
+                mode, sums,
                 G + LARGEST_VECTOR * n.parts * plan[OFFSET], dW + n.parts * plan[OFFSET],
             )
         plan += PLAN_ROW

@@ -163,7 +163,7 @@ cdef Arrays arrays_of(const Sizes* n, dict arrays) except *:
     cdef int is_double = n.is_double, part
     cdef Py_ssize_t size = n.parts * n.N * n.B, blocks = n.panels.n_cuts
     memset(&a, 0, sizeof(a))
-    a.W = data_of(arrays, "W", n.parts * n.n_gates * n.panels.n_factors, is_double)
+    a.W = data_of(arrays, "W", n.parts * n.n_gates * n.panels.n_numbers, is_double)
     if arrays["b"] is not None:
         a.b = data_of(arrays, "b", blocks * n.numbers, is_double)
     x = arrays["x"]
@@ -237,7 +237,7 @@ cdef void forward_step(
     # Wh = [self.matrix.matvec(W_k, state[0]) for W_k in W]
     for k in range(n.n_gates):
         apply_sweeps(
-            &n.panels, E, W + k * n.parts * n.panels.n_factors, <const real*>here.before[0],
+            &n.panels, E, W + k * n.parts * n.panels.n_numbers, <const real*>here.before[0],
             n.parts * n.B if here.in_place else E, scratch + n.forward.targets,
             scratch + n.forward.Wh + k * state_size(n, E), E, <real*>NULL,
         )
@@ -371,7 +371,7 @@ cdef set_gradients(Sizes* n, Arrays* a, dict arrays):
     cdef Py_ssize_t size = n.parts * n.N * n.B, blocks = n.panels.n_cuts
     cdef Py_ssize_t of_W = n.parts * n.n_gates * n.panels.n_factors
     cdef Py_ssize_t of_U = n.parts * n.n_gates * n.N * n.D
-    a.WH = data_of(arrays, "WH", of_W, is_double)
+    a.WH = data_of(arrays, "WH", n.parts * n.n_gates * n.panels.n_numbers, is_double)
     a.UT = data_of(arrays, "UT", of_U, is_double)
     n.K = len(arrays["dh"] if "dh" in arrays else arrays["dy"])
     if "dh" in arrays:
@@ -541,7 +541,7 @@ cdef void adjoint_and_gradient(
 ) noexcept nogil:
     """Set through_W to W_k^H d_k of each gate, and add the factors' gradients to G or dW."""
     cdef Py_ssize_t size = state_size(n, block.E), k
-    cdef Py_ssize_t of_gate, entries = n.parts * n.panels.n_factors
+    cdef Py_ssize_t entries = n.parts * n.panels.n_factors, numbers = n.parts * n.panels.n_numbers
     cdef const real* h_before = state_here(n, a, block, 0, t - 1, scratch)
     cdef real* d = scratch + n.backward.d + slot * n.n_d * size
     cdef double* dW = a.dW + block.i * n.n_gates * entries
@@ -549,12 +549,11 @@ cdef void adjoint_and_gradient(
     room.targets, room.stages = scratch + n.backward.targets, scratch + n.backward.stages
     room.A = NULL
     for k in range(n.n_gates):
-        of_gate = k * entries
-        room.G = scratch + n.backward.G_of_W + LARGEST_VECTOR * of_gate
+        room.G = scratch + n.backward.G_of_W + LARGEST_VECTOR * k * entries
         sweeps_backward(
-            &n.panels, block.E, <const real*>a.W + of_gate, <const real*>a.WH + of_gate,
+            &n.panels, block.E, <const real*>a.W + k * numbers, <const real*>a.WH + k * numbers,
             h_before, d + kinds[n.kind].d_of_W[k] * size,
-            scratch + n.backward.through_W + k * size, room, dW + of_gate,
+            scratch + n.backward.through_W + k * size, room, dW + k * entries,
         )
 
 

@@ -8,6 +8,7 @@
    What the entries of a matrix are:
      REALS      one element each;
      COMPLEXES  two, a complex number;
+     BUTTERFLIES  two, of fold() alone;
      PAIRS      two, one for the real parts of what is multiplied, one for the imaginary parts:
                 what U, V and their transposes do between real and complex vectors.          */
 
@@ -25,7 +26,8 @@ typedef INTEGER bits __attribute__((vector_size(BYTES), aligned(sizeof(REAL)), m
 #define ODDS(a, b) SHUFFLE(a, b, ODD)
 #define FIRST_PAIRS(re, im) SHUFFLE(re, im, LOW_ZIP)
 #define LAST_PAIRS(re, im) SHUFFLE(re, im, HIGH_ZIP)
-#define TIMES_I(v) ((vec)((bits)SHUFFLE(v, v, SWAP) ^ (bits)(vec){LANEWISE(MINUS_EVEN)}))
+#define SWAPPED(v) SHUFFLE(v, v, SWAP)
+#define TIMES_I(v) ((vec)((bits)SWAPPED(v) ^ (bits)(vec){LANEWISE(MINUS_EVEN)}))
 #else /* a compiler without vector types: vectors of one lane, and plain loops */
 #define LANES ((Py_ssize_t)1)
 typedef REAL NAME(vec);
@@ -204,7 +206,7 @@ static INLINE void NAME(fold_lanes)(REAL *lane, int kept)
 }
 
 /* sums += G.sum(axis=lanes), these in double precision; G = 0. For PAIRS even and odd lanes
-   apart. */
+   apart; for BUTTERFLIES imaginary parts are the odd lanes less the even ones. */
 static void NAME(fold)(int mode, Py_ssize_t n, void *G, double *sums)
 {
     REAL *lane = G;
@@ -217,10 +219,11 @@ static void NAME(fold)(int mode, Py_ssize_t n, void *G, double *sums)
     else
         for (Py_ssize_t part = 0; part < ENTRY(mode); part++)
             for (Py_ssize_t i = 0; i < n; i++, lane += LANES) {
-                NAME(fold_lanes)(lane, 1);
-                sums[ENTRY(mode) * i + part] += lane[0];
+                NAME(fold_lanes)(lane, 2);
+                sums[ENTRY(mode) * i + part] +=
+                    mode == BUTTERFLIES && part ? lane[1] - lane[0] : lane[0] + lane[1];
             }
-    memset(G, 0, (mode == COMPLEXES ? 2 : 1) * n * sizeof(vec));
+    memset(G, 0, (mode == REALS || mode == PAIRS ? 1 : 2) * n * sizeof(vec));
 }
 
 #else
@@ -368,6 +371,215 @@ static void NAME(sweep_backward)(const Sweep *s, const void *dy, const void *x, 
 #undef BACKWARD
 }
 #undef CONSTANT
+
+#ifdef VECTORS
+/* Butterflies: two or three factors of 2×2 at once. Of each stays W = L R D P with R = [[1, u], [v, 1]]:
+   P exchanges what is multiplied or does not, D and L are diagonals, those of a run of factors
+   applied together, on the way into its first group and out of its last; see butterflies.py. */
+
+/* numbers that a group mixes */
+#define MIXED(k) (1 << (k))
+
+/* the j that pair f of a group of k factors begins with, f = 0 the outermost: j | bit ends it */
+#define FOR_PAIRS(k, f, j)                                                    \
+    UNROLL for (int bit = 1 << ((k) - 1 - (f)), j = 0; j < MIXED(k); j++)      \
+        if (!(j & bit))
+
+typedef struct {
+    vec u, re, im; /* of v, imaginary parts signed as SWAPPED() asks */
+} NAME(Pair);
+
+static INLINE void NAME(pairs)(int k, const REAL *entries, NAME(Pair) *pair)
+{
+    for (int f = 0; f < k; f++, entries += 4) {
+        pair[f].u = NAME(filled)(entries[0]);
+        pair[f].re = NAME(filled)(entries[1]);
+        pair[f].im = entries[2] * (vec){LANEWISE(PLUS_MINUS)};
+    }
+}
+
+/* x times v, or conj(v) */
+static INLINE vec NAME(times)(int mode, int is_conjugate, NAME(Pair) v, vec x)
+{
+    vec y = v.re * x;
+    if (mode == COMPLEXES)
+        y += (is_conjugate ? -v.im : v.im) * SWAPPED(x);
+    return y;
+}
+
+/* y_0 = x_0 + u x_1, y_1 = x_1 + v x_0 for all pairs of one factor */
+static INLINE void NAME(butterfly)(int mode, int k, int f, NAME(Pair) pair, vec *x)
+{
+    FOR_PAIRS(k, f, j) {
+        vec first = x[j];
+        x[j] += pair.u * x[j | bit];
+        x[j | bit] += NAME(times)(mode, 0, pair, first);
+    }
+}
+
+/* its adjoint: dx_0 = dy_0 + conj(v) dy_1, dx_1 = dy_1 + u dy_0 */
+static INLINE void NAME(butterfly_adjoint)(int mode, int k, int f, NAME(Pair) pair, vec *dy)
+{
+    FOR_PAIRS(k, f, j) {
+        vec second = dy[j | bit];
+        dy[j | bit] += pair.u * dy[j];
+        dy[j] += NAME(times)(mode, 1, pair, second);
+    }
+}
+
+/* x times an entry of a diagonal, or its conjugate */
+static INLINE vec NAME(scaled)(int mode, int is_conjugate, const REAL *entry, vec x)
+{
+    vec y = entry[0] * x;
+    if (mode == COMPLEXES && is_conjugate)
+        y -= NAME(pair)(entry + 2) * SWAPPED(x);
+    else if (mode == COMPLEXES)
+        y += NAME(pair)(entry + 2) * SWAPPED(x);
+    return y;
+}
+
+/* y = R D P x for n ≥ LANES columns of one left index, and times L; rows of x and y are X and Y apart,
+   D and L may be NULL */
+static INLINE void NAME(mix)(int mode, int k, Butterflies s, const NAME(Pair) *pair, const REAL *x,
+                             Py_ssize_t X, REAL *y, Py_ssize_t Y, const REAL *D, const REAL *L,
+                             Py_ssize_t n)
+{
+    for (Py_ssize_t start = 0; start < n; start += LANES) {
+        Py_ssize_t r = start + LANES <= n ? start : n - LANES;
+        vec v[MIXED(3)];
+        UNROLL for (int j = 0; j < MIXED(k); j++)
+            v[j] = LOAD(x + (j ^ s.exchanged) * X + r);
+        if (D)
+            UNROLL for (int j = 0; j < MIXED(k); j++)
+                v[j] = NAME(scaled)(mode, 0, D + (j ^ s.exchanged) * s.apart, v[j]);
+        UNROLL for (int f = 0; f < k; f++)
+            NAME(butterfly)(mode, k, f, pair[f], v);
+        if (L)
+            UNROLL for (int j = 0; j < MIXED(k); j++)
+                v[j] = NAME(scaled)(mode, 0, L + j * s.apart, v[j]);
+        UNROLL for (int j = 0; j < MIXED(k); j++)
+            STORE(y + j * Y + r, v[j]);
+    }
+}
+
+static INLINE void NAME(butterflies_as)(int mode, int k, Butterflies s, const REAL *x,
+                                        Py_ssize_t x_row, REAL *y, Py_ssize_t y_row)
+{
+    Py_ssize_t X = s.right * x_row, Y = s.right * y_row;
+    NAME(Pair) pair[3];
+    NAME(pairs)(k, s.entries, pair);
+    for (Py_ssize_t l = 0; l < s.left; l++, x += MIXED(k) * X, y += MIXED(k) * Y)
+        if (!s.D && !s.L && x_row == s.E && y_row == s.E)
+            NAME(mix)(mode, k, s, pair, x, X, y, Y, NULL, NULL, s.right * s.E);
+        else
+            for (Py_ssize_t r = 0; r < s.right; r++) {
+                Py_ssize_t entry = DIAGONAL_ENTRY(s, l, r);
+                const REAL *D = s.D ? (const REAL *)s.D + entry : NULL;
+                const REAL *L = s.L ? (const REAL *)s.L + entry : NULL;
+                NAME(mix)(mode, k, s, pair, x + r * x_row, X, y + r * y_row, Y, D, L, s.E);
+            }
+}
+
+static void NAME(butterflies)(const Butterflies *s, const void *x, Py_ssize_t x_row, void *y,
+                              Py_ssize_t y_row)
+{
+    if (s->mode == COMPLEXES && s->k == 3)
+        NAME(butterflies_as)(COMPLEXES, 3, *s, x, x_row, y, y_row);
+    else if (s->mode == COMPLEXES)
+        NAME(butterflies_as)(COMPLEXES, 2, *s, x, x_row, y, y_row);
+    else if (s->k == 3)
+        NAME(butterflies_as)(REALS, 3, *s, x, x_row, y, y_row);
+    else
+        NAME(butterflies_as)(REALS, 2, *s, x, x_row, y, y_row);
+}
+
+/* G += dy conj(x), lane by lane; a sum's imaginary part stands n sums behind its real part */
+static INLINE void NAME(gather_product)(int mode, vec dy, vec x, vec *G, int n)
+{
+    G[0] += dy * x;
+    if (mode == COMPLEXES)
+        G[n] += dy * SWAPPED(x);
+}
+
+/* mix() backward, all rows R apart: dx; of each factor dR_01 = Σ dy_0 conj(x_1) and
+   dR_10 = Σ dy_1 conj(x_0); and of each number Σ dx conj(x) between D and the group */
+static INLINE void NAME(mix_backward)(int mode, int k, Butterflies s, const NAME(Pair) *pair,
+                                      const REAL *dy, const REAL *x, REAL *dx, Py_ssize_t R,
+                                      const REAL *D, const REAL *L, Py_ssize_t n, vec last, vec *G)
+{
+    for (Py_ssize_t start = 0; start < n; start += LANES) {
+        int overlap = start + LANES > n, sums = 2 * k + MIXED(k);
+        Py_ssize_t r = overlap ? n - LANES : start;
+        vec v[3][MIXED(3)], d[MIXED(3)];
+        UNROLL for (int j = 0; j < MIXED(k); j++) {
+            v[0][j] = LOAD(x + (j ^ s.exchanged) * R + r);
+            if (overlap)
+                v[0][j] *= last;
+            if (D)
+                v[0][j] = NAME(scaled)(mode, 0, D + (j ^ s.exchanged) * s.apart, v[0][j]);
+        }
+        UNROLL for (int f = 1; f < k; f++) {
+            UNROLL for (int j = 0; j < MIXED(k); j++)
+                v[f][j] = v[f - 1][j];
+            NAME(butterfly)(mode, k, f - 1, pair[f - 1], v[f]);
+        }
+        UNROLL for (int j = 0; j < MIXED(k); j++) {
+            d[j] = LOAD(dy + j * R + r);
+            if (L)
+                d[j] = NAME(scaled)(mode, 1, L + j * s.apart, d[j]);
+        }
+        UNROLL for (int f = k - 1; f >= 0; f--) {
+            FOR_PAIRS(k, f, j) {
+                NAME(gather_product)(mode, d[j], v[f][j | bit], G + 2 * f, sums);
+                NAME(gather_product)(mode, d[j | bit], v[f][j], G + 2 * f + 1, sums);
+            }
+            NAME(butterfly_adjoint)(mode, k, f, pair[f], d);
+        }
+        UNROLL for (int j = 0; j < MIXED(k); j++) {
+            NAME(gather_product)(mode, d[j], v[0][j], G + 2 * k + j, sums);
+            if (D)
+                d[j] = NAME(scaled)(mode, 1, D + (j ^ s.exchanged) * s.apart, d[j]);
+            STORE(dx + (j ^ s.exchanged) * R + r, d[j]);
+        }
+    }
+}
+
+static INLINE void NAME(butterflies_backward_as)(int mode, int k, Butterflies s, const REAL *dy,
+                                                 const REAL *x, REAL *dx, vec *G)
+{
+    Py_ssize_t R = s.right * s.E;
+    NAME(Pair) pair[3];
+    NAME(pairs)(k, s.entries, pair);
+    for (Py_ssize_t l = 0; l < s.left; l++, x += MIXED(k) * R, dy += MIXED(k) * R, dx += MIXED(k) * R)
+        if (!s.D && !s.L) {
+            vec last = NAME(new_lanes)(R);
+            NAME(mix_backward)(mode, k, s, pair, dy, x, dx, R, NULL, NULL, R, last, G);
+        } else
+            for (Py_ssize_t r = 0; r < s.right; r++) {
+                Py_ssize_t entry = DIAGONAL_ENTRY(s, l, r), at = r * s.E;
+                const REAL *D = s.D ? (const REAL *)s.D + entry : NULL;
+                const REAL *L = s.L ? (const REAL *)s.L + entry : NULL;
+                vec last = NAME(new_lanes)(s.E);
+                NAME(mix_backward)(mode, k, s, pair, dy + at, x + at, dx + at, R, D, L, s.E, last, G);
+            }
+}
+
+/* dx must not be x: where a row's last vector overlaps the one before, x is read again */
+static void NAME(butterflies_backward)(const Butterflies *s, const void *dy, const void *x,
+                                       void *dx, void *G)
+{
+    if (s->mode == COMPLEXES && s->k == 3)
+        NAME(butterflies_backward_as)(COMPLEXES, 3, *s, dy, x, dx, G);
+    else if (s->mode == COMPLEXES)
+        NAME(butterflies_backward_as)(COMPLEXES, 2, *s, dy, x, dx, G);
+    else if (s->k == 3)
+        NAME(butterflies_backward_as)(REALS, 3, *s, dy, x, dx, G);
+    else
+        NAME(butterflies_backward_as)(REALS, 2, *s, dy, x, dx, G);
+}
+#undef FOR_PAIRS
+#undef MIXED
+#endif
 
 /* rows ≤ 8 of y = x A for one vector of columns */
 static INLINE void NAME(row_tile)(int rows, Py_ssize_t K, Py_ssize_t J, const REAL *A,
@@ -793,6 +1005,13 @@ static const Kernels NAME(kernels) = {
     NAME(accumulate),
     NAME(sweep_backward),
     NAME(fold),
+#ifdef VECTORS
+    NAME(butterflies),
+    NAME(butterflies_backward),
+#else
+    NULL,
+    NULL,
+#endif
     NAME(row_sweep),
     NAME(row_accumulate),
     NAME(activate),
@@ -816,6 +1035,7 @@ static const Kernels NAME(kernels) = {
 #undef FIRST_PAIRS
 #undef LAST_PAIRS
 #undef TIMES_I
+#undef SWAPPED
 #undef LOAD
 #undef STORE
 #undef GRAM_ROWS

@@ -1,6 +1,8 @@
 """How a product of factors is cut into pieces for the processor: what follows from shapes alone.
 
-- Neighbouring factors whose product costs no more than they do apart (2×2 ones) are merged: the
+- Three neighbouring factors of 2×2 or more become *butterflies*, two or three at a time, and their
+  diagonals are pulled out: less than half the arithmetic, see butterflies.py.
+- Other neighbours whose product costs no more than they do apart (two of 2×2) are merged: the
   same arithmetic in half the passes over memory.
 - A batch in a recurrence is cut into *blocks* of columns. Each goes through time by itself.
 - A product too large for the cache is cut into *phases*, runs of neighbouring factors, and a
@@ -8,7 +10,10 @@
 - Factors too large for the kernels are phases of their own, for BLAS.
 """
 
+from __future__ import annotations
+
 import functools
+import itertools
 import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -28,6 +33,12 @@ LARGEST_IN_RECURRENCE = 32
 # Real numbers in the widest vector.
 LANES = 16
 
+# 2×2 factors that share diagonals: of fewer these would cost what they save.
+SHORTEST_RUN = 3
+
+# Real numbers in a row, for butterflies: below, their vectors would be too short.
+FEWEST_PARTS = 8
+
 # Columns in a block: a state of a few hundred rows stays in the cache, and a batch of usual
 # size gives each of a few threads a block.
 BLOCK = 32
@@ -36,14 +47,28 @@ BLOCK = 32
 PANEL = 2**18
 
 
+class Group(NamedTuple):
+    """Neighbouring factors that make one sweep: multiplied out, or butterflies of a run."""
+
+    factors: tuple[int, ...]
+    shape: tuple[int, int]
+    run: tuple[int, ...] = ()  # of butterflies, all factors that share diagonals
+
+    @property
+    def size(self) -> int:
+        """How many numbers it takes of the factors, and of the sums for their gradients."""
+        P, Q = self.shape
+        return 2 * len(self.factors) + P if self.run else P * Q
+
+
 class Plan(NamedTuple):
     """Everything about a product of factors that follows from shapes."""
 
-    groups: tuple[tuple[int, ...], ...]  # factors merged into one, in order
+    groups: tuple[Group, ...]
     merging: NDArray[np.intp]  # the same for kernels.merge
-    merged: tuple[tuple[int, int], ...]  # the groups' shapes
     n_entries: int  # of the factors
     n_merged: int  # of the groups
+    n_numbers: int  # and of the diagonals behind them
     rows: tuple[int, int]  # ∏P, ∏Q
     sweeps: NDArray[np.intp]
     most_rows: int  # of any stage
@@ -60,6 +85,7 @@ class Phase(NamedTuple):
     plan: Plan | None
     stride: int  # real numbers that any stage of a panel needs
     product: Any  # kernels.Product
+    plain: Phase | None  # the same without butterflies, where it has some
 
 
 def are_small(shapes: Iterable[tuple[int, ...]], largest: int = LARGEST_FACTOR) -> bool:
@@ -99,7 +125,7 @@ def _phase_of(shapes: tuple[tuple[int, int], ...], run: list[Sweep], dtype: str)
     """Return the phase of neighbouring factors, or of one that is left to BLAS."""
     chosen, left, right = tuple(sweep.factor for sweep in run), run[0].left, run[-1].right
     if not are_small([shapes[f] for f in chosen]):
-        return Phase(chosen, left, right, columns_of(right), None, 0, None)
+        return Phase(chosen, left, right, columns_of(right), None, 0, None, None)
     width = max(LANES, PANEL // (max(_rows(shapes, chosen)) * np.dtype(dtype).itemsize))
     return _phase(shapes, chosen, left, right, min(right, width), dtype)
 
@@ -126,12 +152,16 @@ def _phase(
     B: int,
     width: int,
     dtype: str,
+    butterflies: bool = True,
 ) -> Phase:
     cuts = _cuts(B, width, np.dtype(dtype).itemsize)
     widths = np.diff(cuts)
-    plan = plan_of(tuple(shapes[f] for f in factors), int(widths.min()), dtype)
+    plan = plan_of(tuple(shapes[f] for f in factors), int(widths.min()), dtype, butterflies)
     stride = whole_vectors(plan.most_rows * int(widths.max()) * parts_of(np.dtype(dtype)))
-    return Phase(factors, left, B, cuts, plan, stride, product_of(plan, left, cuts, stride, dtype))
+    product, plain = product_of(plan, left, cuts, stride, dtype), None
+    if any(group.run for group in plan.groups):
+        plain = _phase(shapes, factors, left, B, width, dtype, butterflies=False)
+    return Phase(factors, left, B, cuts, plan, stride, product, plain)
 
 
 def product_of(plan: Plan, left: int, cuts: NDArray[np.intp], stride: int, dtype: str) -> Any:
@@ -154,29 +184,37 @@ def _cuts(B: int, width: int, itemsize: int) -> NDArray[np.intp]:
 
 
 @functools.lru_cache(maxsize=256)
-def plan_of(shapes: tuple[tuple[int, int], ...], B: int, dtype: str) -> Plan:
-    """Choose which factors to merge, for panels of B columns or more."""
+def plan_of(
+    shapes: tuple[tuple[int, int], ...], B: int, dtype: str, butterflies: bool = True
+) -> Plan:
+    """Choose which factors make one sweep, for panels of B columns or more."""
     parts = parts_of(np.dtype(dtype))
-    row, groups = B * parts, _groups(shapes, B, dtype)
-    merged = tuple(_rows(shapes, group) for group in groups)
-    offsets = np.cumsum([0] + [P * Q for P, Q in merged])
-    rows = [(offsets[f], *merged[f], left, right) for f, left, right in sweeps(merged, 1)]
-    real_forms = [P * Q * parts**2 for _, P, Q, _, right in rows if right * row == parts]
+    groups = _groups(shapes, B, dtype, butterflies)
+    offsets = np.cumsum([0] + [group.size for group in groups])
+    diagonals, end = _diagonals(groups, parts)
+    order = sweeps(tuple(group.shape for group in groups), 1)
+    rows = []
+    for f, left, right in order:
+        group = groups[f]
+        rows.append([offsets[f], *group.shape, left, right, *_butterflies(group, right, diagonals)])
+    real_forms = [P * Q * parts**2 for _, P, Q, _, right, *_ in rows if right * B == 1]
     return Plan(
         groups,
-        _merging(groups, shapes),
-        merged,
+        _merging(groups, shapes, diagonals),
         sum(P * Q for P, Q in shapes),
         int(offsets[-1]),
+        int(offsets[-1]) + -(-end // parts),
         _rows(shapes, range(len(shapes))),
         np.array(rows, np.intp),
-        max(max(P, Q) * left * right for _, P, Q, left, right in rows),
+        max(max(P, Q) * left * right for _, P, Q, left, right, *_ in rows),
         max(real_forms, default=0),
     )
 
 
-def _groups(shapes: tuple[tuple[int, int], ...], B: int, dtype: str) -> tuple[tuple[int, ...], ...]:
-    """Return which neighbouring factors are merged into one."""
+def _groups(
+    shapes: tuple[tuple[int, int], ...], B: int, dtype: str, butterflies: bool
+) -> tuple[Group, ...]:
+    """Return which neighbouring factors make one sweep."""
     parts, lanes = parts_of(np.dtype(dtype)), LANES if dtype in "fF" else LANES // 2
     last = len(shapes)  # of a single column, factors from here on are merged to fill a vector
     while B == 1 and last > 0:
@@ -184,23 +222,75 @@ def _groups(shapes: tuple[tuple[int, int], ...], B: int, dtype: str) -> tuple[tu
         if parts * now >= lanes or parts * more > 2 * LANES:
             break
         last -= 1
-    groups: list[tuple[int, ...]] = []
-    for f, shape in enumerate(shapes[:last]):
-        if groups and len(groups[-1]) == 1 and _pays(shapes[f - 1], shape):
-            groups[-1] = (f - 1, f)
+    groups: list[Group] = []
+    takes_apart = butterflies and kernels.has_vectors() and B * parts >= FEWEST_PARTS
+    for is_pair, run in itertools.groupby(range(last), lambda f: shapes[f] == (2, 2)):
+        factors = tuple(run)
+        if takes_apart and is_pair and len(factors) >= SHORTEST_RUN:
+            groups += [Group(part, _rows(shapes, part), factors) for part in _threes(factors)]
         else:
-            groups.append((f,))
+            groups += [Group(part, _rows(shapes, part)) for part in _twos(shapes, factors)]
     rest = tuple(range(last, len(shapes)))
-    return (*groups, rest) if rest else tuple(groups)
+    return (*groups, Group(rest, _rows(shapes, rest))) if rest else tuple(groups)
+
+
+def _threes(factors: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Cut a run into threes and twos."""
+    n_twos = -len(factors) % 3
+    starts = [2 * i for i in range(n_twos)] + list(range(2 * n_twos, len(factors) + 1, 3))
+    return [factors[i:j] for i, j in itertools.pairwise(starts)]
+
+
+def _twos(shapes: tuple[tuple[int, int], ...], factors: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Put together two factors where their product costs no more than they do."""
+    parts: list[tuple[int, ...]] = []
+    for f in factors:
+        if parts and len(parts[-1]) == 1 and _pays(shapes[f - 1], shapes[f]):
+            parts[-1] = (f - 1, f)
+        else:
+            parts.append((f,))
+    return parts
+
+
+def _diagonals(
+    groups: tuple[Group, ...], parts: int
+) -> tuple[dict[tuple[int, ...], tuple[int, int]], int]:
+    """Return where D (real factors: -1) and L of each run begin behind all groups, and the end."""
+    begin: dict[tuple[int, ...], tuple[int, int]] = {}
+    end = 0
+    for run in dict.fromkeys(group.run for group in groups if group.run):
+        size = (4 if parts == 2 else 1) << len(run)
+        begin[run] = (end if parts == 2 else -1, end + size if parts == 2 else end)
+        end += parts * size
+    return begin, end
+
+
+def _butterflies(
+    group: Group, right: int, diagonals: dict[tuple[int, ...], tuple[int, int]]
+) -> list[int]:
+    """Return what the kernels need of butterflies: how many, where D and L are, see simd.h."""
+    if not group.run:
+        return [0, -1, -1, 1, 1, 1]
+    D, L = diagonals[group.run]
+    is_first, is_last = group.factors[0] == group.run[0], group.factors[-1] == group.run[-1]
+    lefts = 1 << group.run.index(group.factors[0])
+    rights = (1 << len(group.run)) // (lefts * group.shape[0])
+    at = [D if is_first else -1, L if is_last else -1]
+    return [len(group.factors), *at, lefts, rights, right // rights]
 
 
 def _merging(
-    groups: tuple[tuple[int, ...], ...], shapes: tuple[tuple[int, int], ...]
+    groups: tuple[Group, ...],
+    shapes: tuple[tuple[int, int], ...],
+    diagonals: dict[tuple[int, ...], tuple[int, int]],
 ) -> NDArray[np.intp]:
-    """Return groups as the kernels take them: their number; of each its length and its shapes."""
+    """Return groups as the kernels take them: their number, and of each what merge_groups says."""
     merging = [len(groups)]
     for group in groups:
-        merging += [len(group), *(size for f in group for size in shapes[f])]
+        D, L = diagonals.get(group.run, (-1, -1))
+        before = group.run.index(group.factors[0]) if group.run else 0
+        sizes = [size for f in group.factors for size in shapes[f]]
+        merging += [len(group.factors), group.size, D, L, before, *sizes]
     return np.array(merging, np.intp)
 
 

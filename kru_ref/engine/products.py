@@ -14,6 +14,7 @@ import numpy as np
 
 from ..arrays import Array
 from ..sweeps import sweep_gradient
+from . import butterflies
 from .backend import INSTRUCTION_SETS, instruction_set, kernels, n_threads
 from .memory import aligned_zeros
 from .plans import LANES, Phase, Plan, parts_of, phases_of
@@ -34,7 +35,9 @@ def matvec(factors: Sequence[Array], x: Array) -> Array:
     B = x.shape[1]
     phases = phases_of(tuple([W.shape for W in factors]), B, x.dtype.char)
     if len(phases) == 1 and (product := phases[0].product) is not None:
-        return kernels.matvec(product, level(), n_threads(), factors, x, False)
+        y = kernels.matvec(product, level(), n_threads(), factors, x, False)
+        if y is not None:
+            return y
     for phase in phases:
         chosen = [factors[f] for f in phase.factors]
         x = _phase_matvec(phase, chosen, x, in_place=phase is not phases[0])
@@ -46,7 +49,8 @@ def _phase_matvec(phase: Phase, factors: list[Array], x: Array, in_place: bool =
         return _blas_matvec(phase, factors[0], x)
     rows_out, rows_in = phase.plan.rows
     in_place = in_place and rows_in == rows_out
-    return kernels.matvec(phase.product, level(), n_threads(), factors, x, in_place)
+    y = kernels.matvec(phase.product, level(), n_threads(), factors, x, in_place)
+    return y if phase.plain is None or y is not None else _phase_matvec(phase.plain, factors, x)
 
 
 def matvec_backward(factors: Sequence[Array], x: Array, dy: Array) -> tuple[list[Array], Array]:
@@ -74,11 +78,14 @@ def _phase_backward(
     dx = np.empty(x.size, x.dtype)
     if dx.size == 0:
         return [np.zeros_like(W) for W in factors], dx
+    W: Any = merge(factors, phase.product)
+    if phase.plain is not None and W is None:
+        return _phase_backward(phase.plain, factors, x, dy)
     chunks = min(CHUNKS, phase.left * (len(phase.cuts) - 1))
-    W = merge(factors, phase.product)
-    size = (4 + len(plan.merged)) * phase.stride + LANES * W.size + 2 * plan.real_form
+    sums = parts_of(x.dtype) * plan.n_merged
+    size = (4 + len(plan.groups)) * phase.stride + LANES * sums + 2 * plan.real_form
     scratch = aligned_zeros(chunks, size, W.dtype)
-    dW = np.zeros((chunks, W.size))
+    dW = np.zeros((chunks, sums))
     kernels.matvec_backward(
         phase.product,
         level(),
@@ -112,32 +119,37 @@ def _blas_backward(phase: Phase, W: Array, x: Array, dy: Array) -> tuple[list[Ar
     return [dW], np.matmul(W.conj().T, dy)
 
 
-def merge(factors: Sequence[Array], product: Any) -> Array:
-    """Multiply out the groups; one flat array for the kernels."""
-    return as_reals(kernels.merge(product, [np.ascontiguousarray(W) for W in factors]))
+def merge(factors: Sequence[Array], product: Any) -> Array | None:
+    """Return the groups, and the diagonals of butterflies, as one flat array for the kernels.
+
+    None if the product has butterflies and a factor is too near singular for them.
+    """
+    merged = kernels.merge(product, [np.ascontiguousarray(W) for W in factors])
+    return None if merged is None else as_reals(merged)
 
 
 def adjoint(W: Array, plan: Plan, parts: int) -> Array:
-    """Return the merged factors' conjugate transposes, flat as they are."""
-    flat = as_complexes(W, parts)
-    pieces = np.split(flat, np.cumsum([P * Q for P, Q in plan.merged])[:-1])
-    transposed = [
-        piece.reshape(shape).conj().T.reshape(-1)
-        for piece, shape in zip(pieces, plan.merged, strict=True)
-    ]
-    return as_reals(np.concatenate(transposed))
+    """Return W with the conjugate transposes of what is multiplied out, flat as it is."""
+    flat, first = as_complexes(W, parts).copy(), 0
+    for group in plan.groups:
+        if not group.run:
+            entries = flat[first : first + group.size]
+            entries[:] = entries.reshape(group.shape).conj().T.reshape(-1)
+        first += group.size
+    return as_reals(flat)
 
 
 def factor_gradients(
     factors: Sequence[Array], plan: Plan, dW: Array, dtype: np.dtype
 ) -> list[Array]:
     """Cut dW into the gradients of the groups, and those into the factors'."""
-    ends = np.cumsum([P * Q for P, Q in plan.merged])[:-1]
+    ends = np.cumsum([group.size for group in plan.groups])[:-1]
     dfactors = []
-    for group, dM in zip(
+    for group, sums in zip(
         plan.groups, np.split(as_complexes(dW, parts_of(dtype)), ends), strict=True
     ):
-        dfactors += _merge_backward([factors[f] for f in group], dM)
+        backward = butterflies.factor_gradients if group.run else _merge_backward
+        dfactors += backward([factors[f] for f in group.factors], sums)
     return [d.astype(dtype) for d in dfactors]
 
 

@@ -145,9 +145,9 @@ class _Loop:
     ) -> None:
         U, step, B = params["U"], kernels.KINDS[kind], x.shape[-1]
         self.parts, self.real, self.U_size = parts_of(U.dtype), real_dtype(U), U.size
-        self.plan = plan_of(tuple(W_f.shape for W_f in W[0]), BLOCK, U.dtype.char)
+        self.n_gates = len(W)
         columns = columns_of(B)
-        product = product_of(self.plan, 1, columns, 0, U.dtype.char)
+        product, merged = self._product(W, columns, U.dtype.char)
         self.sizes = kernels.Recurrence(
             step.number, product, self.real == np.float64, len(x), U.shape[1], M
         )
@@ -156,16 +156,30 @@ class _Loop:
         self.n_biases = step.n_d * self.plan.rows[0]
         inner = params.get("b_h") if step.n_kept else params["b"]
         self.arrays: dict[str, Any] = {
-            "W": np.stack([merge(W_k, product) for W_k in W]),
+            "W": np.stack(merged),
             "b": None if inner is None else self._repeated(inner, columns),
             "x": np.ascontiguousarray(x, np.int64 if x.ndim == 2 else self.real),
         }
+
+    def _product(self, W: Gates, columns: NDArray[np.intp], dtype: str) -> tuple[Any, list[Any]]:
+        """Return the product that all gates share, and their numbers; set its plan.
+
+        It has butterflies if all factors are far enough from singular.
+        """
+        shapes = tuple(W_f.shape for W_f in W[0])
+        for with_butterflies in (True, False):
+            self.plan = plan_of(shapes, BLOCK, dtype, with_butterflies)
+            product = product_of(self.plan, 1, columns, 0, dtype)
+            merged = [merge(W_k, product) for W_k in W]
+            if all(W_k is not None for W_k in merged):
+                break
+        return product, merged
 
     def sums(self) -> dict[str, NDArray[np.float64]]:
         """Return zeros to which each block adds its gradients, a row for each."""
         dU = "dU_labels" if self.adds_by_label else "dU"
         return {
-            "dW": np.zeros((self.n_blocks, self.arrays["W"].size)),
+            "dW": np.zeros((self.n_blocks, self.n_gates * self.parts * self.plan.n_merged)),
             dU: np.zeros((self.n_blocks, self.parts * self.U_size)),
             "db": np.zeros((self.n_blocks, self.n_biases)),
         }

@@ -8,7 +8,7 @@
 #endif
 
 /* What the entries of a matrix are; see kernels.h. */
-enum { REALS, COMPLEXES, PAIRS };
+enum { REALS, COMPLEXES, PAIRS, BUTTERFLIES };
 
 /* What makes a time step: the activation of a simple cell, or a gated cell. */
 enum { MODRELU, TANH, RELU, IDENTITY, LSTM, GRU, N_KINDS };
@@ -40,6 +40,27 @@ typedef struct {
     Py_ssize_t left, right, E;
 } Sweep;
 
+/* k factors of 2×2 on x (left, 2^k, right, E), which must have vectors. entries are of each factor
+   u, Re v, Im v and a number that is not used here. Number j is read from j ^ exchanged. D and L,
+   or NULL, have an entry for each row of the run of factors that the group is part of: `lefts` of
+   its numbers lie left of the group, `rights` right of it, each `same` neighbouring rows. */
+typedef struct {
+    int mode, k;
+    const void *entries;
+    int exchanged;
+    Py_ssize_t left, right, E;
+    const void *D, *L;
+    Py_ssize_t lefts, rights, same;
+    Py_ssize_t apart; /* from the entry of one j to that of the next: rights DIAGONAL(mode) */
+} Butterflies;
+
+/* Elements of an entry of a diagonal: of a complex one re, 0, -im, im. */
+#define DIAGONAL(mode) ((mode) == COMPLEXES ? 4 : 1)
+
+/* Where the entries for a left index and a row to its right begin. */
+#define DIAGONAL_ENTRY(s, l, r)                                                            \
+    ((((l) % (s).lefts << (s).k) * (s).rights + (r) / (s).same) * DIAGONAL((s).mode))
+
 typedef struct {
     Py_ssize_t lanes;
     void (*sweep)(const Sweep *s, const void *x, Py_ssize_t x_row, void *y, Py_ssize_t y_row);
@@ -47,6 +68,10 @@ typedef struct {
                        Py_ssize_t x_left, void *G);
     void (*sweep_backward)(const Sweep *adjoint, const void *dy, const void *x, void *dx, void *G);
     void (*fold)(int mode, Py_ssize_t n, void *G, double *sums);
+    void (*butterflies)(const Butterflies *s, const void *x, Py_ssize_t x_row, void *y,
+                        Py_ssize_t y_row);
+    void (*butterflies_backward)(const Butterflies *s, const void *dy, const void *x, void *dx,
+                                 void *G);
     void (*row_sweep)(Py_ssize_t K, Py_ssize_t J, const void *A, const void *x, void *y,
                       Py_ssize_t left);
     void (*row_accumulate)(Py_ssize_t K, Py_ssize_t J, const void *x, const void *dy,
@@ -96,6 +121,9 @@ typedef struct {
 #define SHUFFLE(a, b, lane) __builtin_shuffle(a, b, (bits){LANEWISE(lane)})
 #endif
 
+/* Loops over registers, which must not stay loops. */
+#define UNROLL _Pragma("GCC unroll 8")
+
 /* f(0), f(1), … for each lane of a vector. */
 #define FOR_2(f, i) f(i), f(i + 1)
 #define FOR_4(f, i) FOR_2(f, i), FOR_2(f, i + 2)
@@ -112,6 +140,7 @@ typedef struct {
 
 #define IS_EVEN(i) ((i) % 2 - 1)
 #define MINUS_EVEN(i) ((i) % 2 ? 0.0 : -0.0)
+#define PLUS_MINUS(i) ((i) % 2 ? 1 : -1)
 
 #define JOIN_(a, b) a##_##b
 #define JOIN(a, b) JOIN_(a, b)
