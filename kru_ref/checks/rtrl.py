@@ -65,7 +65,7 @@ class RealTimeLearning:
     def __init__(
         self, model: SequenceModel, params: Mapping[str, Array], B: int, h0: Any = None
     ) -> None:
-        settle_model(model)
+        check_model(model)
         params = check_params(params, model.layout)
         self.model, self.params = model, dict(params)
         B = checked_size("B", B, most=2**31)
@@ -175,7 +175,7 @@ class RealTimeLearning:
         return after, after_dot
 
 
-def settle_model(model: SequenceModel) -> None:
+def check_model(model: SequenceModel) -> None:
     """Raise unless it is a model."""
     if not isinstance(model, SequenceModel):
         raise TypeError(f"model must be a SequenceModel, got {model!r}")
@@ -203,7 +203,7 @@ def rtrl(
     ValueError, TypeError
         As ``model.forward``; dlogits of another shape.
     """
-    settle_model(model)
+    check_model(model)
     x, dlogits = checked_input(model.cells[0], x), as_array("dlogits", dlogits)
     shape = (1 if model.last_only else len(x), model.output_size, x.shape[-1])
     if dlogits.shape != shape:
