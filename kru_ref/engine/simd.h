@@ -122,7 +122,11 @@ typedef struct {
 #endif
 
 /* Loops over registers, which must not stay loops. */
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
 #define UNROLL _Pragma("GCC unroll 8")
+#endif
 
 /* f(0), f(1), … for each lane of a vector. */
 #define FOR_2(f, i) f(i), f(i + 1)
