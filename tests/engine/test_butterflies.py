@@ -10,6 +10,10 @@ import kru_ref as kru
 from kru_ref.engine import backend, butterflies, plans, products
 
 compiled = pytest.mark.skipif(backend.kernels is None, reason=f"{backend.reason}")
+vectors = pytest.mark.skipif(
+    backend.kernels is None or not backend.kernels.has_vectors(),
+    reason="the kernels were built without vector types, and have no butterflies",
+)
 LEVELS = (
     backend.INSTRUCTION_SETS[: int(backend.kernels.supported_level()) + 1]
     if backend.kernels
@@ -181,7 +185,7 @@ def _bits(W):
     return [(len(W) - 1 - f, w) for f, w in enumerate(W)]
 
 
-@compiled
+@vectors
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("precision", ["single", "double"])
 @pytest.mark.parametrize("family", FAMILIES)
@@ -314,7 +318,7 @@ def of_the_next(original, factors, sums):
     return original(factors, np.concatenate([np.roll(sums[:n], 2), sums[n:]]))
 
 
-@compiled
+@vectors
 @pytest.mark.parametrize("mistake", [None, left_exchanged, other_half, conjugated, of_the_next])
 def test_a_mistake_in_what_the_sums_become_is_found(rng, monkeypatch, mistake):
     """By finite differences, through a recurrence."""
