@@ -269,17 +269,20 @@ def as_tangents_of_product(
 
 def common_dtype(*arrays: Array) -> np.dtype:
     """Return NumPy's promotion of several dtypes, integers counting as real numbers."""
-    names = ", ".join(sorted({str(a.dtype) for a in arrays}))
     try:
         dtype = np.result_type(np.float32, *(a.dtype for a in arrays))
     except TypeError as error:
-        raise TypeError(f"expected real or complex numbers, got {names}") from error
+        raise TypeError(f"expected real or complex numbers, got {_dtypes(arrays)}") from error
     if dtype.name not in DTYPES:
         raise TypeError(
-            f"expected numbers that fit one of {', '.join(DTYPES)}, got {names}; convert with "
-            ".astype first"
+            f"expected numbers that fit one of {', '.join(DTYPES)}, got {_dtypes(arrays)}; "
+            "convert with .astype first"
         )
     return dtype
+
+
+def _dtypes(arrays: Sequence[Array]) -> str:
+    return ", ".join(sorted({str(a.dtype) for a in arrays}))
 
 
 def checked_pair_of_sizes(shape: Any) -> tuple[int, int]:

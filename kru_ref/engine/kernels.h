@@ -480,17 +480,24 @@ static INLINE void NAME(butterflies_as)(int mode, int k, Butterflies s, const RE
             }
 }
 
+/* call with mode and k as constants, so that the compiler unrolls its loops */
+#define WITH_CONSTANTS(call, ...)          \
+    do {                                   \
+        if (s->mode == COMPLEXES) {        \
+            if (s->k == 3)                 \
+                call(COMPLEXES, 3, __VA_ARGS__); \
+            else                           \
+                call(COMPLEXES, 2, __VA_ARGS__); \
+        } else if (s->k == 3)              \
+            call(REALS, 3, __VA_ARGS__);   \
+        else                               \
+            call(REALS, 2, __VA_ARGS__);   \
+    } while (0)
+
 static void NAME(butterflies)(const Butterflies *s, const void *x, Py_ssize_t x_row, void *y,
                               Py_ssize_t y_row)
 {
-    if (s->mode == COMPLEXES && s->k == 3)
-        NAME(butterflies_as)(COMPLEXES, 3, *s, x, x_row, y, y_row);
-    else if (s->mode == COMPLEXES)
-        NAME(butterflies_as)(COMPLEXES, 2, *s, x, x_row, y, y_row);
-    else if (s->k == 3)
-        NAME(butterflies_as)(REALS, 3, *s, x, x_row, y, y_row);
-    else
-        NAME(butterflies_as)(REALS, 2, *s, x, x_row, y, y_row);
+    WITH_CONSTANTS(NAME(butterflies_as), *s, x, x_row, y, y_row);
 }
 
 /* G += dy conj(x), lane by lane; a sum's imaginary part stands n sums behind its real part */
@@ -568,15 +575,9 @@ static INLINE void NAME(butterflies_backward_as)(int mode, int k, Butterflies s,
 static void NAME(butterflies_backward)(const Butterflies *s, const void *dy, const void *x,
                                        void *dx, void *G)
 {
-    if (s->mode == COMPLEXES && s->k == 3)
-        NAME(butterflies_backward_as)(COMPLEXES, 3, *s, dy, x, dx, G);
-    else if (s->mode == COMPLEXES)
-        NAME(butterflies_backward_as)(COMPLEXES, 2, *s, dy, x, dx, G);
-    else if (s->k == 3)
-        NAME(butterflies_backward_as)(REALS, 3, *s, dy, x, dx, G);
-    else
-        NAME(butterflies_backward_as)(REALS, 2, *s, dy, x, dx, G);
+    WITH_CONSTANTS(NAME(butterflies_backward_as), *s, dy, x, dx, G);
 }
+#undef WITH_CONSTANTS
 #undef FOR_PAIRS
 #undef MIXED
 #endif

@@ -36,8 +36,9 @@ def matvec(factors: Sequence[Array], x: Array) -> Array:
     phases = phases_of(tuple([W.shape for W in factors]), B, x.dtype.char)
     if len(phases) == 1 and (product := phases[0].product) is not None:
         y = kernels.matvec(product, level(), n_threads(), factors, x, False)
-        if y is not None:
+        if y is not None or phases[0].plain is None:
             return y
+        phases = (phases[0].plain,)
     for phase in phases:
         chosen = [factors[f] for f in phase.factors]
         x = _phase_matvec(phase, chosen, x, in_place=phase is not phases[0])
