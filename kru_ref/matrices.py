@@ -42,6 +42,8 @@ class Matrix:
 
     # Whether an optimizer must keep W unitary; see FullUnitary.
     kept_unitary: ClassVar[bool] = False
+    # What runs the recurrence.
+    backend: Backend = "auto"
 
     def layout(self, N: int, dtype: np.dtype) -> Layout:
         """Name each parameter array (the cell adds "W" before it); give its shape and dtype.
@@ -74,7 +76,7 @@ class Matrix:
 
     def engine(self, N: int) -> ModuleType | None:
         """Return what runs a recurrence over W in compiled code, all steps in one call, if any."""
-        return None
+        return engine_for(((N, N),), self.backend)
 
     def penalty(self, W: Sequence[Array]) -> tuple[float, list[Array]]:
         """Return ‖W^H W - I‖²_F, of each factor if there are several, and its gradient."""
@@ -95,16 +97,20 @@ class Dense(Matrix):
         Start from a random unitary (orthogonal) matrix, from uniform entries in
         ±√(6 / 2N) (on both parts of a complex matrix, divided by √2), or from the identity
         (Le, Jaitly and Hinton 2015).
+    backend : {"auto", "numpy", "cython"}
+        What runs the recurrence; each product is BLAS's in both.
 
     Raises
     ------
-    ValueError
-        Another scheme.
+    ValueError, ImportError
+        Another scheme; an unknown or missing backend.
     """
 
     init_scheme: Literal["haar", "glorot", "identity"] = "haar"
+    backend: Backend = "auto"
 
     def __post_init__(self) -> None:
+        resolve(self.backend)
         arguments.checked_choice("init_scheme", self.init_scheme, ("haar", "glorot", "identity"))
 
     def init(self, N: int, rng: np.random.Generator, dtype: np.dtype) -> list[Array]:
@@ -200,12 +206,21 @@ class FullUnitary(Matrix):
     It is stored as its N² entries, and an optimizer moves it along the manifold of unitary
     matrices: give it the cell's ``unitary_names``. See :func:`kru_ref.optimizers.cayley`.
 
+    Parameters
+    ----------
+    backend : {"auto", "numpy", "cython"}
+        As for :class:`Dense`.
+
     Notes
     -----
     Parameters: "W" (N, N), N² real or complex numbers.
     """
 
     kept_unitary: ClassVar[bool] = True
+    backend: Backend = "auto"
+
+    def __post_init__(self) -> None:
+        resolve(self.backend)
 
     def init(self, N: int, rng: np.random.Generator, dtype: np.dtype) -> list[Array]:
         """Draw W from the Haar distribution."""

@@ -29,6 +29,7 @@ from ..arrays import (
     over_time,
     random_vector,
 )
+from ..engine import Backward
 from ..matrices import Matrix
 
 # What passes from one time step to the next: h, or h and c.
@@ -273,14 +274,16 @@ class Cell(ABC):
         input_gradient: bool = True,
     ) -> tuple[Params, Array | None, State]:
         """Run :meth:`backward` on arguments that have been checked."""
-        engine, of_loss = self.engine_for(saved.x), (dh, dc, input_gradient)
+        engine = self.engine_for(saved.x)
         if engine is None:
-            dW, grads, dx, dbefore = self.run_numpy_backward(params, saved, *of_loss)
+            dbefore, grads, dW, dx, d = self.run_numpy_backward(params, saved, dh, dc)
         else:
-            W, arrays = self.matrices(params), saved[:-1]
-            dW, grads, dx, dbefore = engine.recurrence_backward(
-                self.kind, W, params, *arrays, *of_loss
+            of_loss = dh, dc, input_gradient
+            dbefore, grads, dW, dx, d = engine.recurrence_backward(
+                self.kind, self.matrices(params), params, *saved[:-1], *of_loss
             )
+        if d is not None:
+            dW, grads, dx = self._sums_over_time(params, saved, d, grads, input_gradient)
         flat = [d for dW_k in dW for d in dW_k]
         grads = dict(zip(self.matrix_names, flat, strict=True)) | grads
         if self.learned_h0:
@@ -294,8 +297,7 @@ class Cell(ABC):
         saved: Saved,
         dh: Array | ReadoutGradient,
         dc: Array | None,
-        input_gradient: bool,
-    ) -> tuple[list[list[Array]], Params, Array | None, States]:
+    ) -> Backward:
         """Step back through time; dstate is the gradient of the state after a step."""
         _, before, states, gates, _ = saved
         dh = dh.whole() if isinstance(dh, ReadoutGradient) else dh
@@ -317,7 +319,7 @@ class Cell(ABC):
             for name in db:
                 dbias[name] = np.add(dbias.get(name, 0), db[name], dtype=np.float64)
         grads = {name: total.astype(params[name].dtype) for name, total in dbias.items()}
-        return *self._sums_over_time(params, saved, d, grads, input_gradient), tuple(dstate)
+        return Backward(tuple(dstate), grads, d=d)
 
     def _sums_over_time(
         self, params: Params, saved: Saved, d: Array, dbias: Params, input_gradient: bool

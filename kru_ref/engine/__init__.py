@@ -7,10 +7,17 @@ from .backend import Backend, resolve
 from .memory import aligned_empty
 from .plans import fits_recurrence
 from .products import matvec, matvec_backward, shapes_of
-from .recurrence import readout, readout_backward, recurrence_backward, recurrence_forward
+from .recurrence import (
+    Backward,
+    readout,
+    readout_backward,
+    recurrence_backward,
+    recurrence_forward,
+)
 
 __all__ = [
     "Backend",
+    "Backward",
     "aligned_empty",
     "fits_recurrence",
     "matvec",

@@ -20,6 +20,7 @@ from libc.math cimport HUGE_VAL
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, getenv, malloc
 from libc.string cimport memcpy, memset
+from scipy.linalg.cython_blas cimport cgemm, dgemm, sgemm, zgemm
 
 cnp.import_array()
 
@@ -193,5 +194,6 @@ cdef Sweep plain_product(
 include "_products.pxi"
 include "_blocks.pxi"
 include "_recurrence.pxi"
+include "_dense.pxi"
 include "_readout.pxi"
 include "_memory.pxi"

@@ -17,6 +17,7 @@ cdef struct BackwardScratch:  # the same in a block's
 cdef struct Sizes:
     int level, parts, is_double
     int kind, is_gated
+    int is_dense              # one block, one matrix for each gate, d of all steps for the caller
     int n_gates, n_states, n_kept, n_d  # see Kind in simd.h
     Py_ssize_t T, D, N, B
     Py_ssize_t M              # outputs, where the gradient of h is given behind a readout
@@ -29,7 +30,7 @@ cdef struct Sizes:
 
 
 cdef struct Arrays:           # sums in double precision, the others in that of h
-    const void* W             # each gate's merged factors
+    const void* W             # each gate's merged factors, or dense matrix
     const void* WH            # their adjoints
     const void* U             # of a gated cell with b as a column, or in all columns for labels
     const void* UT            # without b
@@ -49,13 +50,14 @@ cdef struct Arrays:           # sums in double precision, the others in that of 
     double* dU                # or
     double* dU_labels         # its transpose, added up label by label
     double* db
+    void* d                   # of all steps, where W is dense
 
 
 cdef class Recurrence:
     """The sizes of a recurrence, and what follows from them.
 
     kind is a number of KINDS, M the number of outputs where the gradient of h comes through a
-    readout.
+    readout; is_dense says that the product is one factor, for BLAS.
     """
 
     cdef Sizes n
@@ -65,7 +67,7 @@ cdef class Recurrence:
 
     def __init__(
         self, int kind, Product product, bint is_double, Py_ssize_t T, Py_ssize_t D,
-        Py_ssize_t M=0,
+        Py_ssize_t M=0, bint is_dense=False,
     ):
         cdef const KindOfStep* step = &kinds[kind]
         cdef Panels panels = product.n
@@ -79,7 +81,7 @@ cdef class Recurrence:
         self.n.kind, self.n.parts, self.n.is_double = kind, panels.parts, is_double
         self.n.n_gates, self.n.n_states = step.n_gates, step.n_states
         self.n.n_kept, self.n.n_d = step.n_kept, step.n_d
-        self.n.is_gated = step.n_kept > 0
+        self.n.is_gated, self.n.is_dense = step.n_kept > 0, is_dense
         self.n.T, self.n.D, self.n.N, self.n.B, self.n.M = T, D, panels.rows_in, panels.B, M
         self.n.panels = panels
         self.n.panels.stride = whole_vectors(panels.most_rows * E)
@@ -131,11 +133,13 @@ cdef Py_ssize_t lay_out_backward(Sizes* n, Py_ssize_t E) noexcept nogil:
     at.past = reserve(&at.end, 2 * size)                # dstate past the matrices, in turn
     at.states = reserve(&at.end, 2 * n.n_states * size)  # copies of each, before and after in turn
     at.gates = reserve(&at.end, n.n_kept * size)
-    at.d = reserve(&at.end, steps * n.n_d * size)
+    at.d = reserve(&at.end, 0 if n.is_dense else steps * n.n_d * size)
     at.x = reserve(&at.end, steps * at.x_step)          # each with a row of ones behind it
     at.columns = reserve(&at.end, max(n.D, n.M) * E)    # dy or dx of one step
     at.db = reserve(&at.end, size)                      # of steps_at_once, column by column
-    at.G_of_W = reserve(&at.end, LARGEST_VECTOR * n.parts * n.n_gates * n.panels.n_factors)
+    at.G_of_W = reserve(
+        &at.end, 0 if n.is_dense else LARGEST_VECTOR * n.parts * n.n_gates * n.panels.n_factors
+    )
     at.G_of_U = reserve(&at.end, LARGEST_VECTOR * 4 * (n.D + 1))
     return at.end
 
@@ -231,16 +235,9 @@ cdef struct Step:             # a block's states and gates: in memory, where a s
 cdef void forward_step(
     const Sizes* n, const Arrays* a, Block block, Py_ssize_t t, real* scratch
 ) noexcept nogil:
-    cdef Py_ssize_t E = block.E, k
     cdef Step here = begin_step(n, a, block, t, scratch)
-    cdef const real* W = <const real*>a.W
     # Wh = [self.matrix.matvec(W_k, state[0]) for W_k in W]
-    for k in range(n.n_gates):
-        apply_sweeps(
-            &n.panels, E, W + k * n.parts * n.panels.n_numbers, <const real*>here.before[0],
-            n.parts * n.B if here.in_place else E, scratch + n.forward.targets,
-            scratch + n.forward.Wh + k * state_size(n, E), E, <real*>NULL,
-        )
+    products(n, a, block, here, scratch)
     # Ux = np.split(input_product(params["U"], x[t]), len(W))
     input_product(n, a, block, t, scratch)
     # state, kept = self.step(params, Wh, Ux, state)
@@ -279,6 +276,23 @@ cdef Step begin_step(
     return here
 
 
+cdef void products(
+    const Sizes* n, const Arrays* a, Block block, Step here, real* scratch
+) noexcept nogil:
+    cdef Py_ssize_t E = block.E, row = n.parts * n.B if here.in_place else E, k
+    cdef const real* W = <const real*>a.W
+    cdef const real* h = <const real*>here.before[0]
+    cdef real* Wh = scratch + n.forward.Wh
+    if n.is_dense:
+        dense_products(n, a, block, h, row, Wh)
+        return
+    for k in range(n.n_gates):
+        apply_sweeps(
+            &n.panels, E, W + k * n.parts * n.panels.n_numbers, h, row,
+            scratch + n.forward.targets, Wh + k * state_size(n, E), E, <real*>NULL,
+        )
+
+
 cdef void input_product(
     const Sizes* n, const Arrays* a, Block block, Py_ssize_t t, real* scratch
 ) noexcept nogil:
@@ -300,6 +314,9 @@ cdef void input_product(
         for i in range(E):
             x[D * E + i] = 1
         D += 1
+    if n.is_dense and n.parts == 1:
+        gemm(1, False, rows, E, D, <const real*>a.U, D, x, E, False, Ux, E)
+        return
     s = plain_product(REALS if n.parts == 1 else PAIRS, rows, D, a.U, E)
     K.sweep(&s, x, E, Ux, E)
 
@@ -350,7 +367,8 @@ cdef void keep_step(
 def recurrence_backward(Recurrence recurrence, int level, int threads, dict arrays):
     """Fill dbefore and dx, and add to the sums; Cell.run_numpy_backward in cells/cell.py.
 
-    Each block adds to its row of dW, db, and dU or its transpose dU_labels, whichever is there.
+    Each block adds to its row of dW, db, and dU or its transpose dU_labels, whichever is there. Of
+    a dense W these are left to the caller, but for db of a simple cell, and d is filled instead.
     """
     cdef Sizes n = recurrence.n
     cdef Arrays a = arrays_of(&n, arrays)
@@ -369,10 +387,6 @@ cdef set_gradients(Sizes* n, Arrays* a, dict arrays):
     """Find the adjoint parameters, and the gradients given and wanted."""
     cdef int is_double = n.is_double, part
     cdef Py_ssize_t size = n.parts * n.N * n.B, blocks = n.panels.n_cuts
-    cdef Py_ssize_t of_W = n.parts * n.n_gates * n.panels.n_factors
-    cdef Py_ssize_t of_U = n.parts * n.n_gates * n.N * n.D
-    a.WH = data_of(arrays, "WH", n.parts * n.n_gates * n.panels.n_numbers, is_double)
-    a.UT = data_of(arrays, "UT", of_U, is_double)
     n.K = len(arrays["dh"] if "dh" in arrays else arrays["dy"])
     if "dh" in arrays:
         a.dh = data_of(arrays, "dh", n.K * size, is_double)
@@ -383,15 +397,31 @@ cdef set_gradients(Sizes* n, Arrays* a, dict arrays):
         a.dlast = data_of(arrays, "dlast", size, is_double)
     for part in range(n.n_states):
         a.dbefore[part] = data_of(arrays["dbefore"], part, size, is_double)
+    a.db = <double*>data_of(arrays, "db", blocks * n.n_d * n.N, True)
+    if n.is_dense:
+        a.d = data_of(arrays, "d", n.parts * n.T * n.n_d * n.numbers, is_double)
+    else:
+        set_sums(n, a, arrays)
+    if not 1 <= n.K <= n.T:
+        raise ValueError("the gradients are not those that the recurrence was made for")
+
+
+cdef set_sums(const Sizes* n, Arrays* a, dict arrays):
+    """Find what the loop over time itself adds up, and what it needs for that."""
+    cdef int is_double = n.is_double
+    cdef Py_ssize_t blocks = n.panels.n_cuts, of_U = n.parts * n.n_gates * n.N * n.D
+    a.WH = data_of(arrays, "WH", n.parts * n.n_gates * n.panels.n_numbers, is_double)
+    a.UT = data_of(arrays, "UT", of_U, is_double)
     if arrays["dx"] is not None:
         a.dx = data_of(arrays, "dx", n.T * n.D * n.B, is_double)
-    a.dW = <double*>data_of(arrays, "dW", blocks * of_W, True)
-    a.db = <double*>data_of(arrays, "db", blocks * n.n_d * n.N, True)
+    a.dW = <double*>data_of(
+        arrays, "dW", blocks * n.parts * n.n_gates * n.panels.n_factors, True
+    )
     if "dU" in arrays:
         a.dU = <double*>data_of(arrays, "dU", blocks * of_U, True)
     else:
         a.dU_labels = <double*>data_of(arrays, "dU_labels", blocks * of_U, True)
-    if not 1 <= n.K <= n.T or (a.labels == NULL and a.dU == NULL):
+    if a.labels == NULL and a.dU == NULL:
         raise ValueError("the gradients are not those that the recurrence was made for")
 
 
@@ -420,13 +450,22 @@ cdef void backward_over_time(
         # dW = [matrix_gradient(self.matrix, W_k, before[0], states[0], d[:, k]) …]
         adjoint_and_gradient(n, a, block, t, slot, scratch)
         # dU, dx = input_gradients(params["U"], x, d_of_U, input_gradient)
-        input_gradients(n, a, block, t, slot, scratch)
+        if not n.is_dense:
+            input_gradients(n, a, block, t, slot, scratch)
         slot += 1
         if slot == n.steps_at_once or t == 0:
             add_up_steps(n, a, block, slot, scratch)
             slot = 0
     # dstate = [sum(through_W, dpast[0]), *dpast[1:]]: before, step_backward made that sum
     end_backward(n, a, block, scratch)
+
+
+cdef real* d_of(
+    const Sizes* n, const Arrays* a, Block block, Py_ssize_t t, Py_ssize_t slot, real* scratch
+) noexcept nogil:
+    """Return where d of step t is: in a slot among steps_at_once, or where the caller finds it."""
+    cdef Py_ssize_t size = n.n_d * state_size(n, block.E)
+    return <real*>a.d + t * size if n.is_dense else scratch + n.backward.d + slot * size
 
 
 cdef real* dpast_after(
@@ -507,10 +546,10 @@ cdef void add_from_loss(
 cdef void step_backward(
     const Sizes* n, const Arrays* a, Block block, Py_ssize_t t, Py_ssize_t slot, real* scratch
 ) noexcept nogil:
-    """Set d, dpast and db of step t, d in its slot among steps_at_once."""
+    """Set d, dpast and db of step t."""
     cdef const Kernels* K = kernels_for(n.level, n.is_double)
     cdef Py_ssize_t size = state_size(n, block.E), row = n.parts * n.B
-    cdef real* d = scratch + n.backward.d + slot * n.n_d * size
+    cdef real* d = d_of(n, a, block, t, slot, scratch)
     cdef real* from_loss = scratch + n.backward.from_loss
     cdef real* through_W = scratch + n.backward.through_W
     cdef const real* gates = <const real*>a.gates + t * n.n_kept * n.N * n.B
@@ -543,9 +582,13 @@ cdef void adjoint_and_gradient(
     cdef Py_ssize_t size = state_size(n, block.E), k
     cdef Py_ssize_t entries = n.parts * n.panels.n_factors, numbers = n.parts * n.panels.n_numbers
     cdef const real* h_before = state_here(n, a, block, 0, t - 1, scratch)
-    cdef real* d = scratch + n.backward.d + slot * n.n_d * size
+    cdef real* d = d_of(n, a, block, t, slot, scratch)
+    cdef real* through_W = scratch + n.backward.through_W
     cdef double* dW = a.dW + block.i * n.n_gates * entries
     cdef Room room
+    if n.is_dense:
+        dense_adjoints(n, a, block, d, through_W)
+        return
     room.targets, room.stages = scratch + n.backward.targets, scratch + n.backward.stages
     room.A = NULL
     for k in range(n.n_gates):
@@ -553,7 +596,7 @@ cdef void adjoint_and_gradient(
         sweeps_backward(
             &n.panels, block.E, <const real*>a.W + k * numbers, <const real*>a.WH + k * numbers,
             h_before, d + kinds[n.kind].d_of_W[k] * size,
-            scratch + n.backward.through_W + k * size, room, dW + k * entries,
+            through_W + k * size, room, dW + k * entries,
         )
 
 
@@ -564,7 +607,7 @@ cdef void input_gradients(
     cdef const Kernels* K = kernels_for(n.level, n.is_double)
     cdef Py_ssize_t E = block.E, rows = n.n_gates * n.N, column = t * n.B + block.first
     cdef Py_ssize_t first = t * n.D * n.B + block.first
-    cdef real* d = scratch + n.backward.d + slot * n.n_d * state_size(n, E)
+    cdef real* d = d_of(n, a, block, t, slot, scratch)
     cdef real* x = scratch + n.backward.x + slot * n.backward.x_step
     cdef real* dx = scratch + n.backward.columns
     cdef Sweep s
@@ -606,6 +649,10 @@ cdef void add_up_steps(
     cdef real* G = scratch + n.backward.G_of_U
     cdef double* db = a.db + block.i * n.n_d * n.N
     cdef Sweep s
+    if not n.is_gated:
+        fold_columns(n.N, E // n.parts, block.width, scratch + n.backward.db, db)
+    if n.is_dense:
+        return
     for k in range(n.n_gates):
         fold_sweeps(
             &n.panels, E, scratch + n.backward.G_of_W + LARGEST_VECTOR * k * entries,
@@ -621,8 +668,6 @@ cdef void add_up_steps(
         s = plain_product(REALS, n.n_d * n.N, 1, NULL, E)
         s.left = steps
         gram_over_steps(K, &s, d, d_step, x + n.D * E, n.backward.x_step, G, db)
-    else:
-        fold_columns(n.N, E // n.parts, block.width, scratch + n.backward.db, db)
 
 
 cdef void fold_columns(

@@ -27,7 +27,8 @@ from .backend import kernels
 # Beyond factors of about this size a product by BLAS for each of them is as fast or faster.
 LARGEST_FACTOR = 16
 
-# The same for a recurrence, where BLAS would be called from Python in every step.
+# The same for a recurrence, where BLAS would be called from Python in every step; but not for a
+# single factor, a dense W.
 LARGEST_IN_RECURRENCE = 32
 
 # Real numbers in the widest vector.
@@ -95,8 +96,8 @@ def are_small(shapes: Iterable[tuple[int, ...]], largest: int = LARGEST_FACTOR) 
 
 @functools.lru_cache(maxsize=256)
 def fits_recurrence(shapes: tuple[tuple[int, int], ...]) -> bool:
-    """Tell whether factors of these shapes are small enough for a recurrence in the kernels."""
-    return are_small(shapes, LARGEST_IN_RECURRENCE)
+    """Tell whether a recurrence over such factors runs in the kernels: small ones, or a dense W."""
+    return len(shapes) == 1 or are_small(shapes, LARGEST_IN_RECURRENCE)
 
 
 @functools.lru_cache(maxsize=256)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays import Array, Params, ReadoutGradient
 from .backend import kernels, n_threads
-from .memory import aligned_zeros
-from .plans import BLOCK, columns_of, parts_of, plan_of, product_of
+from .memory import aligned_empty, aligned_zeros
+from .plans import BLOCK, LARGEST_IN_RECURRENCE, are_small, columns_of, parts_of, plan_of, product_of
 from .products import adjoint, as_complexes, as_reals, factor_gradients, level, merge, real_dtype
 
 # Up to so many, a product with one-hot columns is faster than adding up column by column.
@@ -75,7 +75,7 @@ def recurrence_backward(
     dh: Array | ReadoutGradient,
     dlast: Array | None,
     input_gradient: bool,
-) -> tuple[list[list[Array]], Params, Array | None, States]:
+) -> Backward:
     """Back-propagate through time; see ``Cell.run_numpy_backward``.
 
     Parameters
@@ -91,11 +91,7 @@ def recurrence_backward(
 
     Returns
     -------
-    dW : list of lists of ndarray
-    dparams : dict of str to ndarray
-        "U", "b", and "b_h" of a GRU.
-    dx : ndarray, shape (T, D, B), or None for integer x or without ``input_gradient``
-    dbefore : tuple of ndarray, shapes (N, B)
+    Backward
 
     Raises
     ------
@@ -104,37 +100,55 @@ def recurrence_backward(
     """
     from_loss = _from_loss(dh)
     loop = _Loop(kind, W, params, x, M=from_loss["dy"].shape[1] if "dy" in from_loss else 0)
-    sums, U = loop.sums(), params["U"]
     dbefore = tuple(np.empty_like(part) for part in before)
+    sums, d = loop.sums(), loop.empty_d() if loop.is_dense else None
     dx = np.empty(x.shape, loop.real) if input_gradient and x.ndim == 3 else None
+    own = {"d": d} if loop.is_dense else loop.adjoints(params["U"]) | {"dx": dx}
     given = {
-        "WH": np.stack([adjoint(W_k, loop.plan, loop.parts) for W_k in loop.arrays["W"]]),
-        "UT": np.ascontiguousarray(U.T),
         "before": before,
         "states": states,
         "gates": gates,
         "dlast": dlast,
+        "dbefore": dbefore,
         "scratch": aligned_zeros(loop.n_blocks, loop.sizes.backward_scratch, loop.real),
     }
-    wanted = {"dbefore": dbefore, "dx": dx}
     kernels.recurrence_backward(
         loop.sizes,
         level(),
         min(n_threads(), loop.n_blocks),
-        loop.arrays | from_loss | given | wanted | sums,
+        loop.arrays | from_loss | given | own | sums,
     )
     total = {name: of_blocks.sum(axis=0) for name, of_blocks in sums.items()}
+    if d is not None:
+        db = {} if loop.n_kept else {"b": total["db"].astype(loop.real)}
+        return Backward(dbefore, db, d=loop.without_padding(d))
     dW = [
-        factor_gradients(W_k, loop.plan, dW_k, U.dtype)
+        factor_gradients(W_k, loop.plan, dW_k, params["U"].dtype)
         for W_k, dW_k in zip(W, total["dW"].reshape(len(W), -1), strict=True)
     ]
-    if "dU" in total:
-        dU = as_complexes(total["dU"], loop.parts).reshape(U.shape)
-    else:
-        dU = as_complexes(total["dU_labels"], loop.parts).reshape(U.shape[::-1]).T
-    db = np.split(total["db"].astype(loop.real), [len(params["b"])])
-    dparams = {"U": np.ascontiguousarray(dU, U.dtype), "b": db[0]}
-    return dW, dparams | ({"b_h": db[1]} if "b_h" in params else {}), dx, dbefore
+    return Backward(dbefore, loop.gradients(params, total), dW, dx)
+
+
+class Backward(NamedTuple):
+    """What back-propagation through time returns: all sums over time, or d, for them.
+
+    Attributes
+    ----------
+    dbefore : tuple of ndarray, shapes (N, B)
+        Gradients of the state before the first step.
+    grads : dict of str to ndarray
+        "U", "b", and "b_h" of a GRU; with d, biases within the step alone.
+    dW : list of lists of ndarray
+    dx : ndarray, shape (T, D, B), or None for integer x or without ``input_gradient``
+    d : ndarray, shape (T, n_d, N, B), or None
+        What ``Cell.step_backward`` returned of each step; dW and dx are then still to be made.
+    """
+
+    dbefore: States
+    grads: Params
+    dW: Sequence[Sequence[Array]] = ()
+    dx: Array | None = None
+    d: Array | None = None
 
 
 class _Loop:
@@ -145,15 +159,16 @@ class _Loop:
     ) -> None:
         U, step, B = params["U"], kernels.KINDS[kind], x.shape[-1]
         self.parts, self.real, self.U_size = parts_of(U.dtype), real_dtype(U), U.size
-        self.n_gates = len(W)
-        columns = columns_of(B)
+        self.n_gates, self.dtype = len(W), U.dtype
+        self.is_dense = not are_small([W_f.shape for W_f in W[0]], LARGEST_IN_RECURRENCE)
+        columns = columns_of(B, B if self.is_dense else BLOCK)
         product, merged = self._product(W, columns, U.dtype.char)
         self.sizes = kernels.Recurrence(
-            step.number, product, self.real == np.float64, len(x), U.shape[1], M
+            step.number, product, self.real == np.float64, len(x), U.shape[1], M, self.is_dense
         )
         self.n_blocks = len(columns) - 1
         self.adds_by_label = x.ndim == 2 and U.shape[1] > FEW_LABELS
-        self.n_biases = step.n_d * self.plan.rows[0]
+        self.T, self.B, self.n_d, self.n_kept = len(x), B, step.n_d, step.n_kept
         inner = params.get("b_h") if step.n_kept else params["b"]
         self.arrays: dict[str, Any] = {
             "W": np.stack(merged),
@@ -175,14 +190,44 @@ class _Loop:
                 break
         return product, merged
 
+    def adjoints(self, U: Array) -> dict[str, Array]:
+        """Return W_k^H of each gate, and U^T."""
+        WH = [adjoint(W_k, self.plan, self.parts) for W_k in self.arrays["W"]]
+        return {"WH": np.stack(WH), "UT": np.ascontiguousarray(U.T)}
+
     def sums(self) -> dict[str, NDArray[np.float64]]:
         """Return zeros to which each block adds its gradients, a row for each."""
+        db = {"db": np.zeros((self.n_blocks, self.n_d * self.plan.rows[0]))}
+        if self.is_dense:
+            return db
         dU = "dU_labels" if self.adds_by_label else "dU"
-        return {
-            "dW": np.zeros((self.n_blocks, self.n_gates * self.parts * self.plan.n_merged)),
+        of_W = self.n_gates * self.parts * self.plan.n_merged
+        return db | {
+            "dW": np.zeros((self.n_blocks, of_W)),
             dU: np.zeros((self.n_blocks, self.parts * self.U_size)),
-            "db": np.zeros((self.n_blocks, self.n_biases)),
         }
+
+    def gradients(self, params: Mapping[str, Array], total: Mapping[str, Array]) -> Params:
+        """Return the gradients of U and the biases from the sums over all blocks."""
+        U, b = params["U"], params["b"]
+        if "dU" in total:
+            dU = as_complexes(total["dU"], self.parts).reshape(U.shape)
+        else:
+            dU = as_complexes(total["dU_labels"], self.parts).reshape(U.shape[::-1]).T
+        db = np.split(total["db"].astype(self.real), [len(b)])
+        inner = {"b_h": db[1]} if "b_h" in params else {}
+        return {"U": np.ascontiguousarray(dU, U.dtype), "b": db[0], **inner}
+
+    def empty_d(self) -> Array:
+        """Return an array for d of all steps, as the kernels lay it out."""
+        shape = (self.T, self.n_d * self.sizes.block_biases)
+        return aligned_empty(shape, self.dtype)
+
+    def without_padding(self, d: Array) -> Array:
+        """Return d as (T, n_d, N, B)."""
+        N, row = self.plan.rows[0], kernels.row_parts(self.parts, self.B, self.real == np.float64)
+        row //= self.parts
+        return d[:, : self.n_d * N * row].reshape(self.T, self.n_d, N, row)[..., : self.B]
 
     def _repeated(self, b: Array, columns: NDArray[np.intp]) -> Array:
         """Repeat b for each column of each block; what fills up vectors is 0."""
