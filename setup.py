@@ -41,6 +41,7 @@ kernels = Extension(
         "kru_ref/engine/_products.pxi",
         "kru_ref/engine/_readout.pxi",
         "kru_ref/engine/_recurrence.pxi",
+        "kru_ref/engine/_step.pxi",
         "kru_ref/engine/kernels.h",
         "kru_ref/engine/precisions.h",
         "kru_ref/engine/simd.h",

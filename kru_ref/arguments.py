@@ -428,6 +428,33 @@ def checked_input(cell: Cell, x: ArrayLike) -> NDArray[Any]:
     return converted("x", x, np.dtype(cell.dtype) if np.iscomplexobj(x) else cell.real_dtype)
 
 
+def checked_step_input(cell: Cell, x_t: ArrayLike) -> NDArray[Any]:
+    """Return x_t (D, B), or integers (B,), as the one step of a sequence."""
+    x_t, D = as_array("x_t", x_t), cell.input_size
+    is_label = x_t.ndim == 1 and x_t.dtype.kind in "iu"
+    if not is_label and (x_t.ndim != 2 or x_t.shape[0] != D):
+        raise ValueError(
+            f"x_t must have shape (D, B) with D = input_size = {D}, or be integers of shape (B,); "
+            f"got {x_t.dtype} {x_t.shape}"
+        )
+    return checked_input(cell, x_t[None])
+
+
+def checked_lengths(lengths: ArrayLike | None, T: int, B: int) -> NDArray[np.intp]:
+    """Return how many steps each of B sequences has; T without lengths."""
+    if lengths is None:
+        return np.full(B, T)
+    array = as_array("lengths", lengths)
+    if array.shape != (B,) or array.dtype.kind not in "iu":
+        raise ValueError(
+            f"lengths must be integers of shape ({B},), one for each sequence; got {array.dtype} "
+            f"{array.shape}"
+        )
+    if not 1 <= array.min() <= array.max() <= T:
+        raise ValueError(f"lengths must be from 1 to T = {T}, got {array.min()} to {array.max()}")
+    return array.astype(np.intp)
+
+
 def _check_labels(x: NDArray[Any], D: int) -> None:
     if x.size and not 0 <= x.min() <= x.max() < D:
         raise ValueError(

@@ -34,6 +34,8 @@ from scipy.sparse.linalg import LinearOperator
 from . import arguments, engine
 from .arrays import Array
 from .engine import Backend as Backend
+from .engine import Backward as Backward
+from .engine import CellKey as CellKey
 from .engine import resolve as resolve
 from .sweeps import sweep_gradient, sweeps
 

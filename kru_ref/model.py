@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from . import arguments
 from .arrays import Array, Layout, Params, ReadoutGradient, count_real, glorot_uniform, over_time
 from .cells import Cell, Saved, State
-from .cells.cell import input_gradients
+from .cells.cell import States, input_gradients, one_or_all
 
 
 class ModelSaved(NamedTuple):
@@ -137,6 +137,26 @@ class SequenceModel:
             for prefix, cell in zip(self.prefixes, self.cells, strict=True)
         ]
 
+    @cached_property
+    def _step_names(self) -> list[tuple[str, ...]]:
+        """Names of each cell's parameters, as the engine takes them for a step."""
+        inner = [[name for name in ("U", "b", "b_h") if name in cell.layout] for cell in self.cells]
+        return [
+            tuple(f"{prefix}.{name}" for name in (*cell.matrix_names, *names))
+            for prefix, cell, names in zip(self.prefixes, self.cells, inner, strict=True)
+        ]
+
+    @property
+    def _step_engine(self) -> ModuleType | None:
+        """What makes single steps in compiled code, if anything does."""
+        engines = [cell.matrix.engine(cell.hidden_size) for cell in self.cells]
+        return None if None in engines else engines[0]
+
+    def _steps_at_once(self, B: int) -> int:
+        """How many steps to predict before states are forgotten: some megabytes of them."""
+        kept = [(cell.n_kept + len(cell.state_names)) * cell.n_features for cell in self.cells]
+        return max(1, 2**20 // (max(kept) * B))
+
     @property
     def n_parameters(self) -> int:
         """Real numbers in all parameters; a complex one counts as two."""
@@ -211,12 +231,142 @@ class SequenceModel:
             all_saved.append(saved)
             all_kept.append(kept)
             x = x if is_last else features(h)
-        C, engine = self._readout(params), self._readout_engine
-        if engine is not None:
-            logits = engine.readout(C, params["readout.c"], h)
-        else:
-            logits = (C.conj() @ h).real + params["readout.c"][:, None]
-        return logits, ModelSaved(tuple(all_saved), tuple(all_kept))
+        return self._read_out(params, h), ModelSaved(tuple(all_saved), tuple(all_kept))
+
+    def step(
+        self, params: Mapping[str, Array], x_t: ArrayLike, state: Any = None
+    ) -> tuple[NDArray[np.floating], tuple[State, ...]]:
+        """Make one time step: for inputs that come one after the other.
+
+        Parameters
+        ----------
+        params : mapping of str to ndarray
+            As for :meth:`forward`.
+        x_t : array_like, shape (D, B), or integers (B,)
+            The input at this step.
+        state : optional
+            What the step before returned, or ``saved.last`` of a forward pass; without it the state
+            before the first step, learned or 0.
+
+        Returns
+        -------
+        y_t : ndarray, shape (M, B)
+            What :meth:`forward` returns of this step, but for rounding.
+        state : tuple
+            Each cell's state after the step, for the next.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As :meth:`forward`.
+        """
+        return self._quick_step(params, x_t, state) or self._step(params, x_t, state)
+
+    def _quick_step(
+        self, params: Any, x_t: Any, state: Any
+    ) -> tuple[NDArray[np.floating], tuple[State, ...]] | None:
+        """Make a step in compiled code alone; None where something is not as that takes it."""
+        engine, x, after = self._step_engine, x_t, []
+        if engine is None or type(x) is not np.ndarray or type(params) is not dict:
+            return None
+        if (
+            type(state) is not tuple
+            or len(state) != len(self.cells)
+            or len(params) != len(self.layout)
+        ):
+            return None
+        for cell, names, before in zip(self.cells, self._step_names, state, strict=True):
+            if x.dtype.kind in "iu":
+                x = x.astype(np.int64, copy=False)
+            parts = before if type(before) is tuple else (before,)
+            now = engine.step(cell.key, params, names, x, parts)
+            if now is None:
+                return None
+            after.append(one_or_all(now))
+            x = features(now[0])
+        y = engine.read_out(params["readout.V"], params["readout.c"], now[0])
+        return None if y is None else (y, tuple(after))
+
+    @np.errstate(under="ignore")
+    def _step(
+        self, params: Any, x_t: Any, state: Any
+    ) -> tuple[NDArray[np.floating], tuple[State, ...]]:
+        """Make a step as :meth:`forward` would: what it is given may need to be converted."""
+        params = arguments.check_params(params, self.layout)
+        x = arguments.checked_step_input(self.cells[0], x_t)
+        given = arguments.states_of_cells(self, state)
+        before = [
+            cell.initial_states(of_cell, x.shape[-1], of_state)
+            for cell, of_cell, of_state in zip(
+                self.cells, self.cell_params(params), given, strict=True
+            )
+        ]
+        h, after = self._run(params, x, before)
+        return self._read_out(params, h)[0], tuple(one_or_all(parts) for parts in after)
+
+    @np.errstate(under="ignore")
+    def predict(
+        self, params: Mapping[str, Array], x: ArrayLike, lengths: ArrayLike | None = None
+    ) -> NDArray[np.floating]:
+        """Run the model and keep nothing over time but its outputs.
+
+        Parameters
+        ----------
+        params, x
+            As for :meth:`forward`.
+        lengths : array_like of int, shape (B,), optional
+            How many steps each sequence has, where they are not all T; what x holds behind is not
+            looked at, but must be there.
+
+        Returns
+        -------
+        logits : ndarray, shape (T, M, B), or (1, M, B) with ``last_only``
+            As of :meth:`forward`. With ``lengths``, 0 behind a sequence's end; with ``last_only``,
+            too, what is read out at each sequence's own last step.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As :meth:`forward`; lengths of another shape, or not in 1 … T.
+
+        Notes
+        -----
+        Time is cut into pieces, each from where the one before ended. Beside x and the outputs
+        memory does not depend on T.
+        """
+        params = arguments.check_params(params, self.layout)
+        x = arguments.checked_input(self.cells[0], x)
+        T, B = len(x), x.shape[-1]
+        ends = arguments.checked_lengths(lengths, T, B)
+        states = [
+            cell.initial_states(of_cell, B, None)
+            for cell, of_cell in zip(self.cells, self.cell_params(params), strict=True)
+        ]
+        above = self.cells[-1]
+        last = np.empty((1, above.hidden_size, B), above.dtype)
+        logits = np.zeros((0 if self.last_only else T, self.output_size, B), above.real_dtype)
+        for first in range(0, T, self._steps_at_once(B)):
+            steps = slice(first, min(T, first + self._steps_at_once(B)))
+            h, states = self._run(params, x[steps], states)
+            if self.last_only:
+                here = (ends > first) & (ends <= steps.stop)
+                last[0][:, here] = h[ends[here] - 1 - first, :, here].T
+            else:
+                logits[steps] = self._read_out(params, h)
+        if self.last_only:
+            return self._read_out(params, last)
+        logits[np.broadcast_to(np.arange(T)[:, None, None] >= ends, logits.shape)] = 0
+        return logits
+
+    def _run(
+        self, params: Params, x: NDArray[Any], states: Sequence[States]
+    ) -> tuple[Array, list[States]]:
+        """Return the last cell's h over some steps, and each cell's state after them."""
+        h, after = x, list[States]()
+        for cell, of_cell, before in zip(self.cells, self.cell_params(params), states, strict=True):
+            h, saved = cell.run(of_cell, features(h) if after else x, before, is_learned=False)
+            after.append(tuple(of_time[-1].copy() for of_time in saved.states))
+        return h, after
 
     @np.errstate(under="ignore")
     def backward(
@@ -315,6 +465,13 @@ class SequenceModel:
         dtype = self.cells[0].real_dtype
         kept = rng.random(shape, dtype=dtype) >= self.dropout
         return kept * dtype.type(1 / (1 - self.dropout))
+
+    def _read_out(self, params: Mapping[str, Array], h: Array) -> NDArray[np.floating]:
+        """Return logits for h (T, N, B)."""
+        C, engine = self._readout(params), self._readout_engine
+        if engine is not None:
+            return engine.readout(C, params["readout.c"], h)
+        return (C.conj() @ h).real + params["readout.c"][:, None]
 
     def _readout(self, params: Mapping[str, Array]) -> Array:
         """Return C (M, N) of y = Re(conj(C) h) + c."""

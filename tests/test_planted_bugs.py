@@ -39,7 +39,7 @@ MODELS = {
     "identity": lambda: model(kru.KRU(D, N, SQUARE, "identity", "complex128", backend="numpy")),
     "tanh": lambda: model(kru.KRU(D, N, SQUARE, "tanh", "float64", backend="numpy")),
     "relu": lambda: model(kru.KRU(D, N, SQUARE, "relu", "float64", backend="numpy")),
-    "dense": lambda: model(kru.RNN(D, N, kru.Dense(), "modrelu", "complex128")),
+    "dense": lambda: model(kru.RNN(D, N, kru.Dense(backend="numpy"), "modrelu", "complex128")),
     "restricted": lambda: model(kru.RNN(D, N, kru.RestrictedUnitary(), "modrelu", "complex128")),
     "halves": lambda: model(kru.RNN(D, N, kru.RestrictedUnitary(), "tanh", "float64")),
     "lstm": lambda: model(kru.LSTM(D, N, kru.Kronecker(SQUARE, "numpy"), "float64")),

@@ -39,6 +39,7 @@ from kru_ref.activations import ACTIVATIONS
 from kru_ref.cells import cell as cells_cell
 from kru_ref.engine import backend, plans
 from kru_ref.engine.recurrence import ReadoutGradient
+from kru_ref.kronecker import Backward
 from kru_ref.matrices import Dense
 from kru_ref.restricted import RestrictedUnitary
 
@@ -92,9 +93,10 @@ KINDS = {
 
 def cell_of(size, engine, precision):
     """Return the cell of a size, on one engine, in one precision."""
-    matrix = {"dense": kru.Dense(), "restricted": RestrictedUnitary(1)}.get(size.matrix)
-    if matrix is None:
-        matrix = kru.Kronecker(size.matrix, "numpy" if engine == "numpy" else "cython")
+    backend = "numpy" if engine == "numpy" else "cython"
+    matrix = {"dense": kru.Dense(backend=backend), "restricted": RestrictedUnitary(1)}.get(
+        size.matrix
+    ) or kru.Kronecker(size.matrix, backend)
     bits = {"double": 64, "single": 32}[precision]
     if size.kind in ("lstm", "gru"):
         return {"lstm": kru.LSTM, "gru": kru.GRU}[size.kind](
@@ -365,10 +367,10 @@ def found_by(size, batch, engine, precision):
     cell, dtypes = model.cell, model.dtypes()
     assert (
         engine == "numpy"
-        or size.matrix in ("dense", "restricted")
+        or size.matrix == "restricted"
         or (
             cell.matrix.engine(size.N) is not None
-            or max(map(max, size.matrix)) > plans.LARGEST_IN_RECURRENCE
+            or (size.matrix != "dense" and max(map(max, size.matrix)) > plans.LARGEST_IN_RECURRENCE)
         )
     )
     params = {name: p.astype(dtypes[name]) for name, p in batch.params.items()}
@@ -851,7 +853,7 @@ def changed_backward(is_gated, change):
             else:
                 _, _, _, _, x, h0, h, dh, input_gradient = args
                 before, states, gates, dlast = (h0,), (h,), kept[..., : h.shape[-1]], None
-            dW, d, dx, dbefore = original(
+            dbefore, d, dW, dx, _ = original(
                 kind, W, params, x, before, states, gates, dh, dlast, input_gradient
             )
             biases = (d["b"], d.get("b_h")) if is_gated else (d["b"],)
@@ -869,7 +871,7 @@ def changed_backward(is_gated, change):
             db_h, *rest = rest
             d |= {} if db_h is None else {"b_h": db_h}
         dx, *dbefore = rest
-        return (dW if is_gated else [dW]), d, dx, tuple(dbefore)
+        return Backward(tuple(dbefore), d, dW if is_gated else [dW], dx)
 
     return changed(compiled_engine, "recurrence_backward", planted)
 

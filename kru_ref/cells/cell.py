@@ -29,7 +29,7 @@ from ..arrays import (
     over_time,
     random_vector,
 )
-from ..engine import Backward
+from ..kronecker import Backward, CellKey
 from ..matrices import Matrix
 
 # What passes from one time step to the next: h, or h and c.
@@ -59,7 +59,7 @@ class Saved(NamedTuple):
     @property
     def last(self) -> State:
         """The state after the last step, for the next chunk's ``h0``: copies, (N, B) each."""
-        return _one_or_all(tuple(of_time[-1].copy() for of_time in self.states))
+        return one_or_all(tuple(of_time[-1].copy() for of_time in self.states))
 
 
 class Cell(ABC):
@@ -289,7 +289,7 @@ class Cell(ABC):
         if self.learned_h0:
             for name, d in zip(self.state_names, dbefore, strict=True):
                 grads[name] = over_batch(d) if saved.h0_is_learned else np.zeros_like(params[name])
-        return grads, dx, _one_or_all(dbefore)
+        return grads, dx, one_or_all(dbefore)
 
     def run_numpy_backward(
         self,
@@ -408,6 +408,13 @@ class Cell(ABC):
         """Names of the recurrent matrices' parameters, gate by gate."""
         return tuple(self._of_W)
 
+    @cached_property
+    def key(self) -> CellKey:
+        """What the engine makes single steps by."""
+        shapes = self.matrix.layout(self.hidden_size, np.dtype(self.dtype)).values()
+        factors = tuple((shape[0], shape[1]) for shape, _ in shapes)
+        return CellKey(self.kind, factors, self.input_size, np.dtype(self.dtype).char)
+
     @property
     def unitary_names(self) -> tuple[str, ...]:
         """Names of matrices that an optimizer must keep unitary; see :class:`FullUnitary`."""
@@ -500,6 +507,6 @@ def _side_by_side(a: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(np.moveaxis(a, 0, 1)).reshape(a.shape[1], -1)
 
 
-def _one_or_all(parts: States) -> State:
+def one_or_all(parts: States) -> State:
     """Return a state as a user holds it: h alone where there is nothing else."""
     return parts[0] if len(parts) == 1 else parts

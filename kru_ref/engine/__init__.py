@@ -9,23 +9,29 @@ from .plans import fits_recurrence
 from .products import matvec, matvec_backward, shapes_of
 from .recurrence import (
     Backward,
+    CellKey,
+    read_out,
     readout,
     readout_backward,
     recurrence_backward,
     recurrence_forward,
+    step,
 )
 
 __all__ = [
     "Backend",
     "Backward",
+    "CellKey",
     "aligned_empty",
     "fits_recurrence",
     "matvec",
     "matvec_backward",
+    "read_out",
     "readout",
     "readout_backward",
     "recurrence_backward",
     "recurrence_forward",
     "resolve",
     "shapes_of",
+    "step",
 ]

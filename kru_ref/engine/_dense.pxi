@@ -6,30 +6,44 @@
 cdef void dense_products(
     const Sizes* n, const Arrays* a, Block block, const real* h, Py_ssize_t h_row, real* Wh
 ) noexcept nogil:
-    """Wh = W_k h of all gates, one under the other: one product."""
-    gemm(
-        n.parts, False, n.n_gates * n.N, block.width, n.N, <const real*>a.W, n.N, h, h_row, 0, Wh,
-        block.E,
-    )
+    """Wh = W_k h of all gates, one under the other: one product if the W_k lie so, too."""
+    cdef int first = 0, end
+    while first < n.n_gates:
+        end = end_of_run(n, a, first, 0, <real*>NULL)
+        gemm(
+            n.parts, False, (end - first) * n.N, block.width, n.N, <const real*>a.W[first], n.N,
+            h, h_row, False, Wh + first * state_size(n, block.E), block.E,
+        )
+        first = end
 
 
 cdef void dense_adjoints(
     const Sizes* n, const Arrays* a, Block block, const real* d, real* through_W
 ) noexcept nogil:
-    """through_W = Σ_k W_k^H d_k: a product for each run of gates whose d follow on one another."""
+    """through_W = Σ_k W_k^H d_k: one product of those gates whose W_k and d_k follow on one another."""
     cdef const KindOfStep* step = &kinds[n.kind]
-    cdef Py_ssize_t size = state_size(n, block.E)
     cdef int first = 0, end
     while first < n.n_gates:
-        end = first + 1
-        while end < n.n_gates and step.d_of_W[end] == step.d_of_W[end - 1] + 1:
-            end += 1
+        end = end_of_run(n, a, first, 1, <real*>NULL)
         gemm(
-            n.parts, True, n.N, block.width, (end - first) * n.N,
-            <const real*>a.W + first * n.parts * n.N * n.N, n.N, d + step.d_of_W[first] * size, block.E,
-            first > 0, through_W, block.E,
+            n.parts, True, n.N, block.width, (end - first) * n.N, <const real*>a.W[first], n.N,
+            d + step.d_of_W[first] * state_size(n, block.E), block.E, first > 0, through_W, block.E,
         )
         first = end
+
+
+cdef int end_of_run(
+    const Sizes* n, const Arrays* a, int first, bint of_d, const real* of_this_precision
+) noexcept nogil:
+    """Return behind which gate the W_k, and the d_k, no longer follow on one another."""
+    cdef const KindOfStep* step = &kinds[n.kind]
+    cdef int end = first + 1
+    cdef Py_ssize_t size = n.parts * n.N * n.N
+    while end < n.n_gates and <const real*>a.W[end] == <const real*>a.W[end - 1] + size:
+        if of_d and step.d_of_W[end] != step.d_of_W[end - 1] + 1:
+            break
+        end += 1
+    return end
 
 
 cdef void gemm(
@@ -39,7 +53,8 @@ cdef void gemm(
 ) noexcept nogil:
     """y (rows, columns) = A x, or A^H x, or that is added to y; rows of x and y in parts.
 
-    BLAS knows columns only: to it this is y^T = x^T A^T.
+    BLAS knows columns only: to it this is y^T = x^T A^T; of one column it has a product that does
+    not first copy A.
     """
     cdef int m = <int>columns, n = <int>rows, k = <int>inner, lda = <int>A_row
     cdef int ldx = <int>(x_row // parts), ldy = <int>(y_row // parts)
@@ -48,7 +63,9 @@ cdef void gemm(
     cdef double complex one = 1, beta = 1 if adds else 0
     cdef float complex one_c = 1, beta_c = 1 if adds else 0
     cdef float one_s = 1, beta_s = 1 if adds else 0
-    if real is float and parts == 1:
+    if columns == 1 and not adjoint:
+        gemv(parts, &n, &k, &lda, A, &ldx, x, adds, &ldy, y)
+    elif real is float and parts == 1:
         sgemm(x_is, A_is, &m, &n, &k, &one_s, <float*>x, &ldx, <float*>A, &lda, &beta_s, y, &ldy)
     elif real is float:
         cgemm(
@@ -64,4 +81,35 @@ cdef void gemm(
         zgemm(
             x_is, A_is, &m, &n, &k, &one, <double complex*>x, &ldx, <double complex*>A, &lda, &beta,
             <double complex*>y, &ldy,
+        )
+
+
+cdef void gemv(
+    int parts, int* rows, int* inner, int* A_row, const real* A, int* x_row, const real* x,
+    bint adds, int* y_row, real* y,
+) noexcept nogil:
+    """y = A x of one column, or that is added to y; to BLAS A is its transpose."""
+    cdef char* is_transposed = b"T"
+    cdef double complex one = 1, beta = 1 if adds else 0
+    cdef float complex one_c = 1, beta_c = 1 if adds else 0
+    cdef float one_s = 1, beta_s = 1 if adds else 0
+    if real is float and parts == 1:
+        sgemv(
+            is_transposed, inner, rows, &one_s, <float*>A, A_row, <float*>x, x_row, &beta_s, y,
+            y_row,
+        )
+    elif real is float:
+        cgemv(
+            is_transposed, inner, rows, &one_c, <float complex*>A, A_row, <float complex*>x, x_row,
+            &beta_c, <float complex*>y, y_row,
+        )
+    elif parts == 1:
+        dgemv(
+            is_transposed, inner, rows, <double*>&one, <double*>A, A_row, <double*>x, x_row,
+            <double*>&beta, y, y_row,
+        )
+    else:
+        zgemv(
+            is_transposed, inner, rows, &one, <double complex*>A, A_row, <double complex*>x, x_row,
+            &beta, <double complex*>y, y_row,
         )

@@ -20,7 +20,9 @@ from libc.math cimport HUGE_VAL
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, getenv, malloc
 from libc.string cimport memcpy, memset
-from scipy.linalg.cython_blas cimport cgemm, dgemm, sgemm, zgemm
+from scipy.linalg.cython_blas cimport (
+    cgemm, cgemv, dgemm, dgemv, sgemm, sgemv, zgemm, zgemv,
+)
 
 cnp.import_array()
 
@@ -196,4 +198,5 @@ include "_blocks.pxi"
 include "_recurrence.pxi"
 include "_dense.pxi"
 include "_readout.pxi"
+include "_step.pxi"
 include "_memory.pxi"

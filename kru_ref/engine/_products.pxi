@@ -32,24 +32,25 @@ def merge(Product product, factors):
     None if the plan has butterflies and a factor is too near singular for them.
     """
     cdef cnp.npy_intp size = product.n.n_numbers
-    cdef bint fits
     merged = cnp.PyArray_ZEROS(1, &size, cnp.PyArray_TYPE(factors[0]), 0)
+    return merged if merge_into(product, factors, cnp.PyArray_DATA(merged)) else None
+
+
+cdef bint merge_into(Product product, factors, void* merged) except -1:
+    """Set merged to what merge() returns, zeros before; return whether it can be."""
+    cdef bint fits
     cdef void* flat = malloc(cnp.PyArray_ITEMSIZE(factors[0]) * product.n_entries)
     if flat == NULL:
         raise MemoryError("no memory for the factors of a Kronecker product")
     try:
         concatenate(factors, cnp.PyArray_TYPE(factors[0]), product.n_entries, flat)
-        if cnp.PyArray_TYPE(merged) in (cnp.NPY_FLOAT, cnp.NPY_CFLOAT):
-            fits = merge_groups[float](
-                &product.n, <float*>flat, <float*>cnp.PyArray_DATA(merged)
-            )
+        if cnp.PyArray_TYPE(factors[0]) in (cnp.NPY_FLOAT, cnp.NPY_CFLOAT):
+            fits = merge_groups[float](&product.n, <float*>flat, <float*>merged)
         else:
-            fits = merge_groups[double](
-                &product.n, <double*>flat, <double*>cnp.PyArray_DATA(merged)
-            )
+            fits = merge_groups[double](&product.n, <double*>flat, <double*>merged)
     finally:
         free(flat)
-    return merged if fits else None
+    return fits
 
 
 cdef concatenate(factors, int dtype, Py_ssize_t n_entries, void* flat):

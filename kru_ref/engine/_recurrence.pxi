@@ -30,9 +30,10 @@ cdef struct Sizes:
 
 
 cdef struct Arrays:           # sums in double precision, the others in that of h
-    const void* W             # each gate's merged factors, or dense matrix
+    const void* W[4]          # each gate's merged factors, or dense matrix
     const void* WH            # their adjoints
-    const void* U             # of a gated cell with b as a column, or in all columns for labels
+    const void* U             # of a gated cell with b as a column, or in all columns for labels,
+    const void* b_of_U        # or this is b
     const void* UT            # without b
     const void* b             # inside the step: a nonlinearity's or b_h, for each column of a block
     const void* x             # or
@@ -166,8 +167,11 @@ cdef Arrays arrays_of(const Sizes* n, dict arrays) except *:
     cdef Arrays a
     cdef int is_double = n.is_double, part
     cdef Py_ssize_t size = n.parts * n.N * n.B, blocks = n.panels.n_cuts
+    cdef char* W
     memset(&a, 0, sizeof(a))
-    a.W = data_of(arrays, "W", n.parts * n.n_gates * n.panels.n_numbers, is_double)
+    W = <char*>data_of(arrays, "W", n.parts * n.n_gates * n.panels.n_numbers, is_double)
+    for part in range(n.n_gates):
+        a.W[part] = W + part * n.parts * n.panels.n_numbers * (8 if is_double else 4)
     if arrays["b"] is not None:
         a.b = data_of(arrays, "b", blocks * n.numbers, is_double)
     x = arrays["x"]
@@ -280,7 +284,6 @@ cdef void products(
     const Sizes* n, const Arrays* a, Block block, Step here, real* scratch
 ) noexcept nogil:
     cdef Py_ssize_t E = block.E, row = n.parts * n.B if here.in_place else E, k
-    cdef const real* W = <const real*>a.W
     cdef const real* h = <const real*>here.before[0]
     cdef real* Wh = scratch + n.forward.Wh
     if n.is_dense:
@@ -288,7 +291,7 @@ cdef void products(
         return
     for k in range(n.n_gates):
         apply_sweeps(
-            &n.panels, E, W + k * n.parts * n.panels.n_numbers, h, row,
+            &n.panels, E, <const real*>a.W[k], h, row,
             scratch + n.forward.targets, Wh + k * state_size(n, E), E, <real*>NULL,
         )
 
@@ -296,7 +299,7 @@ cdef void products(
 cdef void input_product(
     const Sizes* n, const Arrays* a, Block block, Py_ssize_t t, real* scratch
 ) noexcept nogil:
-    """Ux = U x[t], of a gated cell + b: b is the column of U for an input of 1."""
+    """Ux = U x[t], of a gated cell + b: that is the column of U for an input of 1, or by itself."""
     cdef const Kernels* K = kernels_for(n.level, n.is_double)
     cdef Py_ssize_t E = block.E, rows = n.n_gates * n.N, D = n.D, i
     cdef real* x = scratch + n.forward.x
@@ -306,19 +309,30 @@ cdef void input_product(
         K.look_up(
             n.parts, rows, D, block.width, a.U, a.labels + t * n.B + block.first, Ux, E
         )
-        return
-    K.spread(
-        n.parts, D, block.width, <const real*>a.x + t * D * n.B + block.first, n.B, x, E
-    )
-    if n.is_gated:
-        for i in range(E):
-            x[D * E + i] = 1
-        D += 1
-    if n.is_dense and n.parts == 1:
-        gemm(1, False, rows, E, D, <const real*>a.U, D, x, E, False, Ux, E)
-        return
-    s = plain_product(REALS if n.parts == 1 else PAIRS, rows, D, a.U, E)
-    K.sweep(&s, x, E, Ux, E)
+    else:
+        K.spread(
+            n.parts, D, block.width, <const real*>a.x + t * D * n.B + block.first, n.B, x, E
+        )
+        if n.is_gated and a.b_of_U == NULL:
+            for i in range(E):
+                x[D * E + i] = 1
+            D += 1
+        if n.is_dense and n.parts == 1:
+            gemm(1, False, rows, E, D, <const real*>a.U, D, x, E, False, Ux, E)
+        else:
+            s = plain_product(REALS if n.parts == 1 else PAIRS, rows, D, a.U, E)
+            K.sweep(&s, x, E, Ux, E)
+    if a.b_of_U != NULL:
+        add_to_rows(rows, block.used, E, <const real*>a.b_of_U, Ux)
+
+
+cdef void add_to_rows(
+    Py_ssize_t rows, Py_ssize_t used, Py_ssize_t E, const real* b, real* Ux
+) noexcept nogil:
+    cdef Py_ssize_t row, i
+    for row in range(rows):
+        for i in range(used):
+            Ux[row * E + i] += b[row]
 
 
 cdef void step(
@@ -594,7 +608,7 @@ cdef void adjoint_and_gradient(
     for k in range(n.n_gates):
         room.G = scratch + n.backward.G_of_W + LARGEST_VECTOR * k * entries
         sweeps_backward(
-            &n.panels, block.E, <const real*>a.W + k * numbers, <const real*>a.WH + k * numbers,
+            &n.panels, block.E, <const real*>a.W[k], <const real*>a.WH + k * numbers,
             h_before, d + kinds[n.kind].d_of_W[k] * size,
             through_W + k * size, room, dW + k * entries,
         )

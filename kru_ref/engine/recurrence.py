@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +12,15 @@ from numpy.typing import NDArray
 from ..arrays import Array, Params, ReadoutGradient
 from .backend import kernels, n_threads
 from .memory import aligned_empty, aligned_zeros
-from .plans import BLOCK, LARGEST_IN_RECURRENCE, are_small, columns_of, parts_of, plan_of, product_of
+from .plans import (
+    BLOCK,
+    LARGEST_IN_RECURRENCE,
+    are_small,
+    columns_of,
+    parts_of,
+    plan_of,
+    product_of,
+)
 from .products import adjoint, as_complexes, as_reals, factor_gradients, level, merge, real_dtype
 
 # Up to so many, a product with one-hot columns is faster than adding up column by column.
@@ -149,6 +158,58 @@ class Backward(NamedTuple):
     dW: Sequence[Sequence[Array]] = ()
     dx: Array | None = None
     d: Array | None = None
+
+
+def step(
+    cell: CellKey, params: dict[str, Array], names: tuple[str, ...], x: NDArray[Any], before: States
+) -> States | None:
+    """Return the state after one step, (N, B) each, or None where something is not as expected.
+
+    Parameters
+    ----------
+    cell : CellKey
+    params : dict of str to ndarray
+    names : tuple of str
+        Of the factors of each gate, U, b, and b_h of a GRU.
+    x : ndarray, shape (D, B), or int64 (B,)
+        In either precision.
+    before : tuple of ndarray, shapes (N, B)
+    """
+    return _one_step(cell, x.shape[-1])(level(), params, names, x, before)
+
+
+def read_out(V: Array, c: Array, h: Array) -> Array | None:
+    """Return y = V h + c of one step, (M, B), or None where something is not as expected."""
+    return kernels.read_out(V, c, h)
+
+
+class CellKey(NamedTuple):
+    """What decides how a cell's steps are computed."""
+
+    kind: str
+    shapes: tuple[tuple[int, int], ...]  # of each gate's factors
+    input_size: int
+    dtype: str  # as NumPy abbreviates it
+
+
+@functools.lru_cache(maxsize=64)
+def _one_step(cell: CellKey, B: int) -> Any:
+    """Return what makes one step on B sequences: their products have no butterflies."""
+    kind, dtype = kernels.KINDS[cell.kind], np.dtype(cell.dtype)
+    real, is_dense = np.dtype(dtype.char.lower()), not are_small(cell.shapes, LARGEST_IN_RECURRENCE)
+    columns = columns_of(B, B)
+    plan = plan_of(cell.shapes, BLOCK, cell.dtype, butterflies=False)
+    product = product_of(plan, 1, columns, 0, cell.dtype)
+    D, N = cell.input_size, plan.rows[0]
+    sizes = kernels.Recurrence(kind.number, product, real == np.float64, 1, D, 0, is_dense)
+    room = {
+        "merged": np.zeros(0 if is_dense else kind.n_gates * plan.n_numbers, dtype),
+        "b": np.zeros(sizes.block_biases, real),
+        "x": np.zeros((D, B), real),
+        "gates": np.zeros((kind.n_kept, N, B), real),
+        "scratch": aligned_zeros(1, sizes.forward_scratch, real),
+    }
+    return kernels.OneStep(sizes, cell.shapes, room)
 
 
 class _Loop:

@@ -21,7 +21,7 @@ N, D = 12, 3
 
 def make_cell(matrix, activation, dtype, backend="numpy", **kwargs):
     if matrix == "dense":
-        return kru.RNN(D, N, kru.Dense(), activation, dtype, **kwargs)
+        return kru.RNN(D, N, kru.Dense(backend=backend), activation, dtype, **kwargs)
     return kru.KRU(D, N, FACTORS[matrix], activation, dtype, backend=backend, **kwargs)
 
 
@@ -380,7 +380,7 @@ def test_bad_gradient(rng):
     [
         kru.KRU(D, N, FACTORS["mixed"], dtype="complex128", backend="numpy"),
         kru.RNN(D, N, kru.FullUnitary(), "modrelu", "complex128"),
-        kru.LSTM(D, N, kru.Dense(), "float64"),
+        kru.LSTM(D, N, kru.Dense(backend="numpy"), "float64"),
         kru.GRU(D, N, kru.RestrictedUnitary(), "float64"),
     ],
     ids=["kru", "full", "lstm", "gru"],

@@ -10,7 +10,7 @@ from kru_ref.checks.forward_mode import cell_jvp
 
 N, D = 12, 3
 MATRICES = {
-    "dense": lambda backend: kru.Dense(),
+    "dense": lambda backend: kru.Dense(backend=backend),
     "2x3, 3x2, 2x2": lambda backend: kru.Kronecker(((2, 3), (3, 2), (2, 2)), backend),
     "1x4, 12x3": lambda backend: kru.Kronecker(((1, 4), (12, 3)), backend),
     "primes": lambda backend: kru.Kronecker(None, backend),
