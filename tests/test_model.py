@@ -1,6 +1,7 @@
 """The readout, and whole models with every loss."""
 
 import dataclasses
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -373,3 +374,193 @@ def test_states_in_a_list(rng):
     expected, _ = model.forward(params, x[3:], first.last)
     found, _ = model.forward(params, x[3:], list(first.last))
     np.testing.assert_array_equal(found, expected)
+
+
+STEPPING = {
+    "KRU": lambda backend: kru.KRU(3, 12, [(2, 3), (3, 2), (2, 2)], backend=backend),
+    "real KRU": lambda backend: kru.KRU(3, 8, None, "tanh", "float64", backend=backend),
+    "without a start": lambda backend: kru.KRU(3, 8, learned_h0=False, backend=backend),
+    "KRU-LSTM": lambda backend: kru.LSTM(3, 16, kru.Kronecker(backend=backend)),
+    "KRU-GRU": lambda backend: kru.GRU(3, 5, kru.Kronecker(backend=backend), "float64"),
+    "RNN": lambda backend: kru.RNN(3, 40, kru.Dense(backend=backend), "modrelu", "complex128"),
+    "LSTM": lambda backend: kru.LSTM(3, 33, kru.Dense(backend=backend)),
+    "GRU": lambda backend: kru.GRU(3, 7, kru.FullUnitary(backend), "float64"),
+    "RC-uRNN": lambda backend: kru.RNN(3, 6, kru.RestrictedUnitary(), "modrelu", "complex64"),
+    "layers": lambda backend: [
+        kru.KRU(3, 8, backend=backend),
+        kru.LSTM(16, 4, kru.Kronecker(backend=backend)),
+        kru.GRU(4, 33, kru.Dense(backend=backend)),
+    ],
+}
+
+
+def moved_params(model, rng):
+    """Biases of either sign, and factors that are no longer unitary."""
+    params = model.init(rng)
+    return {k: p + rng.uniform(-0.2, 0.2, p.shape).astype(p.dtype) for k, p in params.items()}
+
+
+def assert_near(actual, expected):
+    tolerance = 2e-5 if expected.dtype == "float32" else 1e-12
+    assert actual.dtype == expected.dtype
+    np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("kind", STEPPING)
+@pytest.mark.parametrize("B", [1, 3, 40])
+@pytest.mark.parametrize("inputs", ["float64", "float32", "labels", "int16 labels"])
+def test_steps_are_those_of_forward(rng, kind, B, inputs, backend, monkeypatch):
+    model = kru.SequenceModel(STEPPING[kind](backend), 4)
+    params = moved_params(model, rng)
+    if "labels" in inputs:
+        x = rng.integers(3, size=(6, B)).astype("int16" if "int16" in inputs else "int64")
+    else:
+        x = rng.standard_normal((6, 3, B)).astype(inputs)
+    expected, saved = model.forward(params, x)
+    y, state = model.step(params, x[0])
+    assert_near(y, expected[0])
+    if backend == "cython" and kind != "RC-uRNN":  # from here on in compiled code alone
+        monkeypatch.setattr(kru.SequenceModel, "_step", None)
+    for t in range(1, 6):
+        before = [np.array(part) for part in state]
+        y, after = model.step(params, x[t], state)
+        assert_near(y, expected[t])
+        for old, same in zip(before, state, strict=True):
+            np.testing.assert_array_equal(old, np.array(same))
+        state = after
+    for ours, of_cell in zip(state, saved.last, strict=True):
+        np.testing.assert_allclose(np.array(ours), np.array(of_cell), rtol=2e-5, atol=2e-5)
+
+
+def test_a_step_from_where_forward_ended(rng):
+    model = kru.SequenceModel(kru.LSTM(3, 8, kru.Kronecker()), 4)
+    params, x = moved_params(model, rng), rng.standard_normal((9, 3, 2))
+    expected, _ = model.forward(params, x)
+    _, saved = model.forward(params, x[:8])
+    for state in (saved.last, [list(part) for part in saved.last], saved.last[0]):
+        y, _ = model.step(params, x[8], state)
+        assert_near(y, expected[8])
+
+
+def test_a_step_sees_parameters_change(rng):
+    """Nothing that was made of them is kept from one step to the next."""
+    model = kru.SequenceModel(kru.KRU(3, 8), 4)
+    params, x = moved_params(model, rng), rng.standard_normal((3, 2))
+    y, state = model.step(params, x)
+    for name in params:
+        params[name] *= 1.5
+        changed, _ = model.step(params, x, state)
+        expected, _ = model.forward(params, x[None], state)
+        assert_near(changed, expected[0])
+
+
+@pytest.mark.parametrize("factor", [[[0, 1], [0, 1]], [[1, 0], [0, 0]], [[1, 1], [1, 1]]])
+def test_a_step_with_a_singular_factor(rng, factor):
+    model = kru.SequenceModel(kru.KRU(3, 16), 4)
+    params, x = moved_params(model, rng), rng.standard_normal((2, 3, 9))
+    params["cell.W.1"] = np.array(factor, "complex64")
+    expected, _ = model.forward(params, x)
+    y, _ = model.step(params, x[1], model.step(params, x[0])[1])
+    assert_near(y, expected[1])
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda p, x, s: (p, x[:2], s), ValueError, r"x_t must have shape \(D, B\) with D = "),
+        (lambda p, x, s: (p, x[0], s), ValueError, r"integers of shape \(B,\); got float64 \(2,\)"),
+        (lambda p, x, s: (p, x[None], s), ValueError, r"got float64 \(1, 3, 2\)"),
+        (lambda p, x, s: (p, x * np.nan, s), ValueError, "x must be finite"),
+        (lambda p, x, s: (p, x * 1e300, s), ValueError, "x must fit float32"),
+        (lambda p, x, s: (p, x * 1j, s), NotImplementedError, ""),
+        (lambda p, x, s: (p, np.array([0, 3]), s), ValueError, "labels from 0 to 2"),
+        (lambda p, x, s: (p, np.array([-1, 0]), s), ValueError, "labels from 0 to 2"),
+        (lambda p, x, s: (p, x[:, :0], s), ValueError, "needs at least one time step"),
+        (lambda p, x, s: ({**p, "more": x}, x, s), ValueError, "unknown"),
+        (lambda p, x, s: (dict(list(p.items())[1:]), x, s), ValueError, "missing"),
+        (
+            lambda p, x, s: (p | {"cell.W.0": np.ones((3, 3), "complex64")}, x, s),
+            ValueError,
+            r"cell.W.0 must have shape \(2, 2\)",
+        ),
+        (
+            lambda p, x, s: (p | {"readout.V": np.ones((4, 16))}, x, s),
+            TypeError,
+            "readout.V must have dtype",
+        ),
+    ],
+)
+def test_a_step_on_bad_input(rng, first, change, error, message):
+    """The same sentence at the first step and later, where compiled code takes what it can."""
+    model = kru.SequenceModel(kru.KRU(3, 8), 4)
+    params, x = model.init(rng), rng.standard_normal((3, 2))
+    state = None if first else model.step(params, x)[1]
+    if error is NotImplementedError:  # complex input is computed, by NumPy
+        y, _ = model.step(*change(params, x, state))
+        expected, _ = model.forward(params, 1j * x[None], state)
+        assert_near(y, expected[0])
+        return
+    with pytest.raises(error, match=message):
+        model.step(*change(params, x, state))
+
+
+def test_a_step_from_a_bad_state(rng):
+    model = kru.SequenceModel(kru.KRU(3, 8), 4)
+    params, x = model.init(rng), rng.standard_normal((3, 2))
+    _, (h,) = model.step(params, x)
+    with pytest.raises(ValueError, match=r"h0 must have shape \(8, 2\), got \(8, 1\)"):
+        model.step(params, x, (h[:, :1],))
+    with pytest.raises(ValueError, match="h0 must"):
+        model.step(params, x, (h, h))
+    with pytest.raises(ValueError, match=r"h0 must have shape \(8, 5\)"):
+        model.step(params, rng.standard_normal((3, 5)), (h,))
+
+
+@pytest.mark.parametrize("kind", STEPPING)
+@pytest.mark.parametrize("last_only", [False, True])
+@pytest.mark.parametrize("pieces", [1, 3, 1000])
+def test_predictions_are_those_of_forward(rng, kind, last_only, pieces, backend, monkeypatch):
+    model = kru.SequenceModel(STEPPING[kind](backend), 4, last_only)
+    params, x = moved_params(model, rng), rng.standard_normal((10, 3, 3))
+    monkeypatch.setattr(kru.SequenceModel, "_steps_at_once", lambda self, B: pieces)
+    expected, _ = model.forward(params, x)
+    np.testing.assert_array_equal(model.predict(params, x), expected)
+
+    lengths = np.array([4, 10, 1])
+    predicted = model.predict(params, x, lengths)
+    for b, n in enumerate(lengths):
+        alone, _ = model.forward(params, x[:n, :, b : b + 1])
+        if last_only:
+            assert_near(predicted[0, :, b], alone[0, :, 0])
+        else:
+            assert_near(predicted[:n, :, b], alone[:, :, 0])
+            np.testing.assert_array_equal(predicted[n:, :, b], 0)
+
+
+def test_what_predictions_keep_does_not_depend_on_time(rng):
+    model = kru.SequenceModel(kru.KRU(1, 64), 2, last_only=True)
+    params, peaks = model.init(rng), []
+    for T in (3_000, 12_000):
+        x = rng.standard_normal((T, 1, 20)).astype("float32")
+        model.predict(params, x[:10])
+        tracemalloc.start()
+        model.predict(params, x)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0] + 12_000 * 20  # beside what checking x takes, a bit a number
+
+
+@pytest.mark.parametrize(
+    ("lengths", "message"),
+    [
+        ([1, 2], r"integers of shape \(3,\), one for each sequence; got int64 \(2,\)"),
+        ([1.0, 2.0, 3.0], "must be integers"),
+        ([0, 1, 2], "from 1 to T = 5, got 0 to 2"),
+        ([1, 6, 2], "from 1 to T = 5, got 1 to 6"),
+    ],
+)
+def test_bad_lengths(rng, lengths, message):
+    model = kru.SequenceModel(kru.KRU(3, 8), 4)
+    with pytest.raises(ValueError, match=message):
+        model.predict(model.init(rng), rng.standard_normal((5, 3, 3)), lengths)

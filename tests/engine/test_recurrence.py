@@ -224,3 +224,49 @@ def test_updates_have_the_same_bits_for_any_number_of_threads():
         found.add(subprocess.run(run, env=environment, check=True, capture_output=True).stdout)
     assert len(found) == 1
     assert len(set(found.pop().split())) == 5
+
+
+DENSE = [
+    (kru.RNN, "modrelu", "complex64"),
+    (kru.RNN, "modrelu", "complex128"),
+    (kru.RNN, "identity", "complex128"),
+    (kru.RNN, "tanh", "float32"),
+    (kru.RNN, "relu", "float64"),
+    (kru.LSTM, None, "float32"),
+    (kru.LSTM, None, "float64"),
+    (kru.GRU, None, "float32"),
+    (kru.GRU, None, "float64"),
+]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(("kind", "activation", "dtype"), DENSE)
+@pytest.mark.parametrize("N", [33, 70])
+@pytest.mark.parametrize(
+    ("T", "B", "D", "one_hot"),
+    [(1, 1, 1, False), (3, 5, 40, True), (19, 20, 37, False), (5, 57, 3, False)],
+)
+def test_a_dense_matrix(rng, draw, monkeypatch, level, kind, activation, dtype, N, T, B, D, one_hot):
+    """From a size on BLAS multiplies, and adds up over time."""
+    monkeypatch.setenv("KRU_REF_SIMD", level)
+    options = {"activation": activation} if activation else {}
+    reference, ours = (
+        kind(D, N, kru.Dense(backend=b), dtype=dtype, **options) for b in ("numpy", "cython")
+    )
+    assert reference.engine_for(np.zeros(1)) is None is not ours.engine_for(np.zeros(1))
+    params = {k: p + 0.1 * draw(p.shape, p.dtype.name) for k, p in reference.init(rng).items()}
+    x = rng.integers(D, size=(T, B)) if one_hot else draw((T, D, B), "float64")
+    given = tuple(draw((N, B), dtype) for _ in reference.state_names)
+    dh, dc = draw((max(1, T - 2), N, B), dtype), draw((N, B), dtype)
+    found = []
+    for cell in (reference, ours):
+        h, saved = cell.forward(params, x, given if len(given) > 1 else given[0])
+        back = {"dc": dc} if len(given) > 1 else {}
+        grads, dx, dh0 = cell.backward(params, saved, dh, **back)
+        before = dh0 if isinstance(dh0, tuple) else (dh0,)
+        found.append([h, *saved.states, saved.gates, *grads.values(), *before])
+        found[-1] += [] if one_hot else [dx]
+        assert list(grads) == list(params)
+    for expected, actual in zip(*found, strict=True):
+        assert actual.dtype == expected.dtype
+        close(actual, expected, dtype)
