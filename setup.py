@@ -5,6 +5,7 @@ without vector types.
 """
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from setuptools import Extension, setup
@@ -14,14 +15,25 @@ from setuptools.errors import CompileError, LinkError
 CHECKED = os.environ.get("KRU_REF_CHECKED") == "1"
 
 
+# The instruction sets that level.c is compiled for; see there.
+LEVELS = ("0", "1", "2")
+
+
 class BuildKernels(build_ext):
-    """Build with OpenMP where the compiler has it, else without."""
+    """Build with OpenMP where the compiler has it, else without; instruction sets side by side."""
 
     def build_extension(self, ext):
         msvc = self.compiler.compiler_type == "msvc"
         # -fno-math-errno lets a square root be one instruction; it changes no result.
         flags = [] if msvc else ["-O3", "-fno-math-errno"]
+        if flags and "-g" not in os.environ.get("CFLAGS", ""):
+            flags.append("-g0")  # Python's own flags ask for symbols, which take half of the time
         openmp = ["/openmp"] if msvc else ["-fopenmp"]
+        with ThreadPoolExecutor() as pool:
+            compiled = pool.map(lambda level: self.compile_level(ext, level, flags), LEVELS)
+            ext.extra_objects = [file for files in compiled for file in files]
+        # What calls the kernels takes as long to compile as they do, and gains nothing by -O3.
+        flags = flags and ["-O2", *flags[1:]]
         try:
             ext.extra_compile_args = flags + openmp
             ext.extra_link_args = [] if msvc else openmp
@@ -29,6 +41,17 @@ class BuildKernels(build_ext):
         except (CompileError, LinkError):
             ext.extra_compile_args, ext.extra_link_args = flags, []
             super().build_extension(ext)
+
+    def compile_level(self, ext, level, flags):
+        """Return the object file of one instruction set."""
+        return self.compiler.compile(
+            ["kru_ref/engine/level.c"],
+            output_dir=os.path.join(self.build_temp, level),
+            macros=[*ext.define_macros, ("KRU_REF_LEVEL", level)],
+            include_dirs=ext.include_dirs,
+            extra_postargs=flags,
+            depends=ext.depends,
+        )
 
 
 kernels = Extension(
@@ -43,6 +66,7 @@ kernels = Extension(
         "kru_ref/engine/_recurrence.pxi",
         "kru_ref/engine/_step.pxi",
         "kru_ref/engine/kernels.h",
+        "kru_ref/engine/level.c",
         "kru_ref/engine/precisions.h",
         "kru_ref/engine/simd.h",
     ],

@@ -554,10 +554,11 @@ def states_of_cells(model: SequenceModel, h0: Any) -> tuple[Any, ...]:
     if model.prefixes == ("cell",):
         # one state, or the states of one cell: a state may be a list of one row
         is_wrapped = _depth(h0) == (3 if len(model.cells[0].state_names) == 1 else 4)
-        return tuple(h0) if is_wrapped else (h0,)
+        h0 = h0 if is_wrapped else (h0,)
     if isinstance(h0, tuple | list) and len(h0) == n:
         return tuple(h0)
-    raise ValueError(f"h0 must hold a state for each of {n} cells, got {type(h0).__name__}")
+    got = f" of {len(h0)}" if isinstance(h0, tuple | list) else ""
+    raise ValueError(f"h0 must hold a state for each of {n} cells, got {type(h0).__name__}{got}")
 
 
 def _depth(nested: Any) -> int:

@@ -446,7 +446,7 @@ def test_a_step_sees_parameters_change(rng):
     """Nothing that was made of them is kept from one step to the next."""
     model = kru.SequenceModel(kru.KRU(3, 8), 4)
     params, x = moved_params(model, rng), rng.standard_normal((3, 2))
-    y, state = model.step(params, x)
+    _, state = model.step(params, x)
     for name in params:
         params[name] *= 1.5
         changed, _ = model.step(params, x, state)
@@ -511,8 +511,11 @@ def test_a_step_from_a_bad_state(rng):
     _, (h,) = model.step(params, x)
     with pytest.raises(ValueError, match=r"h0 must have shape \(8, 2\), got \(8, 1\)"):
         model.step(params, x, (h[:, :1],))
-    with pytest.raises(ValueError, match="h0 must"):
-        model.step(params, x, (h, h))
+    for call in (lambda s: model.step(params, x, s), lambda s: model.forward(params, x[None], s)):
+        with pytest.raises(
+            ValueError, match="h0 must hold a state for each of 1 cells, got tuple of 2"
+        ):
+            call((h, h))
     with pytest.raises(ValueError, match=r"h0 must have shape \(8, 5\)"):
         model.step(params, rng.standard_normal((3, 5)), (h,))
 

@@ -1,6 +1,6 @@
 /* The innermost loops, on vectors of REAL that are BYTES long.
 
-   Included by simd.h once for each instruction set and precision, with NAME(x) a name of
+   Included by level.c once for each precision, with NAME(x) a name of
    its own for each. Arrays are flat; a complex number is two neighbouring elements, real part
    first. R counts elements. A sweep maps (left, Q, R) to (left, P, R), as in kronecker.py;
    its R is at least LANES. The NumPy line stands above each loop.
@@ -113,12 +113,10 @@ static INLINE void NAME(columns)(int mode, Py_ssize_t P, Py_ssize_t Q, const REA
     Py_ssize_t r = 0;
     for (; r + 2 * LANES <= n; r += 2 * LANES)
         NAME(tiles)(mode, 2, P, Q, W, x + r, X, y + r, Y);
-    if (n - r > LANES) {
-        NAME(tiles)(mode, 1, P, Q, W, x + r, X, y + r, Y);
-        r += LANES;
+    for (; r < n; r += LANES) {
+        Py_ssize_t start = r + LANES <= n ? r : n - LANES;
+        NAME(tiles)(mode, 1, P, Q, W, x + start, X, y + start, Y);
     }
-    if (n > r)
-        NAME(tiles)(mode, 1, P, Q, W, x + n - LANES, X, y + n - LANES, Y);
 }
 
 /* the lanes of an overlapping last vector of n columns that are new: 1 there, 0 elsewhere */
@@ -287,13 +285,14 @@ static void NAME(fold)(int mode, Py_ssize_t n, void *G, double *sums)
 static INLINE void NAME(sweep_as)(Sweep s, const REAL *x, Py_ssize_t x_row, REAL *y,
                                   Py_ssize_t y_row)
 {
-    Py_ssize_t X = s.right * x_row, Y = s.right * y_row;
+    Py_ssize_t X = s.right * x_row, Y = s.right * y_row, rows = s.right, n = s.E;
+    if (x_row == s.E && y_row == s.E) {
+        n *= rows; /* they follow on one another */
+        rows = 1;
+    }
     for (Py_ssize_t l = 0; l < s.left; l++, x += s.Q * X, y += s.P * Y)
-        if (x_row == s.E && y_row == s.E)
-            NAME(columns)(s.mode, s.P, s.Q, s.W, x, X, y, Y, s.right * s.E);
-        else
-            for (Py_ssize_t r = 0; r < s.right; r++)
-                NAME(columns)(s.mode, s.P, s.Q, s.W, x + r * x_row, X, y + r * y_row, Y, s.E);
+        for (Py_ssize_t r = 0; r < rows; r++)
+            NAME(columns)(s.mode, s.P, s.Q, s.W, x + r * x_row, X, y + r * y_row, Y, n);
 }
 
 static void NAME(sweep)(const Sweep *s, const void *x, Py_ssize_t x_row, void *y, Py_ssize_t y_row)
@@ -301,8 +300,6 @@ static void NAME(sweep)(const Sweep *s, const void *x, Py_ssize_t x_row, void *y
 #define SWEEP(mode, P, Q) NAME(sweep_as)(CONSTANT(mode, P, Q), x, x_row, y, y_row)
     if (s->mode == COMPLEXES && s->P == 4 && s->Q == 4)
         SWEEP(COMPLEXES, 4, 4);
-    else if (s->mode == COMPLEXES && s->P == 2 && s->Q == 2)
-        SWEEP(COMPLEXES, 2, 2);
     else if (s->mode == COMPLEXES)
         SWEEP(COMPLEXES, s->P, s->Q);
     else if (s->mode == PAIRS)
@@ -360,8 +357,6 @@ static void NAME(sweep_backward)(const Sweep *s, const void *dy, const void *x, 
 #define BACKWARD(mode, P, Q) NAME(sweep_backward_as)(CONSTANT(mode, P, Q), dy, x, dx, G)
     if (s->mode == COMPLEXES && s->P == 4 && s->Q == 4)
         BACKWARD(COMPLEXES, 4, 4);
-    else if (s->mode == COMPLEXES && s->P == 2 && s->Q == 2)
-        BACKWARD(COMPLEXES, 2, 2);
     else if (s->mode == COMPLEXES)
         BACKWARD(COMPLEXES, s->P, s->Q);
     else if (s->P == 4 && s->Q == 4)
@@ -1000,7 +995,7 @@ static void NAME(look_up_backward)(int parts, Py_ssize_t N, Py_ssize_t width, co
     }
 }
 
-static const Kernels NAME(kernels) = {
+const Kernels NAME(kernels) = {
     LANES,
     NAME(sweep),
     NAME(accumulate),

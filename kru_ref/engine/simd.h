@@ -1,10 +1,16 @@
-/* One set of kernels for each instruction set and precision, and the choice between them. */
+/* What a set of kernels is: one for each instruction set and precision. And the choice between
+   them, but for level.c, which makes those of one. */
 
-#include <math.h>
 #include <stdint.h>
-#include <string.h>
 #if defined(_OPENMP)
 #include <omp.h>
+#endif
+
+#if defined(__GNUC__) && !defined(KRU_REF_PLAIN_C)
+#define VECTORS
+#if defined(__x86_64__)
+#define X86_LEVELS
+#endif
 #endif
 
 /* What the entries of a matrix are; see kernels.h. */
@@ -98,116 +104,17 @@ typedef struct {
                              Py_ssize_t R, const int64_t *labels, double *dUT);
 } Kernels;
 
-/* Bytes that a piece of a backward sweep may take of the first-level cache. */
-#define PIECE 16384
-
-/* Rows whose products are added up in working precision before they go into a double. */
-#define FEW_ROWS 1024
-
-#if defined(__GNUC__) && !defined(KRU_REF_PLAIN_C)
-#define VECTORS
-#endif
 #if defined(__GNUC__)
-#define INLINE inline __attribute__((always_inline))
-#define RESTRICT __restrict__
-#else
-#define INLINE __forceinline
-#define RESTRICT __restrict
+#pragma GCC visibility push(hidden)
+#endif
+extern const Kernels kernels_avx512_float, kernels_avx512_double, kernels_avx2_float,
+    kernels_avx2_double, kernels_baseline_float, kernels_baseline_double, kernels_plain_float,
+    kernels_plain_double;
+#if defined(__GNUC__)
+#pragma GCC visibility pop
 #endif
 
-#if defined(__clang__) || __GNUC__ >= 12
-#define SHUFFLE(a, b, lane) __builtin_shufflevector(a, b, LANEWISE(lane))
-#else
-#define SHUFFLE(a, b, lane) __builtin_shuffle(a, b, (bits){LANEWISE(lane)})
-#endif
-
-/* Loops over registers, which must not stay loops. */
-#if defined(__clang__)
-#define UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define UNROLL _Pragma("GCC unroll 8")
-#endif
-
-/* f(0), f(1), … for each lane of a vector. */
-#define FOR_2(f, i) f(i), f(i + 1)
-#define FOR_4(f, i) FOR_2(f, i), FOR_2(f, i + 2)
-#define FOR_8(f, i) FOR_4(f, i), FOR_4(f, i + 4)
-#define FOR_16(f, i) FOR_8(f, i), FOR_8(f, i + 8)
-#define LANEWISE(f) JOIN(FOR, NLANES)(f, 0)
-
-/* Which lane of (a, b) comes here. */
-#define SWAP(i) ((i) ^ 1)
-#define EVEN(i) (2 * (i))
-#define ODD(i) (2 * (i) + 1)
-#define LOW_ZIP(i) ((i) / 2 + (i) % 2 * NLANES)
-#define HIGH_ZIP(i) ((i) / 2 + (i) % 2 * NLANES + NLANES / 2)
-
-#define IS_EVEN(i) ((i) % 2 - 1)
-#define MINUS_EVEN(i) ((i) % 2 ? 0.0 : -0.0)
-#define PLUS_MINUS(i) ((i) % 2 ? 1 : -1)
-
-#define JOIN_(a, b) a##_##b
-#define JOIN(a, b) JOIN_(a, b)
-#define NAME(x) JOIN(x, SUFFIX)
-
-#if defined(VECTORS) && defined(__x86_64__)
-#define X86_LEVELS
-
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")
-#endif
-#define BYTES 64
-#define FLOATS 16
-#define DOUBLES 8
-#define LEVEL avx512
-#include "precisions.h"
-#undef BYTES
-#undef FLOATS
-#undef DOUBLES
-#undef LEVEL
-#if defined(__clang__)
-#pragma clang attribute pop
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
-#else
-#pragma GCC pop_options
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#endif
-#define BYTES 32
-#define FLOATS 8
-#define DOUBLES 4
-#define LEVEL avx2
-#include "precisions.h"
-#undef BYTES
-#undef FLOATS
-#undef DOUBLES
-#undef LEVEL
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-#endif
-
-#define BYTES 16
-#define FLOATS 4
-#define DOUBLES 2
-#if defined(VECTORS)
-#define LEVEL baseline
-#include "precisions.h"
-#undef LEVEL
-#undef VECTORS
-#define HAS_BASELINE
-#endif
-#define LEVEL plain
-#include "precisions.h"
-#undef LEVEL
-#undef BYTES
-#undef FLOATS
-#undef DOUBLES
+#ifndef KRU_REF_LEVEL
 
 /* The best of "avx512", "avx2" and "baseline" that this processor has: 2, 1 or 0. */
 static int best_level(void)
@@ -241,9 +148,11 @@ static const Kernels *kernels_for(int level, int is_double)
     if (level == 1)
         return is_double ? &kernels_avx2_double : &kernels_avx2_float;
 #endif
-#if defined(HAS_BASELINE)
+#if defined(VECTORS)
     if (level >= 0)
         return is_double ? &kernels_baseline_double : &kernels_baseline_float;
 #endif
     return is_double ? &kernels_plain_double : &kernels_plain_float;
 }
+
+#endif
