@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,6 +76,22 @@ def over_batch(a: NDArray[Any]) -> NDArray[Any]:
 def over_time(a: NDArray[Any]) -> NDArray[Any]:
     """Sum (T, N, B) over time and batch, in double precision."""
     return a.sum(axis=(0, 2), dtype=np.result_type(a, np.float64)).astype(a.dtype)
+
+
+def side_by_side(arrays: Iterable[Array]) -> NDArray[np.floating]:
+    """Copy all numbers of arrays of one precision into one vector of real ones."""
+    rows = [a.reshape(-1) for a in arrays]
+    return np.concatenate([row.view(row.real.dtype) for row in rows])
+
+
+def apart(row: NDArray[np.floating], like: Iterable[Array]) -> list[Array]:
+    """Return views of a vector as arrays like those it was made of."""
+    parts, first = [], 0
+    for a in like:
+        last = first + a.size * (1 + (a.dtype.kind == "c"))
+        parts.append(row[first:last].view(a.dtype).reshape(a.shape))
+        first = last
+    return parts
 
 
 def as_real(p: Array) -> NDArray[np.floating]:

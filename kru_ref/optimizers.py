@@ -20,7 +20,7 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from . import arguments
-from .arrays import Array, Params, as_real
+from .arrays import Array, Params, apart, side_by_side
 
 State = dict[str, Any]
 Real = NDArray[np.floating]
@@ -89,24 +89,37 @@ class Optimizer:
         params, grads = arguments.as_arrays("params", params), arguments.as_arrays("grads", grads)
         arguments.check_update(self.slots, params, grads, state)
         steps = arguments.checked_count(state.get("steps")) + 1
-        new_params: Params = {}
-        new_state: State = {"steps": steps, **{slot: {} for slot in self.slots}}
-        for name, p in params.items():
-            g = as_real(grads[name].astype(p.dtype))
-            slots = [
-                as_real(arguments.as_array(s, state[s][name]).astype(p.dtype)) for s in self.slots
-            ]
-            change, *slots = self.step(g, steps, *slots)
-            rate = self.rate_of(name)
-            if name in self.unitary and rate:
-                if not np.isfinite(change).all():
+        new: list[Params] = [{} for _ in ("parameters", *self.slots)]
+        for single in dict.fromkeys(np.finfo(p.dtype).dtype for p in params.values()):
+            some = {name: p for name, p in params.items() if np.finfo(p.dtype).dtype == single}
+            moved = self._moved(some, grads, [state[slot] for slot in self.slots], steps)
+            for of_all, row in zip(new, moved, strict=True):
+                of_all |= zip(some, apart(row, some.values()), strict=True)
+        new_params, *slots = ({name: of_all[name] for name in params} for of_all in new)
+        return new_params, {"steps": steps, **dict(zip(self.slots, slots, strict=True))}
+
+    def _moved(
+        self, params: Params, grads: Params, slots: Sequence[Params], steps: int
+    ) -> list[Real]:
+        """Return new parameters and slots, all of one precision and each as one vector."""
+        p, g, *kept = (
+            side_by_side(np.asarray(of[k]).astype(a.dtype, copy=False) for k, a in params.items())
+            for of in (params, grads, *slots)
+        )
+        change, *kept = self.step(g, steps, *kept)
+        numbers = [a.size * (1 + (a.dtype.kind == "c")) for a in params.values()]
+        rates = np.array([self.rate_of(name) for name in params], p.dtype)
+        moved = p - np.repeat(rates, numbers) * change
+        for name in self.unitary:
+            if name in params and (rate := self.rate_of(name)):
+                place, along = (
+                    dict(zip(params, apart(row, params.values()), strict=True))[name]
+                    for row in (moved, change)
+                )
+                if not np.isfinite(along).all():
                     raise ValueError(f"the gradient of {name} must be finite to keep it unitary")
-                new_params[name] = cayley(p, change.view(p.dtype), rate)
-            else:
-                new_params[name] = (as_real(p) - rate * change).view(p.dtype).reshape(p.shape)
-            for slot, value in zip(self.slots, slots, strict=True):
-                new_state[slot][name] = value.view(p.dtype).reshape(p.shape)
-        return new_params, new_state
+                place[...] = cayley(params[name], along, rate)
+        return [moved, *kept]
 
     def rate_of(self, name: str) -> float:
         """Return the learning rate of a parameter: that of the longest group it belongs to."""
@@ -260,10 +273,11 @@ def clip_by_global_norm(grads: Mapping[str, Array], max_norm: float) -> tuple[Pa
     grads = arguments.as_arrays("grads", grads)
     max_norm = arguments.checked_norm(grads, max_norm)
     # relative to the largest: squares of large entries overflow
-    largest = max((float(np.abs(as_real(g)).max(initial=0)) for g in grads.values()), default=0.0)
+    row = side_by_side([np.zeros(1), *grads.values()])
+    largest = float(np.abs(row).max())
     scale = largest if 0 < largest < math.inf else 1.0
-    squares = (float(np.sum((as_real(g).astype(float) / scale) ** 2)) for g in grads.values())
-    norm = scale * math.sqrt(sum(squares))
+    squares = float(np.sum((row / scale) ** 2))
+    norm = scale * math.sqrt(squares)
     if norm <= max_norm or not math.isfinite(norm):
         return grads, norm
     return {name: g * (max_norm / norm) for name, g in grads.items()}, norm

@@ -38,13 +38,16 @@ def soft_unitary(factors: Sequence[ArrayLike]) -> tuple[float, list[Array]]:
     With E = W^H W - I, which is Hermitian, δR = 2 Re tr(E δE) and
     δE = δW^H W + W^H δW, so δR = 4 Re tr(E W^H δW) = Re⟨4 W E, δW⟩.
     """
-    penalty, dfactors = 0.0, []
-    for single in arguments.as_factors(factors):
-        W = single.astype(np.result_type(single, np.float64))  # squares of large entries overflow
-        E = W.conj().T @ W - np.eye(W.shape[1])
+    arrays, penalty = arguments.as_factors(factors), 0.0
+    gradients: dict[int, Array] = {}
+    for shape in dict.fromkeys(W.shape for W in arrays):  # factors of one shape at once
+        which = [f for f, W in enumerate(arrays) if W.shape == shape]
+        W = np.stack([arrays[f] for f in which])
+        W = W.astype(np.result_type(W, np.float64))  # squares of large entries overflow
+        E = W.conj().mT @ W - np.eye(shape[1])
         penalty += float(np.sum(np.abs(E) ** 2))
-        dfactors.append((4 * W @ E).astype(single.dtype))
-    return penalty, dfactors
+        gradients.update(zip(which, 4 * W @ E, strict=True))
+    return penalty, [gradients[f].astype(W.dtype) for f, W in enumerate(arrays)]
 
 
 def unitarity_defect(factors: Sequence[ArrayLike]) -> float:
