@@ -1,9 +1,10 @@
-"""Time one training step of KRU-LSTM and KRU-GRU beside torch.nn.LSTM and GRU of the same size.
+"""Time one training step of an LSTM, GRU and RNN beside torch.nn's of the same size.
 
     python benchmarks/gated_step.py --threads 1 --rounds 5 --json gated.json
 
-First a PyTorch module with each Kronecker product multiplied out must give the same loss and the
-same gradients of all weights that both have. Timed is forward, loss and backward, in float32.
+Over 2×2 factors, over two larger ones, and over dense matrices. First a PyTorch module with each
+matrix multiplied out must give the same loss and the same gradients of all weights that both have.
+Timed is forward, loss and backward, in float32.
 """
 
 import sys
@@ -37,7 +38,7 @@ SET_UPS = {
     "music": SetUp(512, 128, 20, 88, 88, False),
     "speech": SetUp(512, 300, 16, 39, 61, False),
 }
-CELLS = {"LSTM": kru.LSTM, "GRU": kru.GRU}
+CELLS = {"LSTM": kru.LSTM, "GRU": kru.GRU, "RNN": kru.RNN}
 
 
 class Ours:
@@ -107,11 +108,11 @@ def run(kind, setup, rounds, rng):
     ours = Ours(kind, setup, kru.Kronecker(), x, targets)
     larger = Ours(kind, setup, kru.Kronecker([(16, 16), (32, 32)]), x, targets)
     theirs = Theirs(kind, ours)
-    for model in (ours, larger):
+    dense = Ours(kind, setup, kru.Dense(), x, targets)
+    for model in (ours, larger, dense):
         error = difference(model.step(), Theirs(kind, model).step())
         if not error < TOLERANCE:
             raise SystemExit(f"WRONG: {kind} differs from PyTorch's by {error:.1e}")
-    dense = Ours(kind, setup, kru.Dense(), x, targets)
     steps = {
         OURS: ours.step,
         "kru_ref, Kronecker of 16×16 and 32×32": larger.step,

@@ -80,7 +80,7 @@ def over_time(a: NDArray[Any]) -> NDArray[Any]:
 
 def side_by_side(arrays: Iterable[Array]) -> NDArray[np.floating]:
     """Copy all numbers of arrays of one precision into one vector of real ones."""
-    rows = [a.reshape(-1) for a in arrays]
+    rows = [a.ravel() for a in arrays]
     return np.concatenate([row.view(row.real.dtype) for row in rows])
 
 

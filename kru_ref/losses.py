@@ -57,25 +57,25 @@ def softmax_cross_entropy(
     of_steps = arguments.checked_steps(logits, targets, mask, last_only, are_classes=True)
     steps, targets, weights = of_steps
     arguments.check_classes(targets, steps)
-    M = steps.shape[1]
-    shifted, largest = _shifted(steps)
-    is_target = targets[:, None] == np.arange(M)[:, None]  # (T, M, B)
-    exp = np.exp(shifted)
-    total = exp.sum(axis=1, keepdims=True)  # (T, 1, B)
-    others = np.sum(exp, axis=1, keepdims=True, where=~is_target)
-    rest = np.sum(exp, axis=1, where=np.arange(M)[:, None] != largest)  # (T, B)
-    at_target = np.take_along_axis(shifted, targets[:, None], axis=1)[:, 0]  # (T, B)
-    gradient = np.where(is_target, -others, exp) / total
-    return _average(np.log1p(rest) - at_target, gradient, weights, logits)
-
-
-def _shifted(steps: Real) -> tuple[Real, NDArray[np.intp]]:
-    """Return y_m - y_max (T, M, B), 0 where y_max is infinite too, and which m is the largest."""
-    largest = np.expand_dims(steps.real.argmax(axis=1), 1)  # (T, 1, B)
-    top = np.take_along_axis(steps, largest, axis=1)
+    T, M, B = steps.shape
+    y = np.moveaxis(steps, 1, 0).reshape(M, T * B)
+    at_target = targets.reshape(-1), np.arange(T * B)
+    largest = y.real.max(axis=0)
+    is_below = y.real < largest
     with np.errstate(invalid="ignore"):
-        shifted = steps - top
-    return np.where((steps == top) & (top.real == np.inf), 0, shifted), largest
+        y = y - largest
+    y[~is_below & (largest == np.inf)] = 0
+    exp = np.exp(y)
+    total = exp.sum(axis=0)
+    # all but one of the largest; of a complex step they lie an imaginary part from 0
+    rest = (exp * is_below).sum(axis=0) + (M - 1 - is_below.sum(axis=0))
+    rest = rest + (y * ~is_below).sum(axis=0) if np.iscomplexobj(y) else rest
+    exp[at_target] = 0
+    exp[at_target] = -exp.sum(axis=0)
+    exp /= total
+    values = np.log1p(rest) - y[at_target]
+    gradient = np.moveaxis(exp.reshape(M, T, B), 0, 1)
+    return _average(values.reshape(T, B), gradient, weights, logits)
 
 
 @np.errstate(under="ignore")
@@ -166,8 +166,9 @@ def _average(values: Real, gradient: Real, weights: Real, logits: ArrayLike) -> 
     A step that does not count stays out even where it is not finite.
     """
     counts = weights > 0
-    value = np.sum(np.where(counts, values, 0) * weights).item()
-    dsteps = np.where(counts[:, None], gradient, 0) * weights[:, None].astype(gradient.dtype)
+    if not counts.all():
+        values, gradient = np.where(counts, values, 0), np.where(counts[:, None], gradient, 0)
     dlogits = np.zeros_like(arguments.as_array("logits", logits))
-    dlogits[len(dlogits) - len(dsteps) :] = dsteps
-    return value, dlogits
+    steps = dlogits[len(dlogits) - len(gradient) :]
+    steps[...] = gradient * weights[:, None].astype(gradient.dtype)
+    return np.sum(values * weights).item(), dlogits
