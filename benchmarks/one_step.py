@@ -2,9 +2,9 @@
 
     python benchmarks/one_step.py --threads 1 --rounds 5 --json one_step.json
 
-One sequence, N = 128, ten inputs, nine outputs, single precision. Over a dense matrix torch.nn's cell
-of the same weights, with a linear readout, must give the same outputs, without a gradient. What
-ReservoirPy computes is another network of the same size: a sparse random matrix.
+One sequence, N = 128, ten inputs, nine outputs, single precision. Over a dense matrix torch.nn's
+cell of the same weights, with a linear readout, must give the same outputs, without a gradient.
+What ReservoirPy computes is another network of the same size: a sparse random matrix.
 """
 
 import sys

@@ -40,6 +40,7 @@ butterflies are used where |w_00 w_11| ≥ LEAST_PRODUCT max|w|², which bounds 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -54,29 +55,31 @@ LEAST_PRODUCT = 1 / 16
 class Butterfly(NamedTuple):
     """W = L R D P of one factor."""
 
-    W: Array  # its columns exchanged by P
+    w: tuple[complex, ...]  # w_00, w_01, w_10, w_11, the columns exchanged by P
     exchanged: bool
-    l: Array  # noqa: E741 (L's entries)
+    l: tuple[complex, complex]  # noqa: E741 (L's entries)
     u: float
     v: complex
-    r: Array  # 1 and r
+    r: tuple[complex, complex]  # 1 and r
 
 
 def butterfly(W: Array) -> Butterfly | None:
     """Take a 2×2 factor apart; None if it is too near singular for that."""
-    W = W.astype(np.result_type(W, np.float64))
-    with np.errstate(over="ignore", invalid="ignore"):
-        exchanged = bool(abs(W[0, 1] * W[1, 0]) > abs(W[0, 0] * W[1, 1]))
-    W = W[:, ::-1] if exchanged else W
-    with np.errstate(over="ignore", invalid="ignore"):
-        product, largest = abs(W[0, 0] * W[1, 1]), np.abs(W).max() ** 2
-    if not np.inf > product >= LEAST_PRODUCT * largest > 0:
+    (w_00, w_01), (w_10, w_11) = W.tolist()  # in double precision, and fast
+    try:
+        exchanged = abs(w_01 * w_10) > abs(w_00 * w_11)
+        if exchanged:
+            w_00, w_01, w_10, w_11 = w_01, w_00, w_11, w_10
+        product, largest = abs(w_00 * w_11), max(map(abs, (w_00, w_01, w_10, w_11))) ** 2
+    except OverflowError:
         return None
-    q = W[0, 1] / W[0, 0]
+    if not math.inf > product >= LEAST_PRODUCT * largest > 0:
+        return None
+    q = w_01 / w_00
     r = q / abs(q) if np.iscomplexobj(W) and q != 0 else 1
-    l_1 = W[1, 1] / r
     u = abs(q) if np.iscomplexobj(W) else q
-    return Butterfly(W, exchanged, np.array([W[0, 0], l_1]), u, W[1, 0] / l_1, np.array([1, r]))
+    l_1 = w_11 / r
+    return Butterfly((w_00, w_01, w_10, w_11), exchanged, (w_00, l_1), u, w_10 / l_1, (1, r))
 
 
 def matvec(factors: Sequence[Array], x: Array) -> Array:
@@ -110,15 +113,17 @@ def matvec_backward(factors: Sequence[Array], x: Array, dy: Array) -> tuple[list
 
 def factor_gradients(factors: Sequence[Array], sums: Array) -> list[Array]:
     """Return each factor's gradient from dR_01 and dR_10 of each, and 2^F sums dx_i conj(x_i)."""
-    off_diagonal, each = np.split(sums, [2 * len(factors)])
+    F = len(factors)
+    off_diagonal, each = sums[: 2 * F].tolist(), sums[2 * F :]
     dfactors = []
-    for f, form in enumerate(_forms(factors)):
-        W, exchanged, (l_0, l_1), _, _, (_, r) = form
-        E_0, E_1 = (half.sum() for half in _halves(f, each[:, None]))
-        dw_01 = off_diagonal[2 * f] / np.conj(l_0 * r)
-        dw_10 = off_diagonal[2 * f + 1] / np.conj(l_1)
-        dw_00 = (E_0 - np.conj(W[1, 0]) * dw_10) / np.conj(W[0, 0])
-        dw_11 = (E_1 - np.conj(W[0, 1]) * dw_01) / np.conj(W[1, 1])
+    for f, ((w_00, w_01, w_10, w_11), exchanged, (l_0, l_1), _, _, (_, r)) in enumerate(
+        _forms(factors)
+    ):
+        E_0, E_1 = each.reshape(2**f, 2, -1).sum(axis=(0, 2)).tolist()
+        dw_01 = off_diagonal[2 * f] / (l_0 * r).conjugate()
+        dw_10 = off_diagonal[2 * f + 1] / l_1.conjugate()
+        dw_00 = (E_0 - w_10.conjugate() * dw_10) / w_00.conjugate()
+        dw_11 = (E_1 - w_01.conjugate() * dw_01) / w_11.conjugate()
         dW = np.array([[dw_00, dw_01], [dw_10, dw_11]])
         dfactors.append(dW[:, ::-1] if exchanged else dW)
     return dfactors
@@ -158,6 +163,6 @@ def _exchanged(forms: Sequence[Butterfly], x: Array) -> Array:
     return x
 
 
-def _diagonal(of_factors: Sequence[Array]) -> Array:
+def _diagonal(of_factors: Sequence[Sequence[complex]]) -> Array:
     """Return the Kronecker product of diagonals, as a column."""
-    return functools.reduce(np.kron, of_factors)[:, None]
+    return functools.reduce(np.kron, map(np.array, of_factors))[:, None]
