@@ -44,7 +44,7 @@ def grid():
 
 
 def random_product(case, rng):
-    """Return factors and x with normal entries, the factors scaled to keep x's size."""
+    """Return unitary factors, as a KRU's are or nearly, and x with normal entries."""
 
     def draw(*shape):
         z = rng.standard_normal(shape, dtype="float32")
@@ -52,7 +52,7 @@ def random_product(case, rng):
             z = z + 1j * rng.standard_normal(shape, dtype="float32")
         return z.astype(case.dtype)
 
-    factors = [draw(case.q, case.q) / np.float32(math.sqrt(case.q)) for _ in range(case.F)]
+    factors = [kru.random_unitary(case.q, rng, case.dtype) for _ in range(case.F)]
     return competitors.Product(factors, draw(case.q**case.F, case.B))
 
 

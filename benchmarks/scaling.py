@@ -21,6 +21,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 import kru_ref as kru
+from kru_ref.engine import plans
 
 OURS, NUMPY = "kru_ref", "NumPy, merged to 16"
 LARGEST = 20  # N = 2^20
@@ -72,9 +73,20 @@ def random_product(N, B, dtype, rng):
     return factors, x.astype(dtype)
 
 
-def flops(N, B, dtype):
-    """Return the floating point operations of a product with 2×2 factors, one by one."""
-    return int(math.log2(N)) * N * B * (16 if dtype.startswith("complex") else 4)
+def flops(N, B, dtype, direction="forward"):
+    """Return the floating point operations of a product with 2×2 factors, or of its backward.
+
+    Two for each real multiply-add: as butterflies have them, or of a single column one by one.
+    Backward is the product again, its adjoint and the factors' gradients.
+    """
+    F, is_complex = int(math.log2(N)), dtype.startswith("complex")
+    if B * (1 + is_complex) < plans.FEWEST_PARTS:
+        adds = F * (8 if is_complex else 2) * (1 if direction == "forward" else 3)
+    elif direction == "forward":
+        adds = 3 * F + 8 if is_complex else F + 1
+    else:
+        adds = 10 * F + 16 if is_complex else 3 * F + 3
+    return 2 * adds * N * B
 
 
 def growth_with_N(rounds, rng):
@@ -167,11 +179,10 @@ def roofline(rounds, rng):
     for N, T, B in ((128, 1020, 20), (512, 784, 20), (512, 784, 64)):
         times = measure.alternate(recurrence(N, T, B, rng), rounds, "forward")
         states = T * N * B * np.dtype("complex64").itemsize
-        once = T * flops(N, B, "complex64")
-        for direction, factor in (("forward", 1), ("backward", 3)):
-            # backward: W h again, W^H dz and the factors' gradients, each as long as W h
+        for direction in ("forward", "backward"):
             what = f"{direction}, N = {N}, T = {T}, B = {B}"
-            add(what, "complex64", factor * once, states, times[direction]["median_s"])
+            operations = T * flops(N, B, "complex64", direction)
+            add(what, "complex64", operations, states, times[direction]["median_s"])
     return rows
 
 

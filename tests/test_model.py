@@ -2,6 +2,7 @@
 
 import dataclasses
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -503,6 +504,23 @@ def test_a_step_on_bad_input(rng, first, change, error, message):
         return
     with pytest.raises(error, match=message):
         model.step(*change(params, x, state))
+
+
+def test_steps_in_several_threads(rng):
+    model = kru.SequenceModel(kru.LSTM(3, 16, kru.Kronecker()), 4)
+    params, x = moved_params(model, rng), rng.standard_normal((40, 3, 2))
+    expected, _ = model.forward(params, x)
+
+    def run(_):
+        state, found = None, []
+        for x_t in x:
+            y, state = model.step(params, x_t, state)
+            found.append(y)
+        return np.array(found)
+
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(run, range(50)):
+            assert_near(found, expected)
 
 
 def test_a_step_from_a_bad_state(rng):

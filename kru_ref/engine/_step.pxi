@@ -13,6 +13,7 @@ cdef class OneStep:
     cdef Recurrence recurrence
     cdef tuple shapes
     cdef object merged, b, x, gates, scratch
+    cdef bint is_busy  # whoever comes meanwhile, such as another thread, goes another way
 
     def __init__(self, Recurrence recurrence, tuple shapes, dict room):
         self.recurrence, self.shapes = recurrence, shapes
@@ -24,6 +25,15 @@ cdef class OneStep:
 
         names are those of the factors, of U, of b and, of a GRU, of b_h.
         """
+        if self.is_busy:
+            return None
+        self.is_busy = True
+        try:
+            return self.step(level, params, names, x, before)
+        finally:
+            self.is_busy = False
+
+    cdef step(self, int level, dict params, tuple names, x, tuple before):
         cdef Sizes n = self.recurrence.n
         cdef Arrays a
         cdef Block block = block_at(n.panels.cuts, 0, n.parts, n.is_double)

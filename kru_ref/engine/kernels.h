@@ -128,14 +128,14 @@ static INLINE vec NAME(new_lanes)(Py_ssize_t n)
     return LOAD(lane);
 }
 
-/* prows × qcols ≤ 4 × 2 entries of G += dy conj(x)^T, lane by lane, over n ≥ LANES columns of
-   `left` indices */
+/* prows × qcols ≤ 4 × 4 entries of G += dy conj(x)^T, complex ones ≤ 4 × 2, lane by lane, over
+   n ≥ LANES columns of `left` indices */
 static INLINE void NAME(gram)(Sweep s, int prows, int qcols, const REAL *dy, Py_ssize_t dy_left,
                               const REAL *x, Py_ssize_t x_left, Py_ssize_t n, vec *G)
 {
     int mode = s.mode;
     Py_ssize_t Q = s.Q, PQ = s.P * s.Q, R = s.right * s.E;
-    vec re[4][2], im[4][2], last = NAME(new_lanes)(n);
+    vec re[4][4], im[4][4], last = NAME(new_lanes)(n);
     for (int p = 0; p < prows; p++)
         for (int q = 0; q < qcols; q++) {
             re[p][q] = G[p * Q + q];
@@ -145,7 +145,7 @@ static INLINE void NAME(gram)(Sweep s, int prows, int qcols, const REAL *dy, Py_
         for (Py_ssize_t start = 0; start < n; start += LANES) {
             int overlap = start + LANES > n;
             Py_ssize_t r = overlap ? n - LANES : start;
-            vec xv[2], ix[2];
+            vec xv[4], ix[4];
             for (int q = 0; q < qcols; q++) {
                 xv[q] = LOAD(x + l * x_left + q * R + r);
                 if (overlap)
@@ -176,23 +176,25 @@ static INLINE void NAME(gram)(Sweep s, int prows, int qcols, const REAL *dy, Py_
 static INLINE void NAME(grams)(Sweep s, const REAL *dy, Py_ssize_t dy_left, const REAL *x,
                                Py_ssize_t x_left, Py_ssize_t n, vec *G)
 {
-    Py_ssize_t P = s.P, Q = s.Q, R = s.right * s.E;
+    Py_ssize_t P = s.P, Q = s.Q, R = s.right * s.E, q = 0;
 #define GRAM(prows, qcols)                                                                  \
     NAME(gram)(s, prows, qcols, dy + p * R, dy_left, x + q * R, x_left, n, G + p * Q + q)
-    for (Py_ssize_t q = 0; q < Q; q += 2) {
-        Py_ssize_t p = 0;
-        for (; p + GRAM_ROWS <= P; p += GRAM_ROWS)
-            if (Q - q > 1)
-                GRAM(GRAM_ROWS, 2);
-            else
-                GRAM(GRAM_ROWS, 1);
-        for (; p < P; p++)
-            if (Q - q > 1)
-                GRAM(1, 2);
-            else
-                GRAM(1, 1);
-    }
+#define GRAMS(qcols)                                                                        \
+    do {                                                                                    \
+        Py_ssize_t p = 0;                                                                   \
+        for (; p + GRAM_ROWS <= P; p += GRAM_ROWS)                                          \
+            GRAM(GRAM_ROWS, qcols);                                                         \
+        for (; p < P; p++)                                                                  \
+            GRAM(1, qcols);                                                                 \
+    } while (0)
+    for (; s.mode != COMPLEXES && q + 4 <= Q; q += 4)
+        GRAMS(4);
+    for (; q + 2 <= Q; q += 2)
+        GRAMS(2);
+    if (q < Q)
+        GRAMS(1);
 #undef GRAM
+#undef GRAMS
 }
 
 /* the sum of all lanes, or of the even and of the odd ones, by halves */
