@@ -26,9 +26,12 @@ class BuildKernels(build_ext):
         msvc = self.compiler.compiler_type == "msvc"
         # -fno-math-errno lets a square root be one instruction; it changes no result.
         flags = [] if msvc else ["-O3", "-fno-math-errno"]
-        if flags and "-g" not in os.environ.get("CFLAGS", ""):
-            flags.append("-g0")  # Python's own flags ask for symbols, which take half of the time
+        if not any(flag.startswith("-g") for flag in os.environ.get("CFLAGS", "").split()):
+            # Python's own flags ask for symbols, which take half of the time
+            flags += [] if msvc else ["-g0"]
         openmp = ["/openmp"] if msvc else ["-fopenmp"]
+        if msvc and not self.compiler.initialized:
+            self.compiler.initialize()
         with ThreadPoolExecutor() as pool:
             compiled = pool.map(lambda level: self.compile_level(ext, level, flags), LEVELS)
             ext.extra_objects = [file for files in compiled for file in files]

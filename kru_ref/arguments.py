@@ -440,10 +440,22 @@ def checked_step_input(cell: Cell, x_t: ArrayLike) -> NDArray[Any]:
     return checked_input(cell, x_t[None])
 
 
-def checked_lengths(lengths: ArrayLike | None, T: int, B: int) -> NDArray[np.intp]:
-    """Return how many steps each of B sequences has; T without lengths."""
-    if lengths is None:
-        return np.full(B, T)
+def checked_padded_input(
+    cell: Cell, x: ArrayLike, lengths: ArrayLike | None
+) -> tuple[NDArray[Any], NDArray[np.intp]]:
+    """Return x as :func:`checked_input`, 0 behind its sequences' ends, and these."""
+    array = as_array("x", x)
+    if lengths is None or array.ndim not in (2, 3) or 0 in array.shape:
+        x = checked_input(cell, array)
+        return x, np.full(x.shape[-1], len(x))
+    ends = _checked_lengths(lengths, len(array), array.shape[-1])
+    array = array.copy()
+    for b, end in enumerate(ends):
+        array[end:, ..., b] = 0
+    return checked_input(cell, array), ends
+
+
+def _checked_lengths(lengths: ArrayLike, T: int, B: int) -> NDArray[np.intp]:
     array = as_array("lengths", lengths)
     if array.shape != (B,) or array.dtype.kind not in "iu":
         raise ValueError(
@@ -554,7 +566,7 @@ def states_of_cells(model: SequenceModel, h0: Any) -> tuple[Any, ...]:
     if model.prefixes == ("cell",):
         # one state, or the states of one cell: a state may be a list of one row
         is_wrapped = _depth(h0) == (3 if len(model.cells[0].state_names) == 1 else 4)
-        h0 = h0 if is_wrapped else (h0,)
+        h0 = tuple(h0) if is_wrapped else (h0,)
     if isinstance(h0, tuple | list) and len(h0) == n:
         return tuple(h0)
     got = f" of {len(h0)}" if isinstance(h0, tuple | list) else ""

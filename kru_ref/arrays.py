@@ -78,8 +78,11 @@ def over_time(a: NDArray[Any]) -> NDArray[Any]:
     return a.sum(axis=(0, 2), dtype=np.result_type(a, np.float64)).astype(a.dtype)
 
 
-def side_by_side(arrays: Iterable[Array]) -> NDArray[np.floating]:
-    """Copy all numbers of arrays of one precision into one vector of real ones."""
+def as_one_vector(arrays: Iterable[Array]) -> NDArray[np.floating]:
+    """Copy the numbers of arrays, one after the other, into a vector of real ones.
+
+    It has the highest precision of them.
+    """
     rows = [a.ravel() for a in arrays]
     return np.concatenate([row.view(row.real.dtype) for row in rows])
 

@@ -69,7 +69,7 @@ def softmax_cross_entropy(
     total = exp.sum(axis=0)
     # all but one of the largest; of a complex step they lie an imaginary part from 0
     rest = (exp * is_below).sum(axis=0) + (M - 1 - is_below.sum(axis=0))
-    rest = rest + (y * ~is_below).sum(axis=0) if np.iscomplexobj(y) else rest
+    rest = rest + np.where(is_below, 0, y).sum(axis=0) if np.iscomplexobj(y) else rest
     exp[at_target] = 0
     exp[at_target] = -exp.sum(axis=0)
     exp /= total

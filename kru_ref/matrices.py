@@ -42,8 +42,6 @@ class Matrix:
 
     # Whether an optimizer must keep W unitary; see FullUnitary.
     kept_unitary: ClassVar[bool] = False
-    # What runs the recurrence.
-    backend: Backend = "auto"
 
     def layout(self, N: int, dtype: np.dtype) -> Layout:
         """Name each parameter array (the cell adds "W" before it); give its shape and dtype.
@@ -76,7 +74,7 @@ class Matrix:
 
     def engine(self, N: int) -> ModuleType | None:
         """Return what runs a recurrence over W in compiled code, all steps in one call, if any."""
-        return engine_for(((N, N),), self.backend)
+        return None
 
     def penalty(self, W: Sequence[Array]) -> tuple[float, list[Array]]:
         """Return ‖W^H W - I‖²_F, of each factor if there are several, and its gradient."""
@@ -98,7 +96,7 @@ class Dense(Matrix):
         ±√(6 / 2N) (on both parts of a complex matrix, divided by √2), or from the identity
         (Le, Jaitly and Hinton 2015).
     backend : {"auto", "numpy", "cython"}
-        What runs the recurrence; each product is BLAS's in both.
+        What runs the recurrence. Where N is above 32 each product is BLAS's in both.
 
     Raises
     ------
@@ -120,6 +118,10 @@ class Dense(Matrix):
         if self.init_scheme == "glorot":
             return [glorot_uniform((N, N), rng, dtype)]
         return [np.eye(N, dtype=dtype)]
+
+    def engine(self, N: int) -> ModuleType | None:
+        """Return the compiled engine, if it is there."""
+        return engine_for(((N, N),), self.backend)
 
 
 @dataclass(frozen=True)
@@ -211,6 +213,11 @@ class FullUnitary(Matrix):
     backend : {"auto", "numpy", "cython"}
         As for :class:`Dense`.
 
+    Raises
+    ------
+    ValueError, ImportError
+        An unknown or missing backend.
+
     Notes
     -----
     Parameters: "W" (N, N), N² real or complex numbers.
@@ -225,6 +232,10 @@ class FullUnitary(Matrix):
     def init(self, N: int, rng: np.random.Generator, dtype: np.dtype) -> list[Array]:
         """Draw W from the Haar distribution."""
         return [random_unitary(N, rng, dtype)]
+
+    def engine(self, N: int) -> ModuleType | None:
+        """Return the compiled engine, if it is there."""
+        return engine_for(((N, N),), self.backend)
 
     def penalty(self, W: Sequence[Array]) -> tuple[float, list[Array]]:
         """Return 0 and its gradient: the optimizer keeps W unitary."""

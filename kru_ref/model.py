@@ -149,13 +149,13 @@ class SequenceModel:
     @property
     def _step_engine(self) -> ModuleType | None:
         """What makes single steps in compiled code, if anything does."""
-        engines = [cell.matrix.engine(cell.hidden_size) for cell in self.cells]
+        engines = [cell.engine for cell in self.cells]
         return None if None in engines else engines[0]
 
     def _steps_at_once(self, B: int) -> int:
         """How many steps to predict before states are forgotten: some megabytes of them."""
         kept = [(cell.n_kept + len(cell.state_names)) * cell.n_features for cell in self.cells]
-        return max(1, 2**20 // (max(kept) * B))
+        return max(16, 2**20 // (max(kept) * B))
 
     @property
     def n_parameters(self) -> int:
@@ -258,37 +258,34 @@ class SequenceModel:
         Raises
         ------
         ValueError, TypeError
-            As :meth:`forward`.
+            As :meth:`forward`, where the state is called h0.
         """
-        return self._quick_step(params, x_t, state) or self._step(params, x_t, state)
+        return self._compiled_step(params, x_t, state) or self._checked_step(params, x_t, state)
 
-    def _quick_step(
+    def _compiled_step(
         self, params: Any, x_t: Any, state: Any
     ) -> tuple[NDArray[np.floating], tuple[State, ...]] | None:
         """Make a step in compiled code alone; None where something is not as that takes it."""
-        engine, x, after = self._step_engine, x_t, []
-        if engine is None or type(x) is not np.ndarray or type(params) is not dict:
+        engine, x, after = self._step_engine, x_t, list[State]()
+        if engine is None or type(x) is not np.ndarray or x.ndim not in (1, 2):
             return None
-        if (
-            type(state) is not tuple
-            or len(state) != len(self.cells)
-            or len(params) != len(self.layout)
-        ):
+        if type(params) is not dict or params.keys() != self.layout.keys():
             return None
+        if type(state) is not tuple or len(state) != len(self.cells):
+            return None
+        x = x.astype(np.int64, copy=False) if x.dtype.kind in "iu" else x
         for cell, names, before in zip(self.cells, self._step_names, state, strict=True):
-            if x.dtype.kind in "iu":
-                x = x.astype(np.int64, copy=False)
-            parts = before if type(before) is tuple else (before,)
-            now = engine.step(cell.key, params, names, x, parts)
+            parts = before if len(cell.state_names) > 1 else (before,)
+            now = engine.step(cell.engine_key, params, names, x, parts)
             if now is None:
                 return None
             after.append(one_or_all(now))
             x = features(now[0])
-        y = engine.read_out(params["readout.V"], params["readout.c"], now[0])
+        y = engine.read_out(params["readout.V"], params["readout.c"], now[0], self.output_size)
         return None if y is None else (y, tuple(after))
 
     @np.errstate(under="ignore")
-    def _step(
+    def _checked_step(
         self, params: Any, x_t: Any, state: Any
     ) -> tuple[NDArray[np.floating], tuple[State, ...]]:
         """Make a step as :meth:`forward` would: what it is given may need to be converted."""
@@ -321,8 +318,8 @@ class SequenceModel:
         Returns
         -------
         logits : ndarray, shape (T, M, B), or (1, M, B) with ``last_only``
-            As of :meth:`forward`. With ``lengths``, 0 behind a sequence's end; with ``last_only``,
-            too, what is read out at each sequence's own last step.
+            As of :meth:`forward`. With ``lengths``, 0 behind a sequence's end; if there is only one
+            step of them, what is read out at each sequence's own last step.
 
         Raises
         ------
@@ -331,13 +328,12 @@ class SequenceModel:
 
         Notes
         -----
-        Time is cut into pieces, each from where the one before ended. Beside x and the outputs
-        memory does not depend on T.
+        Time is cut into pieces, each from where the one before ended. Beside x (in the model's
+        precision) and the outputs memory does not depend on T.
         """
         params = arguments.check_params(params, self.layout)
-        x = arguments.checked_input(self.cells[0], x)
+        x, ends = arguments.checked_padded_input(self.cells[0], x, lengths)
         T, B = len(x), x.shape[-1]
-        ends = arguments.checked_lengths(lengths, T, B)
         states = [
             cell.initial_states(of_cell, B, None)
             for cell, of_cell in zip(self.cells, self.cell_params(params), strict=True)
@@ -355,7 +351,8 @@ class SequenceModel:
                 logits[steps] = self._read_out(params, h)
         if self.last_only:
             return self._read_out(params, last)
-        logits[np.broadcast_to(np.arange(T)[:, None, None] >= ends, logits.shape)] = 0
+        for b in range(B if lengths is not None else 0):
+            logits[ends[b] :, :, b] = 0
         return logits
 
     def _run(

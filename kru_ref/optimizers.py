@@ -20,7 +20,7 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from . import arguments
-from .arrays import Array, Params, apart, side_by_side
+from .arrays import Array, Params, apart, as_one_vector
 
 State = dict[str, Any]
 Real = NDArray[np.floating]
@@ -92,7 +92,8 @@ class Optimizer:
         new: list[Params] = [{} for _ in ("parameters", *self.slots)]
         for single in dict.fromkeys(np.finfo(p.dtype).dtype for p in params.values()):
             some = {name: p for name, p in params.items() if np.finfo(p.dtype).dtype == single}
-            moved = self._moved(some, grads, [state[slot] for slot in self.slots], steps)
+            kept = [arguments.as_arrays(slot, state[slot]) for slot in self.slots]
+            moved = self._moved(some, grads, kept, steps)
             for of_all, row in zip(new, moved, strict=True):
                 of_all |= zip(some, apart(row, some.values()), strict=True)
         new_params, *slots = ({name: of_all[name] for name in params} for of_all in new)
@@ -103,7 +104,7 @@ class Optimizer:
     ) -> list[Real]:
         """Return new parameters and slots, all of one precision and each as one vector."""
         p, g, *kept = (
-            side_by_side(np.asarray(of[k]).astype(a.dtype, copy=False) for k, a in params.items())
+            as_one_vector(of[k].astype(a.dtype, copy=False) for k, a in params.items())
             for of in (params, grads, *slots)
         )
         change, *kept = self.step(g, steps, *kept)
@@ -134,7 +135,10 @@ class Optimizer:
         return {}
 
     def step(self, g: Real, steps: int, *slots: Real) -> tuple[Real, ...]:
-        """Return what to subtract, before the learning rate, and the new slots."""
+        """Return what to subtract, before the learning rate, and the new slots.
+
+        All are vectors: the parameters of one precision, one after the other.
+        """
         raise NotImplementedError
 
 
@@ -273,7 +277,7 @@ def clip_by_global_norm(grads: Mapping[str, Array], max_norm: float) -> tuple[Pa
     grads = arguments.as_arrays("grads", grads)
     max_norm = arguments.checked_norm(grads, max_norm)
     # relative to the largest: squares of large entries overflow
-    row = side_by_side([np.zeros(1), *grads.values()])
+    row = as_one_vector([np.zeros(1), *grads.values()])
     largest = float(np.abs(row).max())
     scale = largest if 0 < largest < math.inf else 1.0
     squares = float(np.sum((row / scale) ** 2))

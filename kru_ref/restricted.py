@@ -6,7 +6,6 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import ModuleType
 
 import numpy as np
 import scipy.fft
@@ -63,10 +62,6 @@ class RestrictedUnitary(Matrix):
         phases = rng.uniform(-math.pi, math.pi, (3, n))
         re, im = rng.uniform(-1, 1, (2, 2, n))
         return [phases.astype(real), (re + 1j * im).astype(complex_)]
-
-    def engine(self, N: int) -> ModuleType | None:
-        """Return None: Fourier transforms are SciPy's."""
-        return None
 
     def matvec(self, W: Sequence[Array], h: Array) -> Array:
         """Return W h."""

@@ -40,14 +40,14 @@ def soft_unitary(factors: Sequence[ArrayLike]) -> tuple[float, list[Array]]:
     """
     arrays, penalty = arguments.as_factors(factors), 0.0
     gradients: dict[int, Array] = {}
-    for shape in dict.fromkeys(W.shape for W in arrays):  # factors of one shape at once
-        which = [f for f, W in enumerate(arrays) if W.shape == shape]
+    for alike in dict.fromkeys((W.shape, W.dtype) for W in arrays):  # those of one shape at once
+        which = [f for f, single in enumerate(arrays) if (single.shape, single.dtype) == alike]
         W = np.stack([arrays[f] for f in which])
         W = W.astype(np.result_type(W, np.float64))  # squares of large entries overflow
-        E = W.conj().mT @ W - np.eye(shape[1])
+        E = W.conj().mT @ W - np.eye(W.shape[-1])
         penalty += float(np.sum(np.abs(E) ** 2))
         gradients.update(zip(which, 4 * W @ E, strict=True))
-    return penalty, [gradients[f].astype(W.dtype) for f, W in enumerate(arrays)]
+    return penalty, [gradients[f].astype(single.dtype) for f, single in enumerate(arrays)]
 
 
 def unitarity_defect(factors: Sequence[ArrayLike]) -> float:

@@ -9,6 +9,7 @@ import pytest
 import scipy.sparse
 
 import kru_ref as kru
+from kru_ref.arrays import apart, as_one_vector
 from kru_ref.checks.forward_mode import model_jvp
 
 # np.matrix is being retired, but what SciPy's todense() returns is still one
@@ -440,3 +441,17 @@ def test_gradients_of_reflections_scale_with_their_length(rng):
 def test_descriptions_keep_plain_numbers():
     cell = dataclasses.replace(kru.KRU(3, 4), hidden_size=np.int64(8))
     assert type(cell.hidden_size) is int
+
+
+def test_arrays_as_one_vector_and_apart(draw):
+    params = {
+        "a": draw((2, 3), "complex64"), "b": draw((4,), "float32"), "c": draw((), "float32"),
+        "none": draw((0, 2), "complex64"), "strided": strided(draw((3, 2), "complex64")),
+    }  # fmt: skip
+    row = as_one_vector(params.values())
+    assert row.shape == (2 * 6 + 4 + 1 + 2 * 6,)
+    assert row.dtype == "float32"
+    for part, a in zip(apart(row, params.values()), params.values(), strict=True):
+        assert part.dtype == a.dtype
+        np.testing.assert_array_equal(part, a)
+        assert np.shares_memory(part, row) or not a.size

@@ -210,3 +210,11 @@ def test_weights_of_any_size(rng):
     np.testing.assert_allclose(dlogits, dexpected)
     with pytest.raises(TypeError, match="mask must hold real weights"):
         kru.softmax_cross_entropy(logits, targets, np.ones((4, 2), complex))
+
+
+def test_a_complex_step_beside_a_logit_that_is_minus_infinite():
+    logits = np.array([[[0.0], [-np.inf], [1.0]]])
+    expected, _ = kru.softmax_cross_entropy(logits, [[0]])
+    found, gradient = kru.softmax_cross_entropy(logits + 0j, [[0]])
+    assert found == pytest.approx(expected, rel=1e-15)
+    assert np.isfinite(gradient).all()

@@ -421,7 +421,7 @@ def test_steps_are_those_of_forward(rng, kind, B, inputs, backend, monkeypatch):
     y, state = model.step(params, x[0])
     assert_near(y, expected[0])
     if backend == "cython" and kind != "RC-uRNN":  # from here on in compiled code alone
-        monkeypatch.setattr(kru.SequenceModel, "_step", None)
+        monkeypatch.setattr(kru.SequenceModel, "_checked_step", None)
     for t in range(1, 6):
         before = [np.array(part) for part in state]
         y, after = model.step(params, x[t], state)
@@ -478,7 +478,23 @@ def test_a_step_with_a_singular_factor(rng, factor):
         (lambda p, x, s: (p, np.array([0, 3]), s), ValueError, "labels from 0 to 2"),
         (lambda p, x, s: (p, np.array([-1, 0]), s), ValueError, "labels from 0 to 2"),
         (lambda p, x, s: (p, x[:, :0], s), ValueError, "needs at least one time step"),
+        (lambda p, x, s: (p, np.array(3.0), s), ValueError, r"got float64 \(\)"),
+        (lambda p, x, s: (p, np.array(2), s), ValueError, r"got int64 \(\)"),
         (lambda p, x, s: ({**p, "more": x}, x, s), ValueError, "unknown"),
+        (
+            lambda p, x, s: ({("W" if k == "readout.V" else k): v for k, v in p.items()}, x, s),
+            ValueError,
+            "missing",
+        ),
+        (
+            lambda p, x, s: (
+                p | {"readout.V": np.ones((7, 16), "f"), "readout.c": np.ones(7, "f")},
+                x,
+                s,
+            ),
+            ValueError,
+            r"readout.V must have shape \(4, 16\)",
+        ),
         (lambda p, x, s: (dict(list(p.items())[1:]), x, s), ValueError, "missing"),
         (
             lambda p, x, s: (p | {"cell.W.0": np.ones((3, 3), "complex64")}, x, s),
@@ -534,6 +550,24 @@ def test_a_step_from_a_bad_state(rng):
             call((h, h))
     with pytest.raises(ValueError, match=r"h0 must have shape \(8, 5\)"):
         model.step(params, rng.standard_normal((3, 5)), (h,))
+    with pytest.raises(ValueError, match="at least one time step and one sequence"):
+        model.step(params, x[:, :0], (h[:, :0],))
+    with pytest.raises(ValueError, match="h0 must have shape"):
+        model.step(params, x, ((h,),))
+    lstm = kru.SequenceModel(kru.LSTM(3, 8, kru.Kronecker()), 4)
+    params = lstm.init(rng)
+    y, (pair,) = lstm.step(params, x)
+    np.testing.assert_array_equal(lstm.step(params, x, (list(pair),))[0].shape, y.shape)
+    with pytest.raises(ValueError, match="h0 must be the pair"):
+        lstm.step(params, x, (pair[:1],))
+
+
+def test_states_of_one_cell_stacked(rng):
+    model = kru.SequenceModel(kru.KRU(3, 8), 4)
+    params, x = model.init(rng), rng.standard_normal((5, 3, 2))
+    _, saved = model.forward(params, x)
+    expected, _ = model.forward(params, x, saved.last)
+    np.testing.assert_array_equal(model.forward(params, x, np.array(saved.last))[0], expected)
 
 
 @pytest.mark.parametrize("kind", STEPPING)
@@ -555,6 +589,23 @@ def test_predictions_are_those_of_forward(rng, kind, last_only, pieces, backend,
         else:
             assert_near(predicted[:n, :, b], alone[:, :, 0])
             np.testing.assert_array_equal(predicted[n:, :, b], 0)
+
+
+@pytest.mark.parametrize("last_only", [False, True])
+@pytest.mark.parametrize("labels", [False, True])
+def test_what_stands_behind_the_end_is_not_looked_at(rng, last_only, labels):
+    model = kru.SequenceModel(kru.KRU(3, 8), 4, last_only)
+    params, lengths = moved_params(model, rng), [2, 5, 3]
+    x = rng.integers(3, size=(5, 3)) if labels else rng.standard_normal((5, 3, 3))
+    expected = model.predict(params, x, lengths)
+    padded = x.copy()
+    for b, n in enumerate(lengths):
+        padded[n:, ..., b] = -1 if labels else np.nan
+    before = padded.copy()
+    np.testing.assert_array_equal(model.predict(params, padded, lengths), expected)
+    np.testing.assert_array_equal(padded, before)
+    with pytest.raises(ValueError, match="must"):
+        model.predict(params, padded)
 
 
 def test_what_predictions_keep_does_not_depend_on_time(rng):

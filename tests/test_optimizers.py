@@ -224,3 +224,12 @@ def test_a_gradient_that_is_not_finite_is_refused_where_it_would_leave_the_manif
     optimizer = kru.SGD(rate=0.1, unitary=("W",))
     with pytest.raises(ValueError, match="gradient of W must be finite"):
         optimizer.update(params, {"W": np.full((3, 3), np.nan + 0j)}, optimizer.init(params))
+
+
+def test_a_slot_with_masked_entries(rng):
+    params = {"W": rng.standard_normal((2, 2))}
+    optimizer = kru.SGD(momentum=0.5)
+    _, state = optimizer.update(params, params, optimizer.init(params))
+    state["momentum"]["W"] = np.ma.masked_array(state["momentum"]["W"], np.eye(2, dtype=bool))
+    with pytest.raises(ValueError, match="mask"):
+        optimizer.update(params, params, state)

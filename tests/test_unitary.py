@@ -134,3 +134,11 @@ def test_spread_factors_of_a_cell(rng):
 def test_factors_that_cannot_be_spread(rng, make, error, message):
     with pytest.raises(error, match=message):
         make(rng)
+
+
+def test_real_and_complex_factors_of_one_shape():
+    penalty, (real, complex_) = kru.soft_unitary([2 * np.eye(2), 1j * np.eye(2)])
+    assert penalty == 2 * 9
+    assert real.dtype == float
+    np.testing.assert_array_equal(real, 24 * np.eye(2))
+    np.testing.assert_array_equal(complex_, np.zeros((2, 2), complex))

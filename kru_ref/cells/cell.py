@@ -409,11 +409,12 @@ class Cell(ABC):
         return tuple(self._of_W)
 
     @cached_property
-    def key(self) -> CellKey:
+    def engine_key(self) -> CellKey:
         """What the engine makes single steps by."""
         shapes = self.matrix.layout(self.hidden_size, np.dtype(self.dtype)).values()
         factors = tuple((shape[0], shape[1]) for shape, _ in shapes)
-        return CellKey(self.kind, factors, self.input_size, np.dtype(self.dtype).char)
+        sizes = self.input_size, self.hidden_size
+        return CellKey(self.kind, factors, *sizes, np.dtype(self.dtype).char)
 
     @property
     def unitary_names(self) -> tuple[str, ...]:
@@ -430,9 +431,17 @@ class Cell(ABC):
         names, n = self.matrix_names, len(self.matrix_names) // len(self.gate_names)
         return [[params[name] for name in names[k : k + n]] for k in range(0, len(names), n)]
 
+    @property
+    def engine(self) -> ModuleType | None:
+        """What runs this cell in compiled code: one of this library's, over such a matrix."""
+        own = (type(self).step, type(self.matrix).matvec)
+        if not all(method.__module__.startswith("kru_ref.") for method in own):
+            return None  # somebody's own equations
+        return self.matrix.engine(self.hidden_size)
+
     def engine_for(self, x: NDArray[Any]) -> ModuleType | None:
         """Return what runs the recurrence over x in compiled code, if anything does."""
-        return None if np.iscomplexobj(x) else self.matrix.engine(self.hidden_size)
+        return None if np.iscomplexobj(x) else self.engine
 
     def initial_states(self, params: Mapping[str, Array], B: int, given: Any) -> States:
         """Return each part of the state before the first step: given, learned, or 0."""

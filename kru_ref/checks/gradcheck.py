@@ -13,7 +13,7 @@ import numpy as np
 
 from ..arrays import Array
 from ..cells import GRU, LSTM, RNN, Cell, Params
-from ..engine.backend import kernels
+from ..engine.backend import Backend, kernels
 from ..matrices import Dense, FullUnitary, Kronecker, Matrix
 from ..model import SequenceModel
 from ..restricted import RestrictedUnitary
@@ -68,12 +68,10 @@ class Row(NamedTuple):
 
 def subjects() -> Iterator[Subject]:
     """Yield every cell over every matrix, in double precision, on every backend there is."""
-    matrices: list[tuple[str, Matrix, str]] = [("Kronecker", Kronecker(FACTORS, "numpy"), "numpy")]
-    if kernels is not None:
-        matrices.append(("Kronecker", Kronecker(FACTORS, "cython"), "cython"))
-    others: tuple[Matrix, ...] = (Dense(), RestrictedUnitary(), FullUnitary())
-    for matrix in others:
-        matrices.append((type(matrix).__name__, matrix, "numpy"))
+    matrices: list[tuple[Matrix, str]] = [(RestrictedUnitary(), "numpy")]
+    backends: tuple[Backend, ...] = ("numpy",) if kernels is None else ("numpy", "cython")
+    for b in backends:
+        matrices += [(Kronecker(FACTORS, b), b), (Dense(backend=b), b), (FullUnitary(b), b)]
     makers: dict[str, Callable[[Matrix], Cell]] = {
         "RNN modrelu": lambda W: RNN(D, N, W, "modrelu", "float64"),
         "RNN tanh": lambda W: RNN(D, N, W, "tanh", "float64"),
@@ -84,8 +82,8 @@ def subjects() -> Iterator[Subject]:
         "LSTM": lambda W: LSTM(D, N, W, "float64"),
         "GRU": lambda W: GRU(D, N, W, "float64"),
     }
-    for (cell, make), (name, matrix, backend) in itertools.product(makers.items(), matrices):
-        yield Subject(f"{cell} over {name}", make(matrix), backend)
+    for (cell, make), (matrix, backend) in itertools.product(makers.items(), matrices):
+        yield Subject(f"{cell} over {type(matrix).__name__}", make(matrix), backend)
 
 
 def check(subject: Subject, rng: np.random.Generator, every_loss: bool = False) -> Row:

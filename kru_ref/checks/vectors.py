@@ -63,7 +63,7 @@ def cases(backend: Backend = "numpy") -> Iterator[Case]:
     yield from _activations(backend)
     yield from _losses_and_factors(backend)
     yield from _gated(backend)
-    yield from _other_matrices()
+    yield from _other_matrices(backend)
 
 
 def _activations(backend: Backend) -> Iterator[Case]:
@@ -112,7 +112,8 @@ def _losses_and_factors(backend: Backend) -> Iterator[Case]:
 
 def _gated(backend: Backend) -> Iterator[Case]:
     """Compute LSTM and GRU over each kind of matrix."""
-    kronecker, dense, restricted = Kronecker(FACTORS, backend), Dense(), RestrictedUnitary()
+    kronecker, dense = Kronecker(FACTORS, backend), Dense(backend=backend)
+    restricted = RestrictedUnitary()
     lengths: tuple[tuple[Matrix, Sequence[tuple[int, int]]], ...]
     lengths = (dense, SHORT), (kronecker, LONG), (restricted, SHORT[-1:])
     for (matrix, sizes), kind in itertools.product(lengths, (LSTM, GRU)):
@@ -126,9 +127,10 @@ def _gated(backend: Backend) -> Iterator[Case]:
     yield _network("kronecker-lstm-penalty", [lstm], 4, 3, strength=STRENGTH)
 
 
-def _other_matrices() -> Iterator[Case]:
+def _other_matrices(backend: Backend) -> Iterator[Case]:
     """Compute a simple cell over each other kind of matrix."""
-    matrices: tuple[Matrix, ...] = Dense(), RestrictedUnitary(), FullUnitary()
+    dense, full = Dense(backend=backend), FullUnitary(backend)
+    matrices: tuple[Matrix, ...] = dense, RestrictedUnitary(), full
     for matrix, dtype in itertools.product(matrices, ("float64", "complex128")):
         what = f"{KINDS[type(matrix)]}-rnn-{dtype}"
         rnn = RNN(D, N, matrix, "modrelu", dtype)

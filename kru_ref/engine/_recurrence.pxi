@@ -126,7 +126,7 @@ cdef Py_ssize_t lay_out_backward(Sizes* n, Py_ssize_t E) noexcept nogil:
     """Say where everything is in a block's scratch; return its size."""
     cdef BackwardScratch* at = &n.backward
     cdef Py_ssize_t size = state_size(n, E), steps = n.steps_at_once
-    at.end, at.x_step = 0, whole_vectors((n.D + 1) * E)
+    at.end, at.x_step = 0, 0 if n.is_dense else whole_vectors((n.D + 1) * E)
     at.targets = reserve(&at.end, 2 * n.panels.stride)  # on the way to W^H d, in turn
     at.stages = reserve(&at.end, n.panels.F * n.panels.stride)  # h before, after each sweep
     at.through_W = reserve(&at.end, n.n_gates * size)   # W_k^H d_k of the step after
@@ -136,12 +136,13 @@ cdef Py_ssize_t lay_out_backward(Sizes* n, Py_ssize_t E) noexcept nogil:
     at.gates = reserve(&at.end, n.n_kept * size)
     at.d = reserve(&at.end, 0 if n.is_dense else steps * n.n_d * size)
     at.x = reserve(&at.end, steps * at.x_step)          # each with a row of ones behind it
-    at.columns = reserve(&at.end, max(n.D, n.M) * E)    # dy or dx of one step
+    # dy or dx of one step
+    at.columns = reserve(&at.end, n.M * E if n.is_dense else max(n.D, n.M) * E)
     at.db = reserve(&at.end, size)                      # of steps_at_once, column by column
     at.G_of_W = reserve(
         &at.end, 0 if n.is_dense else LARGEST_VECTOR * n.parts * n.n_gates * n.panels.n_factors
     )
-    at.G_of_U = reserve(&at.end, LARGEST_VECTOR * 4 * (n.D + 1))
+    at.G_of_U = reserve(&at.end, 0 if n.is_dense else LARGEST_VECTOR * 4 * (n.D + 1))
     return at.end
 
 
@@ -523,7 +524,7 @@ cdef void begin_backward(
     cdef const Kernels* K = kernels_for(n.level, n.is_double)
     cdef real* ones = scratch + n.backward.x + n.D * block.E
     cdef Py_ssize_t slot, i
-    for slot in range(n.steps_at_once):
+    for slot in range(0 if n.is_dense else n.steps_at_once):
         for i in range(block.E):
             ones[slot * n.backward.x_step + i] = 1
     if a.dlast != NULL:

@@ -178,16 +178,16 @@ cdef bint converts(Py_ssize_t n, const other* x, real* to) noexcept nogil:
     return is_finite
 
 
-def read_out(V, c, h):
+def read_out(V, c, h, Py_ssize_t M):
     """Return y = V h + c, or V [Re h; Im h] + c, (M, B), or None; SequenceModel.forward."""
     cdef cnp.npy_intp[2] shape
     cdef Py_ssize_t N, K
-    if not is_ready(h) or cnp.PyArray_NDIM(h) != 2 or not is_ready(c):
+    if not is_ready(h) or cnp.PyArray_NDIM(h) != 2:
         return None
     cdef int parts = 1 + cnp.PyArray_ISCOMPLEX(h)
     cdef bint is_double = cnp.PyArray_ITEMSIZE(h) == 8 * parts
     N, shape[1] = cnp.PyArray_DIM(h, 0), cnp.PyArray_DIM(h, 1)
-    shape[0], K = cnp.PyArray_SIZE(c), parts * N
+    shape[0], K = M, parts * N
     if data_if(V, 1, is_double, shape[0], K) == NULL or (
         data_if(c, 1, is_double, shape[0], -1) == NULL
     ):

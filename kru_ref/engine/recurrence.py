@@ -30,6 +30,10 @@ FEW_LABELS = 16
 Gates = Sequence[Sequence[Array]]
 States = tuple[Array, ...]
 
+# Numbers of a state up to which single steps are made without the checks and calls of a forward
+# pass, in memory that is kept; beyond, these are no longer what takes the time.
+LARGEST_STEP = 2**16
+
 
 def recurrence_forward(
     kind: str,
@@ -110,8 +114,11 @@ def recurrence_backward(
     from_loss = _from_loss(dh)
     loop = _Loop(kind, W, params, x, M=from_loss["dy"].shape[1] if "dy" in from_loss else 0)
     dbefore = tuple(np.empty_like(part) for part in before)
-    sums, d = loop.sums(), loop.empty_d() if loop.is_dense else None
-    dx = np.empty(x.shape, loop.real) if input_gradient and x.ndim == 3 else None
+    sums, d, dx = loop.sums(), None, None
+    if loop.is_dense:
+        d = loop.empty_d()
+    elif input_gradient and x.ndim == 3:
+        dx = np.empty(x.shape, loop.real)
     own = {"d": d} if loop.is_dense else loop.adjoints(params["U"]) | {"dx": dx}
     given = {
         "before": before,
@@ -175,12 +182,17 @@ def step(
         In either precision.
     before : tuple of ndarray, shapes (N, B)
     """
-    return _one_step(cell, x.shape[-1])(level(), params, names, x, before)
+    if type(before) is not tuple or not before or type(before[0]) is not np.ndarray:
+        return None
+    shape = before[0].shape
+    if shape != (cell.hidden_size, x.shape[-1]) or not 0 < before[0].size <= LARGEST_STEP:
+        return None
+    return _one_step(cell, shape[1])(level(), params, names, x, before)
 
 
-def read_out(V: Array, c: Array, h: Array) -> Array | None:
+def read_out(V: Array, c: Array, h: Array, M: int) -> Array | None:
     """Return y = V h + c of one step, (M, B), or None where something is not as expected."""
-    return kernels.read_out(V, c, h)
+    return kernels.read_out(V, c, h, M)
 
 
 class CellKey(NamedTuple):
@@ -189,10 +201,11 @@ class CellKey(NamedTuple):
     kind: str
     shapes: tuple[tuple[int, int], ...]  # of each gate's factors
     input_size: int
+    hidden_size: int
     dtype: str  # as NumPy abbreviates it
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=16)
 def _one_step(cell: CellKey, B: int) -> Any:
     """Return what makes one step on B sequences: their products have no butterflies."""
     kind, dtype = kernels.KINDS[cell.kind], np.dtype(cell.dtype)
@@ -200,7 +213,7 @@ def _one_step(cell: CellKey, B: int) -> Any:
     columns = columns_of(B, B)
     plan = plan_of(cell.shapes, BLOCK, cell.dtype, butterflies=False)
     product = product_of(plan, 1, columns, 0, cell.dtype)
-    D, N = cell.input_size, plan.rows[0]
+    D, N = cell.input_size, cell.hidden_size
     sizes = kernels.Recurrence(kind.number, product, real == np.float64, 1, D, 0, is_dense)
     room = {
         "merged": np.zeros(0 if is_dense else kind.n_gates * plan.n_numbers, dtype),
@@ -223,7 +236,7 @@ class _Loop:
         self.n_gates, self.dtype = len(W), U.dtype
         self.is_dense = not are_small([W_f.shape for W_f in W[0]], LARGEST_IN_RECURRENCE)
         columns = columns_of(B, B if self.is_dense else BLOCK)
-        product, merged = self._product(W, columns, U.dtype.char)
+        product, stacked = self._product(W, columns, U.dtype.char)
         self.sizes = kernels.Recurrence(
             step.number, product, self.real == np.float64, len(x), U.shape[1], M, self.is_dense
         )
@@ -232,13 +245,13 @@ class _Loop:
         self.T, self.B, self.n_d, self.n_kept = len(x), B, step.n_d, step.n_kept
         inner = params.get("b_h") if step.n_kept else params["b"]
         self.arrays: dict[str, Any] = {
-            "W": np.stack(merged),
+            "W": stacked,
             "b": None if inner is None else self._repeated(inner, columns),
             "x": np.ascontiguousarray(x, np.int64 if x.ndim == 2 else self.real),
         }
 
-    def _product(self, W: Gates, columns: NDArray[np.intp], dtype: str) -> tuple[Any, list[Any]]:
-        """Return the product that all gates share, and their numbers; set its plan.
+    def _product(self, W: Gates, columns: NDArray[np.intp], dtype: str) -> tuple[Any, Array]:
+        """Return the product that all gates share, and the numbers of each; set its plan.
 
         It has butterflies if all factors are far enough from singular.
         """
@@ -246,10 +259,12 @@ class _Loop:
         for with_butterflies in (True, False):
             self.plan = plan_of(shapes, BLOCK, dtype, with_butterflies)
             product = product_of(self.plan, 1, columns, 0, dtype)
-            merged = [merge(W_k, product) for W_k in W]
-            if all(W_k is not None for W_k in merged):
+            if self.is_dense:
+                return product, as_reals(np.stack([W_k[0] for W_k in W]))
+            merged = [of_gate for W_k in W if (of_gate := merge(W_k, product)) is not None]
+            if len(merged) == len(W):
                 break
-        return product, merged
+        return product, np.stack(merged)
 
     def adjoints(self, U: Array) -> dict[str, Array]:
         """Return W_k^H of each gate, and U^T."""

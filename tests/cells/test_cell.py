@@ -432,3 +432,40 @@ def test_a_state_that_is_not_learned_has_no_gradient(rng, make):
     h, saved = cell.forward(params, rng.standard_normal((2, 3, 1)))
     assert saved.h0_is_learned is False
     assert set(cell.backward(params, saved, h)[0]) == set(params)
+
+
+class Twice(kru.Dense):
+    def matvec(self, W, h):
+        return 2 * (W[0] @ h)
+
+
+class Shifted(kru.LSTM):
+    def step(self, params, Wh, Ux, before):
+        return super().step(params, [part + 1 for part in Wh], Ux, before)
+
+
+class Named(kru.RNN):
+    kind = "a kind of one's own"
+
+    def step(self, params, Wh, Ux, before):
+        return (Wh[0] + Ux[0],), ()
+
+
+@pytest.mark.parametrize("N", [4, 40])
+def test_equations_of_ones_own_are_computed(rng, N):
+    """Compiled code knows the library's alone."""
+    x = rng.standard_normal((3, D, 2))
+    dense = kru.Dense(backend="numpy")
+    cell, twice = kru.RNN(D, N, dense, "tanh", "float64"), kru.RNN(D, N, Twice(), "tanh", "float64")
+    params = cell.init(rng)
+    doubled = params | {"W": 2 * params["W"]}
+    np.testing.assert_allclose(twice.forward(params, x)[0], cell.forward(doubled, x)[0])
+
+    lstm, shifted = (of(D, N, dtype="float64") for of in (kru.LSTM, Shifted))
+    params = lstm.init(rng)
+    moved = params | {"b": params["b"] + 1}
+    np.testing.assert_allclose(shifted.forward(params, x)[0], lstm.forward(moved, x)[0])
+
+    named, linear = (of(D, N, kru.Dense(), "identity", "float64") for of in (Named, kru.RNN))
+    params = linear.init(rng)
+    np.testing.assert_allclose(named.forward(params, x)[0], linear.forward(params, x)[0])

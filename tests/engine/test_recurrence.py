@@ -116,7 +116,10 @@ def test_any_number_of_threads_gives_the_same_bits(rng, monkeypatch, B):
 def test_large_factors_are_left_to_blas(rng):
     assert kru.KRU(3, 66, ((33, 33), (2, 2)), backend="cython").matrix.engine(66) is None
     assert kru.KRU(3, 64, ((32, 32), (2, 2)), backend="cython").matrix.engine(64) is not None
+    assert kru.KRU(3, 66, ((66, 66),), backend="cython").matrix.engine(66) is not None
     assert kru.KRU(3, 32, backend="numpy").matrix.engine(32) is None
+    assert kru.Dense(backend="cython").engine(512) is not None
+    assert kru.FullUnitary("numpy").engine(5) is None
 
 
 @pytest.fixture
@@ -272,3 +275,14 @@ def test_a_dense_matrix(
     for expected, actual in zip(*found, strict=True):
         assert actual.dtype == expected.dtype
         close(actual, expected, dtype)
+
+
+def test_scratch_of_a_dense_matrix_does_not_grow_with_the_input(rng):
+    """Sums over time are made elsewhere: no copies of the input are needed for them."""
+    sizes = []
+    for D in (1, 50_000):
+        U = np.zeros((4 * 64, D), "float32")
+        W = [[np.eye(64, dtype="float32")]] * 4
+        params = {"U": U, "b": np.zeros(4 * 64, "float32")}
+        sizes.append(compiled._Loop("lstm", W, params, np.zeros((9, 50), int)).sizes)
+    assert sizes[0].backward_scratch == sizes[1].backward_scratch

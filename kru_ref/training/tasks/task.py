@@ -95,7 +95,7 @@ class Task(ABC):
         Numbers of the hidden state and of W: real or complex, single or double precision. If not
         given, complex64 for the simple cell and float32 for the others, which are real.
     backend
-        Engine of the Kronecker product; other matrices have no compiled one.
+        Engine of the recurrence; matrix restricted has no compiled one.
     batch_size
         Sequences in a batch.
     updates
@@ -375,9 +375,9 @@ def make_matrix(
     """Return the recurrent matrix of a name; of another than these raise ValueError."""
     matrices: dict[str, Matrix] = {
         "kronecker": Kronecker(factors, backend, init),
-        "dense": Dense(),
+        "dense": Dense(backend=backend),
         "restricted": RestrictedUnitary(),
-        "full": FullUnitary(),
+        "full": FullUnitary(backend),
     }
     if not isinstance(name, str) or name not in matrices:
         raise ValueError(f"matrix must be one of {', '.join(matrices)}, got {_shown(name)}")
@@ -474,10 +474,8 @@ def checked_index(name: str, value: Any) -> int:
 
 def check_backend(backend: str, matrix: str) -> None:
     """Raise ValueError if compiled code is asked for where there is none."""
-    if backend == "cython" and matrix != "kronecker":
-        raise ValueError(
-            f"backend 'cython' acts only with matrix kronecker, and this is {matrix}: leave it out"
-        )
+    if backend == "cython" and matrix == "restricted":
+        raise ValueError("backend 'cython' does not act with matrix restricted: leave it out")
 
 
 def memory() -> int:
