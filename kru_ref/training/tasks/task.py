@@ -475,7 +475,10 @@ def checked_index(name: str, value: Any) -> int:
 def check_backend(backend: str, matrix: str) -> None:
     """Raise ValueError if compiled code is asked for where there is none."""
     if backend == "cython" and matrix == "restricted":
-        raise ValueError("backend 'cython' does not act with matrix restricted: leave it out")
+        raise ValueError(
+            "backend 'cython' acts only with matrix kronecker, dense or full, and this is "
+            f"{matrix}: leave it out"
+        )
 
 
 def memory() -> int:
