@@ -37,6 +37,11 @@ LANES = 16
 # 2×2 factors that share diagonals: of fewer these would cost what they save.
 SHORTEST_RUN = 3
 
+# 2×2 factors that become butterflies at once. Forward three are faster than two everywhere, for
+# their eight numbers make fewer passes; backward, where what each has before it and its gradient
+# are at hand, 24 complex numbers and 8 more fill the registers of AVX-512 and overflow 16.
+AT_ONCE, AT_ONCE_IN_FEW_REGISTERS = 3, 2
+
 # Real numbers in a row, for butterflies: below, their vectors would be too short.
 FEWEST_PARTS = 8
 
@@ -153,7 +158,7 @@ def _phase(
     B: int,
     width: int,
     dtype: str,
-    butterflies: bool = True,
+    butterflies: int = AT_ONCE,
 ) -> Phase:
     cuts = _cuts(B, width, np.dtype(dtype).itemsize)
     widths = np.diff(cuts)
@@ -161,7 +166,7 @@ def _phase(
     stride = whole_vectors(plan.most_rows * int(widths.max()) * parts_of(np.dtype(dtype)))
     product, plain = product_of(plan, left, cuts, stride, dtype), None
     if any(group.run for group in plan.groups):
-        plain = _phase(shapes, factors, left, B, width, dtype, butterflies=False)
+        plain = _phase(shapes, factors, left, B, width, dtype, butterflies=0)
     return Phase(factors, left, B, cuts, plan, stride, product, plain)
 
 
@@ -186,9 +191,12 @@ def _cuts(B: int, width: int, itemsize: int) -> NDArray[np.intp]:
 
 @functools.lru_cache(maxsize=256)
 def plan_of(
-    shapes: tuple[tuple[int, int], ...], B: int, dtype: str, butterflies: bool = True
+    shapes: tuple[tuple[int, int], ...], B: int, dtype: str, butterflies: int = AT_ONCE
 ) -> Plan:
-    """Choose which factors make one sweep, for panels of B columns or more."""
+    """Choose which factors make one sweep, for panels of B columns or more.
+
+    ``butterflies`` says how many may be at once, 3 or 2; 0 is for none.
+    """
     parts = parts_of(np.dtype(dtype))
     groups = _groups(shapes, B, dtype, butterflies)
     offsets = np.cumsum([0] + [group.size for group in groups])
@@ -213,7 +221,7 @@ def plan_of(
 
 
 def _groups(
-    shapes: tuple[tuple[int, int], ...], B: int, dtype: str, butterflies: bool
+    shapes: tuple[tuple[int, int], ...], B: int, dtype: str, butterflies: int
 ) -> tuple[Group, ...]:
     """Return which neighbouring factors make one sweep."""
     parts, lanes = parts_of(np.dtype(dtype)), LANES if dtype in "fF" else LANES // 2
@@ -224,20 +232,21 @@ def _groups(
             break
         last -= 1
     groups: list[Group] = []
-    takes_apart = butterflies and kernels.has_vectors() and B * parts >= FEWEST_PARTS
+    takes_apart = butterflies > 0 and kernels.has_vectors() and B * parts >= FEWEST_PARTS
     for is_pair, run in itertools.groupby(range(last), lambda f: shapes[f] == (2, 2)):
         factors = tuple(run)
         if takes_apart and is_pair and len(factors) >= SHORTEST_RUN:
-            groups += [Group(part, _rows(shapes, part), factors) for part in _threes(factors)]
+            parts_of_run = _threes_and_twos(factors, butterflies)
+            groups += [Group(part, _rows(shapes, part), factors) for part in parts_of_run]
         else:
             groups += [Group(part, _rows(shapes, part)) for part in _twos(shapes, factors)]
     rest = tuple(range(last, len(shapes)))
     return (*groups, Group(rest, _rows(shapes, rest))) if rest else tuple(groups)
 
 
-def _threes(factors: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Cut a run into threes and twos."""
-    n_twos = -len(factors) % 3
+def _threes_and_twos(factors: tuple[int, ...], at_once: int) -> list[tuple[int, ...]]:
+    """Cut a run into threes, behind the fewest twos; or into twos, with a three if it is odd."""
+    n_twos = -len(factors) % 3 if at_once == 3 else (len(factors) - len(factors) % 2 * 3) // 2
     starts = [2 * i for i in range(n_twos)] + list(range(2 * n_twos, len(factors) + 1, 3))
     return [factors[i:j] for i, j in itertools.pairwise(starts)]
 

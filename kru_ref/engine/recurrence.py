@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays import Array, Params, ReadoutGradient
-from .backend import kernels, n_threads
+from .backend import INSTRUCTION_SETS, kernels, n_threads
 from .memory import aligned_empty, aligned_zeros
 from .plans import (
+    AT_ONCE,
+    AT_ONCE_IN_FEW_REGISTERS,
     BLOCK,
     LARGEST_IN_RECURRENCE,
     are_small,
@@ -211,7 +213,7 @@ def _one_step(cell: CellKey, B: int) -> Any:
     kind, dtype = kernels.KINDS[cell.kind], np.dtype(cell.dtype)
     real, is_dense = np.dtype(dtype.char.lower()), not are_small(cell.shapes, LARGEST_IN_RECURRENCE)
     columns = columns_of(B, B)
-    plan = plan_of(cell.shapes, BLOCK, cell.dtype, butterflies=False)
+    plan = plan_of(cell.shapes, BLOCK, cell.dtype, butterflies=0)
     product = product_of(plan, 1, columns, 0, cell.dtype)
     D, N = cell.input_size, cell.hidden_size
     sizes = kernels.Recurrence(kind.number, product, real == np.float64, 1, D, 0, is_dense)
@@ -256,8 +258,9 @@ class _Loop:
         It has butterflies if all factors are far enough from singular.
         """
         shapes = tuple(W_f.shape for W_f in W[0])
-        for with_butterflies in (True, False):
-            self.plan = plan_of(shapes, BLOCK, dtype, with_butterflies)
+        few_registers = self.parts == 2 and level() < INSTRUCTION_SETS.index("avx512")
+        for butterflies in (AT_ONCE_IN_FEW_REGISTERS if few_registers else AT_ONCE, 0):
+            self.plan = plan_of(shapes, BLOCK, dtype, butterflies)
             product = product_of(self.plan, 1, columns, 0, dtype)
             if self.is_dense:
                 return product, as_reals(np.stack([W_k[0] for W_k in W]))

@@ -74,3 +74,28 @@ def test_panels_cover_all_columns(cut):
             assert cuts[0] == 0
             assert cuts[-1] == B
             assert (np.diff(cuts) >= min(B, 8)).all()
+
+
+@pytest.mark.parametrize("at_once", [2, 3])
+@pytest.mark.parametrize("F", range(3, 14))
+def test_how_a_run_of_butterflies_is_cut(F, at_once):
+    parts = plans._threes_and_twos(tuple(range(F)), at_once)
+    assert [f for part in parts for f in part] == list(range(F))
+    sizes = [len(part) for part in parts]
+    assert set(sizes) <= {2, 3}
+    assert sizes.count(5 - at_once) <= at_once - 1  # of the other size only what must be
+    assert sizes == sorted(sizes)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex64"])
+@pytest.mark.parametrize("level", backend.INSTRUCTION_SETS)
+def test_two_at_once_where_registers_are_few(monkeypatch, dtype, level):
+    if backend.INSTRUCTION_SETS.index(level) > backend.kernels.supported_level():
+        pytest.skip(f"this processor has no {level}")
+    monkeypatch.setenv("KRU_REF_SIMD", level)
+    W = [np.eye(2, dtype=dtype)] * 6
+    params = {"U": np.zeros((64, 1), dtype), "b": np.zeros(64, "float32")}
+    loop = compiled._Loop("identity", [W], params, np.zeros((1, 1, 20), "float32"))
+    sizes = [len(group.factors) for group in loop.plan.groups]
+    few = dtype == "complex64" and level != "avx512"
+    assert sizes == ([2, 2, 2] if few or not backend.kernels.has_vectors() else [3, 3])
