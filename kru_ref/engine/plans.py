@@ -27,6 +27,10 @@ from .backend import kernels
 # Beyond factors of about this size a product by BLAS for each of them is as fast or faster.
 LARGEST_FACTOR = 16
 
+# The same forward where vectors are as long as AVX-512's. Backward the sums of a factor's gradient,
+# kept lane by lane, would outgrow the cache.
+LARGEST_IN_LONG_VECTORS = 64
+
 # The same for a recurrence, where BLAS would be called from Python in every step; but not for a
 # single factor, a dense W.
 LARGEST_IN_RECURRENCE = 32
@@ -106,41 +110,49 @@ def fits_recurrence(shapes: tuple[tuple[int, int], ...]) -> bool:
 
 
 @functools.lru_cache(maxsize=256)
-def phases_of(shapes: tuple[tuple[int, int], ...], B: int, dtype: str) -> tuple[Phase, ...]:
+def phases_of(
+    shapes: tuple[tuple[int, int], ...], B: int, dtype: str, largest: int = LARGEST_FACTOR
+) -> tuple[Phase, ...]:
     """Cut a product into runs of neighbouring factors whose panels fit the cache.
 
     What fits as a whole is one run, its sweeps in the cheapest order. A larger one goes
     through its factors in that order and starts a new run where the next factor is no
-    neighbour, goes to BLAS, or would let a panel outgrow the cache.
+    neighbour, goes to BLAS as one above ``largest``, or would let a panel outgrow the cache.
     """
     itemsize, order = np.dtype(dtype).itemsize, sweeps(shapes, B)
-    largest = max(max(shapes[f]) * left * right for f, left, right in order)
-    if are_small(shapes) and largest * itemsize <= 2 * PANEL:
+    most = max(max(shapes[f]) * left * right for f, left, right in order)
+    if are_small(shapes, largest) and most * itemsize <= 2 * PANEL:
         everything = tuple(range(len(shapes)))
         return (_phase(shapes, everything, 1, B, max(1, B), dtype),)
     runs: list[list[Sweep]] = []
     for sweep in order:
-        if runs and _joins(shapes, runs[-1], sweep, itemsize):
+        if runs and _joins(shapes, runs[-1], sweep, itemsize, largest):
             runs[-1].append(sweep)
         else:
             runs.append([sweep])
-    return tuple(_phase_of(shapes, run, dtype) for run in runs)
+    return tuple(_phase_of(shapes, run, dtype, largest) for run in runs)
 
 
-def _phase_of(shapes: tuple[tuple[int, int], ...], run: list[Sweep], dtype: str) -> Phase:
+def _phase_of(
+    shapes: tuple[tuple[int, int], ...], run: list[Sweep], dtype: str, largest: int
+) -> Phase:
     """Return the phase of neighbouring factors, or of one that is left to BLAS."""
     chosen, left, right = tuple(sweep.factor for sweep in run), run[0].left, run[-1].right
-    if not are_small([shapes[f] for f in chosen]):
+    if not are_small([shapes[f] for f in chosen], largest):
         return Phase(chosen, left, right, columns_of(right), None, 0, None, None)
     width = max(LANES, PANEL // (max(_rows(shapes, chosen)) * np.dtype(dtype).itemsize))
     return _phase(shapes, chosen, left, right, min(right, width), dtype)
 
 
 def _joins(
-    shapes: tuple[tuple[int, int], ...], run: list[Sweep], sweep: Sweep, itemsize: int
+    shapes: tuple[tuple[int, int], ...],
+    run: list[Sweep],
+    sweep: Sweep,
+    itemsize: int,
+    largest: int,
 ) -> bool:
     neighbours = sweep.factor == run[-1].factor + 1
-    if not neighbours or not are_small([shapes[run[0].factor], shapes[sweep.factor]]):
+    if not neighbours or not are_small([shapes[run[0].factor], shapes[sweep.factor]], largest):
         return False
     rows = max(_rows(shapes, [s.factor for s in run] + [sweep.factor]))
     return rows * min(sweep.right, 4 * LANES) * itemsize <= PANEL

@@ -17,10 +17,20 @@ from ..sweeps import sweep_gradient
 from . import butterflies
 from .backend import INSTRUCTION_SETS, instruction_set, kernels, n_threads
 from .memory import aligned_zeros
-from .plans import LANES, Phase, Plan, parts_of, phases_of
+from .plans import (
+    LANES,
+    LARGEST_FACTOR,
+    LARGEST_IN_LONG_VECTORS,
+    Phase,
+    Plan,
+    parts_of,
+    phases_of,
+)
 
 # Chunks of panels, each with its own scratch and its own gradient.
 CHUNKS = 8
+
+AVX512 = INSTRUCTION_SETS.index("avx512")
 
 _REAL_DTYPES = {char: np.dtype(char.lower()) for char in "fdFD"}
 
@@ -32,10 +42,11 @@ def shapes_of(factors: Any, x: Any) -> tuple[tuple[int, int], ...] | None:
 
 def matvec(factors: Sequence[Array], x: Array) -> Array:
     """Return (W_0 ⊗ … ⊗ W_{F-1}) x; see kronecker.numpy_matvec."""
-    B = x.shape[1]
-    phases = phases_of(tuple([W.shape for W in factors]), B, x.dtype.char)
+    B, vectors = x.shape[1], level()
+    largest = LARGEST_IN_LONG_VECTORS if vectors == AVX512 else LARGEST_FACTOR
+    phases = phases_of(tuple([W.shape for W in factors]), B, x.dtype.char, largest)
     if len(phases) == 1 and (product := phases[0].product) is not None:
-        y = kernels.matvec(product, level(), n_threads(), factors, x, False)
+        y = kernels.matvec(product, vectors, n_threads(), factors, x, False)
         if y is not None or phases[0].plain is None:
             return y
         phases = (phases[0].plain,)

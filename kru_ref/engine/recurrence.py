@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays import Array, Params, ReadoutGradient
-from .backend import INSTRUCTION_SETS, kernels, n_threads
+from .backend import kernels, n_threads
 from .memory import aligned_empty, aligned_zeros
 from .plans import (
     AT_ONCE,
@@ -23,7 +23,16 @@ from .plans import (
     plan_of,
     product_of,
 )
-from .products import adjoint, as_complexes, as_reals, factor_gradients, level, merge, real_dtype
+from .products import (
+    AVX512,
+    adjoint,
+    as_complexes,
+    as_reals,
+    factor_gradients,
+    level,
+    merge,
+    real_dtype,
+)
 
 # Up to so many, a product with one-hot columns is faster than adding up column by column.
 FEW_LABELS = 16
@@ -258,7 +267,7 @@ class _Loop:
         It has butterflies if all factors are far enough from singular.
         """
         shapes = tuple(W_f.shape for W_f in W[0])
-        few_registers = self.parts == 2 and level() < INSTRUCTION_SETS.index("avx512")
+        few_registers = self.parts == 2 and level() < AVX512
         for butterflies in (AT_ONCE_IN_FEW_REGISTERS if few_registers else AT_ONCE, 0):
             self.plan = plan_of(shapes, BLOCK, dtype, butterflies)
             product = product_of(self.plan, 1, columns, 0, dtype)
