@@ -88,16 +88,11 @@ def as_one_vector(arrays: Iterable[Array]) -> NDArray[np.floating]:
 
 
 def apart(row: NDArray[np.floating], like: Iterable[Array]) -> list[Array]:
-    """Return views of a vector as arrays like those it was made of."""
+    """Return a vector as arrays like those it was made of: views, where the precision is theirs."""
     parts, first = [], 0
     for a in like:
         last = first + a.size * (1 + (a.dtype.kind == "c"))
-        parts.append(row[first:last].view(a.dtype).reshape(a.shape))
+        part = row[first:last].astype(a.real.dtype, copy=False)
+        parts.append(part.view(a.dtype).reshape(a.shape))
         first = last
     return parts
-
-
-def as_real(p: Array) -> NDArray[np.floating]:
-    """View a complex array as real numbers, (…, n) as (…, 2n); a real one as it is."""
-    p = np.ascontiguousarray(p, p.dtype.newbyteorder("="))
-    return p.view(np.finfo(p.dtype).dtype)

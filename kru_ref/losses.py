@@ -64,7 +64,8 @@ def softmax_cross_entropy(
     is_below = y.real < largest
     with np.errstate(invalid="ignore"):
         y = y - largest
-    y[~is_below & (largest == np.inf)] = 0
+    if (is_infinite := largest == np.inf).any():
+        y[~is_below & is_infinite] = 0
     exp = np.exp(y)
     total = exp.sum(axis=0)
     # all but one of the largest; of a complex step they lie an imaginary part from 0

@@ -266,22 +266,23 @@ class SequenceModel:
         self, params: Any, x_t: Any, state: Any
     ) -> tuple[NDArray[np.floating], tuple[State, ...]] | None:
         """Make a step in compiled code alone; None where something is not as that takes it."""
-        engine, x, after = self._step_engine, x_t, list[State]()
-        if engine is None or type(x) is not np.ndarray or x.ndim not in (1, 2):
+        engine, after = self._step_engine, list[State]()
+        if engine is None or type(x_t) is not np.ndarray or x_t.ndim not in (1, 2):
             return None
         if type(params) is not dict or params.keys() != self.layout.keys():
             return None
         if type(state) is not tuple or len(state) != len(self.cells):
             return None
-        x = x.astype(np.int64, copy=False) if x.dtype.kind in "iu" else x
+        h = x_t.astype(np.int64, copy=False) if x_t.dtype.kind in "iu" else x_t
         for cell, names, before in zip(self.cells, self._step_names, state, strict=True):
             parts = before if len(cell.state_names) > 1 else (before,)
+            x = features(h) if after else h
             now = engine.step(cell.engine_key, params, names, x, parts)
             if now is None:
                 return None
+            h = now[0]
             after.append(one_or_all(now))
-            x = features(now[0])
-        y = engine.read_out(params["readout.V"], params["readout.c"], now[0], self.output_size)
+        y = engine.read_out(params["readout.V"], params["readout.c"], h, self.output_size)
         return None if y is None else (y, tuple(after))
 
     @np.errstate(under="ignore")
@@ -341,8 +342,9 @@ class SequenceModel:
         above = self.cells[-1]
         last = np.empty((1, above.hidden_size, B), above.dtype)
         logits = np.zeros((0 if self.last_only else T, self.output_size, B), above.real_dtype)
-        for first in range(0, T, self._steps_at_once(B)):
-            steps = slice(first, min(T, first + self._steps_at_once(B)))
+        end, at_once = int(ends.max()), self._steps_at_once(B)
+        for first in range(0, end, at_once):
+            steps = slice(first, min(end, first + at_once))
             h, states = self._run(params, x[steps], states)
             if self.last_only:
                 here = (ends > first) & (ends <= steps.stop)

@@ -89,10 +89,10 @@ class Optimizer:
         params, grads = arguments.as_arrays("params", params), arguments.as_arrays("grads", grads)
         arguments.check_update(self.slots, params, grads, state)
         steps = arguments.checked_count(state.get("steps")) + 1
+        kept = [arguments.as_arrays(slot, state[slot]) for slot in self.slots]
         new: list[Params] = [{} for _ in ("parameters", *self.slots)]
         for single in dict.fromkeys(np.finfo(p.dtype).dtype for p in params.values()):
             some = {name: p for name, p in params.items() if np.finfo(p.dtype).dtype == single}
-            kept = [arguments.as_arrays(slot, state[slot]) for slot in self.slots]
             moved = self._moved(some, grads, kept, steps)
             for of_all, row in zip(new, moved, strict=True):
                 of_all |= zip(some, apart(row, some.values()), strict=True)

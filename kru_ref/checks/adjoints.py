@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 from ..arguments import MOST_PROBES, as_array, check_rng, check_tolerance, checked_size
-from ..arrays import Array, as_real, divided
+from ..arrays import Array, apart, as_one_vector, divided
 
 Real = NDArray[np.floating]
 
@@ -195,16 +195,10 @@ def packed(arrays: Mapping[str, Array], like: Mapping[str, Array]) -> Real:
             raise ValueError(f"{name} must have shape {pattern.shape}, got {a.shape}")
         if np.iscomplexobj(a) and not np.iscomplexobj(pattern):
             raise TypeError(f"{name} must be real, got {a.dtype}")
-        parts.append(as_real(a.astype(pattern.dtype)).reshape(-1))
-    return np.concatenate(parts)
+        parts.append(a.astype(pattern.dtype))
+    return as_one_vector(parts)
 
 
 def unpacked(vector: Real, like: Mapping[str, Array]) -> dict[str, Array]:
     """Return the arrays whose real numbers a vector holds: :func:`packed`, undone."""
-    arrays, begin = {}, 0
-    for name, pattern in like.items():
-        end = begin + pattern.size * (1 + np.iscomplexobj(pattern))
-        part = np.ascontiguousarray(vector[begin:end], np.finfo(pattern.dtype).dtype)
-        arrays[name] = part.view(pattern.dtype).reshape(pattern.shape)
-        begin = end
-    return arrays
+    return dict(zip(like, apart(np.ascontiguousarray(vector), like.values()), strict=True))

@@ -9,7 +9,7 @@ cdef void dense_products(
     """Wh = W_k h of all gates, one under the other: one product if the W_k lie so, too."""
     cdef int first = 0, end
     while first < n.n_gates:
-        end = end_of_run(n, a, first, 0, <real*>NULL)
+        end = end_of_run(n, a, first, False)
         gemm(
             n.parts, False, (end - first) * n.N, block.width, n.N, <const real*>a.W[first], n.N,
             h, h_row, False, Wh + first * state_size(n, block.E), block.E,
@@ -24,7 +24,7 @@ cdef void dense_adjoints(
     cdef const KindOfStep* step = &kinds[n.kind]
     cdef int first = 0, end
     while first < n.n_gates:
-        end = end_of_run(n, a, first, 1, <real*>NULL)
+        end = end_of_run(n, a, first, True)
         gemm(
             n.parts, True, n.N, block.width, (end - first) * n.N, <const real*>a.W[first], n.N,
             d + step.d_of_W[first] * state_size(n, block.E), block.E, first > 0, through_W, block.E,
@@ -32,14 +32,12 @@ cdef void dense_adjoints(
         first = end
 
 
-cdef int end_of_run(
-    const Sizes* n, const Arrays* a, int first, bint of_d, const real* of_this_precision
-) noexcept nogil:
+cdef int end_of_run(const Sizes* n, const Arrays* a, int first, bint of_d) noexcept nogil:
     """Return behind which gate the W_k, and the d_k, no longer follow on one another."""
     cdef const KindOfStep* step = &kinds[n.kind]
     cdef int end = first + 1
-    cdef Py_ssize_t size = n.parts * n.N * n.N
-    while end < n.n_gates and <const real*>a.W[end] == <const real*>a.W[end - 1] + size:
+    cdef Py_ssize_t n_bytes = n.parts * n.N * n.N * (8 if n.is_double else 4)
+    while end < n.n_gates and <const char*>a.W[end] == <const char*>a.W[end - 1] + n_bytes:
         if of_d and step.d_of_W[end] != step.d_of_W[end - 1] + 1:
             break
         end += 1

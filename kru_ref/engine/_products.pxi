@@ -37,7 +37,7 @@ def merge(Product product, factors):
 
 
 cdef bint merge_into(Product product, factors, void* merged) except -1:
-    """Set merged to what merge() returns, zeros before; return whether it can be."""
+    """Set merged to what merge() returns; return whether it can be."""
     cdef bint fits
     cdef void* flat = malloc(cnp.PyArray_ITEMSIZE(factors[0]) * product.n_entries)
     if flat == NULL:

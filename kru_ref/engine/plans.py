@@ -41,7 +41,7 @@ LANES = 16
 # 2×2 factors that share diagonals: of fewer these would cost what they save.
 SHORTEST_RUN = 3
 
-# 2×2 factors that become butterflies at once. Forward three are faster than two everywhere, for
+# 2×2 factors that become butterflies at once. Forward three are as fast as two or faster, for
 # their eight numbers make fewer passes; backward, where what each has before it and its gradient
 # are at hand, 24 complex numbers and 8 more fill the registers of AVX-512 and overflow 16.
 AT_ONCE, AT_ONCE_IN_FEW_REGISTERS = 3, 2
