@@ -442,17 +442,20 @@ def checked_step_input(cell: Cell, x_t: ArrayLike) -> NDArray[Any]:
 
 def checked_padded_input(
     cell: Cell, x: ArrayLike, lengths: ArrayLike | None
-) -> tuple[NDArray[Any], NDArray[np.intp]]:
-    """Return x as :func:`checked_input`, 0 behind its sequences' ends, and these."""
+) -> tuple[NDArray[Any], NDArray[np.intp] | None, NDArray[np.intp] | None]:
+    """Return x as :func:`checked_input`, and with lengths its sequences' ends and their order.
+
+    x is then in that order, the longest first, and 0 behind the ends.
+    """
     array = as_array("x", x)
     if lengths is None or array.ndim not in (2, 3) or 0 in array.shape:
-        x = checked_input(cell, array)
-        return x, np.full(x.shape[-1], len(x))
+        return checked_input(cell, array), None, None
     ends = _checked_lengths(lengths, len(array), array.shape[-1])
-    array = array.copy()
+    order = np.argsort(-ends, kind="stable")
+    array, ends = np.take(array, order, axis=-1), ends[order]
     for b, end in enumerate(ends):
         array[end:, ..., b] = 0
-    return checked_input(cell, array), ends
+    return checked_input(cell, array), ends, order
 
 
 def _checked_lengths(lengths: ArrayLike, T: int, B: int) -> NDArray[np.intp]:
@@ -520,6 +523,8 @@ def _check_sizes(cell: Cell, saved: Saved) -> None:
     if not len(saved.before) == len(saved.states) == len(names):
         raise ValueError(f"its state has {len(saved.states)} parts, this cell's {len(names)}")
     T, shape = len(x), (cell.hidden_size, x.shape[-1])
+    if saved.ends is not None and (saved.ends.shape != shape[1:] or saved.ends[0] > T):
+        raise ValueError(f"its ends are {saved.ends}, of sequences in x {x.shape}")
     arrays: list[tuple[str, Any, tuple[int, ...]]] = []
     for name, before, of_time in zip(names, saved.before, saved.states, strict=True):
         arrays += [(name, before, shape), (name.removesuffix("0"), of_time, (T, *shape))]
@@ -540,7 +545,7 @@ def checked_cells(cells: Any, kind: type) -> tuple[Any, ...]:
     return members
 
 
-def settle_model(model: SequenceModel) -> None:
+def settle_model(model: SequenceModel, poolings: Iterable[str]) -> None:
     """Give a model's description its plain types; raise where its cells do not fit together."""
     for i, (below, above) in enumerate(itertools.pairwise(model.cells)):
         if above.input_size != below.n_features:
@@ -550,7 +555,13 @@ def settle_model(model: SequenceModel) -> None:
             )
         if above.real_dtype != below.real_dtype:
             raise ValueError(f"cells must have one precision, got {below.dtype} and {above.dtype}")
-    object.__setattr__(model, "last_only", checked_flag("last_only", model.last_only))
+    if model.pooling is not None:
+        checked_choice("pooling", model.pooling, poolings)
+    if checked_flag("last_only", model.last_only):
+        if model.pooling not in (None, "last"):
+            raise ValueError(f"pooling must be 'last' with last_only, got {model.pooling!r}")
+        object.__setattr__(model, "pooling", "last")
+    object.__setattr__(model, "last_only", model.pooling == "last")
     object.__setattr__(model, "output_size", checked_size("output_size", model.output_size))
     is_number = isinstance(model.dropout, numbers.Real) and not isinstance(model.dropout, bool)
     if not is_number or not 0 <= model.dropout < 1:
@@ -587,10 +598,14 @@ def check_model_saved(model: SequenceModel, saved: Any) -> None:
         raise ValueError(
             f"saved belongs to another model: it holds {len(saved.cells)} cells, this one {n}"
         )
-    for i, (cell, of_cell, kept) in enumerate(zip(model.cells, *saved, strict=True)):
+    for cell, of_cell in zip(model.cells, saved.cells, strict=True):
         cell.check_saved(of_cell)
-        T, *rest = of_cell.h.shape
-        shape = (1 if model.last_only and i == n - 1 else T, *rest)
+    T, N, B = saved.cells[-1].h.shape
+    read = (
+        (T, N, B) if model.pooling is None else (1, N * (1 + (model.pooling == "last-and-mean")), B)
+    )
+    shapes = [*(of_cell.h.shape for of_cell in saved.cells[:-1]), read]
+    for kept, shape in zip((*saved.kept, saved.read), (*shapes, read), strict=True):
         if kept is not None and kept.shape != shape:
             raise ValueError("saved belongs to another model: its dropout has another shape")
 

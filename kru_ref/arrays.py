@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,6 +76,13 @@ def over_batch(a: NDArray[Any]) -> NDArray[Any]:
 def over_time(a: NDArray[Any]) -> NDArray[Any]:
     """Sum (T, N, B) over time and batch, in double precision."""
     return a.sum(axis=(0, 2), dtype=np.result_type(a, np.float64)).astype(a.dtype)
+
+
+def time_pieces(T: int, B: int) -> Iterator[slice]:
+    """Cut time into pieces of some COLUMNS; their sums are then added in double precision."""
+    steps = max(1, COLUMNS // B)
+    for first in range(0, T, steps):
+        yield slice(first, min(T, first + steps))
 
 
 def as_one_vector(arrays: Iterable[Array]) -> NDArray[np.floating]:

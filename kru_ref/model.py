@@ -1,14 +1,4 @@
-"""Recurrent cells, one above the other, and a linear readout.
-
-======  ===============  =======================================================
-symbol  code             shape
-======  ===============  =======================================================
-M       output_size      size of an output y_t
-V       "readout.V"      (M, N) for a real cell, (M, 2N) for a complex one; real
-c       "readout.c"      (M,), real
-y       ``logits``       (T, M, B), real: y_t = V h_t + c, or V [Re h_t; Im h_t] + c
-======  ===============  =======================================================
-"""
+"""Recurrent cells, one above the other, and a readout; see cells/cell.py and readout.py."""
 
 from __future__ import annotations
 
@@ -16,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import arguments
-from .arrays import Array, Layout, Params, ReadoutGradient, count_real, glorot_uniform, over_time
+from .arrays import Array, Layout, Params, count_real
 from .cells import Cell, Saved, State
-from .cells.cell import States, input_gradients, one_or_all
+from .cells.cell import States, one_or_all
+from .readout import POOLINGS, Pooled, Readout, before_ends, features, features_backward
 
 
 class ModelSaved(NamedTuple):
@@ -32,11 +23,22 @@ class ModelSaved(NamedTuple):
 
     cells: tuple[Saved, ...]
     kept: tuple[Array | None, ...]
+    read: Array  # z, what the readout reads, before dropout
+    order: NDArray[np.intp] | None = None  # of the sequences within, by length; or as they came
 
     @property
     def last(self) -> tuple[State, ...]:
-        """Each cell's state after the last step, for the next chunk's ``h0``."""
-        return tuple(saved.last for saved in self.cells)
+        """Each cell's state after each sequence's last step, for the next chunk's ``h0``."""
+        last = tuple(saved.last for saved in self.cells)
+        if self.order is None:
+            return last
+        back = np.argsort(self.order)
+        return tuple(
+            tuple(np.take(part, back, axis=1) for part in state)
+            if isinstance(state, tuple)
+            else np.take(state, back, axis=1)
+            for state in last
+        )
 
 
 @dataclass(frozen=True)
@@ -53,22 +55,29 @@ class SequenceModel:
     output_size : int
         M.
     last_only : bool
-        Read out the last step only: logits are then (1, M, B), and neither they nor their
-        gradients are computed for the steps before.
+        Read out the last step only, as with pooling "last".
     dropout : float
         Share of each cell's states that are set to 0 on their way up, to the next cell or to
         the readout, the others growing by 1/(1 - dropout); only where ``forward`` gets a generator.
+    pooling : {"last", "mean", "last-and-mean"}, optional
+        Read out one vector for a whole sequence, not every step: the state after its last step, the
+        mean of the states after each, or both. Logits are then (1, M, B), and neither they nor
+        their gradients are computed for each step.
 
     Raises
     ------
     ValueError
         No cell, output_size below 1, cells whose sizes or precisions do not fit, dropout outside
-        [0, 1).
+        [0, 1), an unknown pooling, or another than "last" with last_only.
 
     Notes
     -----
     Parameters: those of the cell with "cell." before their names, or "cell.0.", "cell.1.", … for
     several; "readout.V" and "readout.c".
+
+    Time comes first and the batch last, in x and in the logits. Libraries for time series have
+    (n_cases, n_channels, n_timepoints), whose cases would be taken for time: of such an array give
+    ``x.transpose(2, 1, 0)``.
 
     Examples
     --------
@@ -84,11 +93,17 @@ class SequenceModel:
     output_size: int
     last_only: bool = False
     dropout: float = 0.0
+    pooling: Literal["last", "mean", "last-and-mean"] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.cell, Cell):
             object.__setattr__(self, "cell", arguments.checked_cells(self.cell, Cell))
-        arguments.settle_model(self)
+        arguments.settle_model(self, POOLINGS)
+
+    @cached_property
+    def readout(self) -> Readout:
+        """What reads the last cell's states."""
+        return Readout(self.cells[-1], self.output_size, self.pooling)
 
     @cached_property
     def cells(self) -> tuple[Cell, ...]:
@@ -113,10 +128,7 @@ class SequenceModel:
     @cached_property
     def layout(self) -> Layout:
         """Shape and dtype of each parameter."""
-        M, above = self.output_size, self.cells[-1]
-        shapes = {"readout.V": (M, above.n_features), "readout.c": (M,)}
-        readout = {name: (shape, above.real_dtype) for name, shape in shapes.items()}
-        return self._with_prefixes([cell.layout for cell in self.cells]) | readout
+        return self._with_prefixes([cell.layout for cell in self.cells]) | self.readout.layout
 
     def _with_prefixes(self, of_cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return what each cell says of its parameters, by the model's names."""
@@ -150,7 +162,7 @@ class SequenceModel:
     def _step_engine(self) -> ModuleType | None:
         """What makes single steps in compiled code, if anything does."""
         engines = [cell.engine for cell in self.cells]
-        return None if None in engines else engines[0]
+        return None if None in engines or self.readout.has_mean else engines[0]
 
     def _steps_at_once(self, B: int) -> int:
         """How many steps to predict before states are forgotten: some megabytes of them."""
@@ -175,10 +187,7 @@ class SequenceModel:
     def init(self, rng: np.random.Generator) -> Params:
         """Draw parameters: the cells', V Glorot-uniform, c = 0."""
         params: Params = self._with_prefixes([cell.init(rng) for cell in self.cells])
-        dtype = self.cells[-1].real_dtype
-        params["readout.V"] = glorot_uniform(self.layout["readout.V"][0], rng, dtype)
-        params["readout.c"] = np.zeros(self.output_size, dtype)
-        return params
+        return params | self.readout.init(rng)
 
     @np.errstate(under="ignore")
     def forward(
@@ -187,6 +196,7 @@ class SequenceModel:
         x: ArrayLike,
         h0: Any = None,
         *,
+        lengths: ArrayLike | None = None,
         rng: np.random.Generator | None = None,
     ) -> tuple[NDArray[np.floating], ModelSaved]:
         """Run the model over a batch of sequences.
@@ -198,19 +208,28 @@ class SequenceModel:
         h0 : optional
             The state before the first step: as for the cell's ``forward``, or one for each cell,
             such as ``saved.last`` of the chunk before (truncated BPTT).
+        lengths : array_like of int, shape (B,), optional
+            How many steps each sequence has, where they are not all T. What x holds behind is not
+            looked at, but must be there; logits of every step are 0 there, the last step is each
+            sequence's own, and so is the state after it, ``saved.last``.
         rng : numpy.random.Generator, optional
             Draws what dropout sets to 0. Without it nothing is.
 
         Returns
         -------
-        logits : ndarray, shape (T, M, B), or (1, M, B) with ``last_only``
+        logits : ndarray, shape (T, M, B), or (1, M, B) with ``pooling`` or ``last_only``
         saved : ModelSaved
             For :meth:`backward`.
 
         Raises
         ------
         ValueError, TypeError
-            As the cells' ``forward``.
+            As the cells' ``forward``; lengths of another shape, or not in 1 … T.
+
+        Notes
+        -----
+        Sequences are sorted by length, and time is cut where enough of them have ended: what is
+        computed behind the ends takes less time than one more call of the recurrence would.
         """
         params, given = (
             arguments.check_params(params, self.layout),
@@ -218,20 +237,38 @@ class SequenceModel:
         )
         if rng is not None:
             arguments.check_rng(rng)
-        x = arguments.checked_input(self.cells[0], x)
+        x, ends, order = arguments.checked_padded_input(self.cells[0], x, lengths)
         all_saved: list[Saved] = []
         all_kept: list[Array | None] = []
         for i, (cell, of_cell) in enumerate(zip(self.cells, self.cell_params(params), strict=True)):
             before = cell.initial_states(of_cell, x.shape[-1], given[i])
-            h, saved = cell.run(of_cell, x, before, given[i] is None)
+            if order is not None:
+                before = tuple(np.take(part, order, axis=1) for part in before)
+            h, saved = cell.run(of_cell, x, before, given[i] is None, ends)
             is_last = i == len(self.cells) - 1
-            h = h[-1:] if is_last and self.last_only else h
+            read = h = self.readout.pool(h, ends) if is_last else h
             kept = self.draw_kept(h.shape, rng) if rng is not None and self.dropout else None
             h = h if kept is None else h * kept
             all_saved.append(saved)
             all_kept.append(kept)
             x = x if is_last else features(h)
-        return self._read_out(params, h), ModelSaved(tuple(all_saved), tuple(all_kept))
+        logits = self._in_order(self.readout.forward(params, h), ends, order)
+        return logits, ModelSaved(tuple(all_saved), tuple(all_kept), read, order)
+
+    def _in_order(
+        self,
+        logits: NDArray[np.floating],
+        ends: NDArray[np.intp] | None,
+        order: NDArray[np.intp] | None,
+    ) -> NDArray[np.floating]:
+        """Return logits as the sequences came, 0 behind their ends."""
+        if ends is None:
+            return logits
+        if self.pooling is None:
+            logits *= before_ends(len(logits), ends)
+        ordered = np.empty_like(logits)
+        ordered[..., order] = logits
+        return ordered
 
     def step(
         self, params: Mapping[str, Array], x_t: ArrayLike, state: Any = None
@@ -258,7 +295,7 @@ class SequenceModel:
         Raises
         ------
         ValueError, TypeError
-            As :meth:`forward`, where the state is called h0.
+            As :meth:`forward`, where the state is called h0; a pooling that takes a mean.
         """
         return self._compiled_step(params, x_t, state) or self._checked_step(params, x_t, state)
 
@@ -290,6 +327,8 @@ class SequenceModel:
         self, params: Any, x_t: Any, state: Any
     ) -> tuple[NDArray[np.floating], tuple[State, ...]]:
         """Make a step as :meth:`forward` would: what it is given may need to be converted."""
+        if self.readout.has_mean:
+            raise ValueError(f"pooling {self.pooling!r} reads out no single step: use predict")
         params = arguments.check_params(params, self.layout)
         x = arguments.checked_step_input(self.cells[0], x_t)
         given = arguments.states_of_cells(self, state)
@@ -300,7 +339,7 @@ class SequenceModel:
             )
         ]
         h, after = self._run(params, x, before)
-        return self._read_out(params, h)[0], tuple(one_or_all(parts) for parts in after)
+        return self.readout.forward(params, h)[0], tuple(one_or_all(parts) for parts in after)
 
     @np.errstate(under="ignore")
     def predict(
@@ -313,19 +352,17 @@ class SequenceModel:
         params, x
             As for :meth:`forward`.
         lengths : array_like of int, shape (B,), optional
-            How many steps each sequence has, where they are not all T; what x holds behind is not
-            looked at, but must be there.
+            As for :meth:`forward`.
 
         Returns
         -------
-        logits : ndarray, shape (T, M, B), or (1, M, B) with ``last_only``
-            As of :meth:`forward`. With ``lengths``, 0 behind a sequence's end; if there is only one
-            step of them, what is read out at each sequence's own last step.
+        logits : ndarray, shape (T, M, B), or (1, M, B) with ``pooling`` or ``last_only``
+            As of :meth:`forward`.
 
         Raises
         ------
         ValueError, TypeError
-            As :meth:`forward`; lengths of another shape, or not in 1 … T.
+            As :meth:`forward`.
 
         Notes
         -----
@@ -333,38 +370,41 @@ class SequenceModel:
         precision) and the outputs memory does not depend on T.
         """
         params = arguments.check_params(params, self.layout)
-        x, ends = arguments.checked_padded_input(self.cells[0], x, lengths)
+        x, ends, order = arguments.checked_padded_input(self.cells[0], x, lengths)
         T, B = len(x), x.shape[-1]
-        states = [
-            cell.initial_states(of_cell, B, None)
-            for cell, of_cell in zip(self.cells, self.cell_params(params), strict=True)
-        ]
-        above = self.cells[-1]
-        last = np.empty((1, above.hidden_size, B), above.dtype)
-        logits = np.zeros((0 if self.last_only else T, self.output_size, B), above.real_dtype)
-        end, at_once = int(ends.max()), self._steps_at_once(B)
-        for first in range(0, end, at_once):
-            steps = slice(first, min(end, first + at_once))
-            h, states = self._run(params, x[steps], states)
-            if self.last_only:
-                here = (ends > first) & (ends <= steps.stop)
-                last[0][:, here] = h[ends[here] - 1 - first, :, here].T
+        of_cells = zip(self.cells, self.cell_params(params), strict=True)
+        states = [cell.initial_states(of_cell, B, None) for cell, of_cell in of_cells]
+        stops = np.full(B, T) if ends is None else ends
+        shape = (T if self.pooling is None else 0, self.output_size, B)
+        logits, pooled = np.zeros(shape, self.cells[0].real_dtype), Pooled(self.readout, B)
+        at_once = self._steps_at_once(B)
+        for first in range(0, int(stops.max()), at_once):
+            width = int(np.count_nonzero(stops > first))
+            here = np.minimum(stops[:width] - first, at_once)
+            x_here = x[first : first + int(here.max()), ..., :width]
+            h, states = self._run(params, x_here, states, here)
+            if self.pooling is None:
+                logits[first : first + len(h), :, :width] = self.readout.forward(params, h)
             else:
-                logits[steps] = self._read_out(params, h)
-        if self.last_only:
-            return self._read_out(params, last)
-        for b in range(B if lengths is not None else 0):
-            logits[ends[b] :, :, b] = 0
-        return logits
+                pooled.add(h, here)
+        if self.pooling is not None:
+            logits = self.readout.forward(params, pooled.z(stops))
+        return self._in_order(logits, ends, order)
 
     def _run(
-        self, params: Params, x: NDArray[Any], states: Sequence[States]
+        self,
+        params: Params,
+        x: NDArray[Any],
+        states: Sequence[States],
+        ends: NDArray[np.intp] | None = None,
     ) -> tuple[Array, list[States]]:
         """Return the last cell's h over some steps, and each cell's state after them."""
         h, after = x, list[States]()
         for cell, of_cell, before in zip(self.cells, self.cell_params(params), states, strict=True):
-            h, saved = cell.run(of_cell, features(h) if after else x, before, is_learned=False)
-            after.append(tuple(of_time[-1].copy() for of_time in saved.states))
+            before = tuple(np.ascontiguousarray(part[:, : x.shape[-1]]) for part in before)
+            h, saved = cell.run(of_cell, features(h) if after else x, before, False, ends)
+            last = saved.last
+            after.append(last if isinstance(last, tuple) else (last,))
         return h, after
 
     @np.errstate(under="ignore")
@@ -389,33 +429,23 @@ class SequenceModel:
         ------
         ValueError, TypeError
             params, saved or dlogits of another model or shape, or dlogits complex.
-
-        Notes
-        -----
-        With the rows of a complex readout written as C = V_Re + i V_Im, where
-        V = [V_Re, V_Im], the readout is y = V_Re Re h + V_Im Im h + c = Re(conj(C) h) + c.
-        For a real dy, δL = Σ dy Re(conj(C) δh) = Re⟨C^T dy, δh⟩, and likewise for C, so
-
-            dh = C^T dy,   dV_Re = Σ dy Re(h)^T and dV_Im = Σ dy Im(h)^T,   dc = Σ dy.
         """
         params = arguments.check_params(params, self.layout)
         arguments.check_kind("saved", saved, ModelSaved, "the ModelSaved that forward returned")
         arguments.check_model_saved(self, saved)
-        h = saved.cells[-1].h[-1:] if self.last_only else saved.cells[-1].h
-        shape = (len(h), self.output_size, h.shape[-1])
+        ends, kept = saved.cells[-1].ends, saved.kept[-1]
+        shape = (len(saved.read), self.output_size, saved.read.shape[-1])
         dlogits = arguments.checked_array("dlogits", dlogits, shape, self.cells[-1].real_dtype)
-        kept = saved.kept[-1]
-        h = h if kept is None else h * kept
-        engine = self._readout_engine
-        if engine is not None:
-            dV = engine.readout_backward(h, dlogits)
-        else:
-            states = features(h)  # (T, N or 2N, B)
-            dV, _ = input_gradients(params["readout.V"], states, dlogits, input_gradient=False)
-        grads = {"readout.V": dV, "readout.c": over_time(dlogits)}
-
-        dh: Any = ReadoutGradient(self._readout(params), dlogits)
-        dh = dh if kept is None else dh.whole() * kept
+        if saved.order is not None and ends is not None:
+            dlogits = np.take(dlogits, saved.order, axis=-1)
+            if self.pooling is None:
+                dlogits = np.where(before_ends(len(dlogits), ends), dlogits, 0)
+        z = saved.read if kept is None else saved.read * kept
+        grads, dz = self.readout.backward(params, z, dlogits)
+        dh: Any = dz
+        if kept is not None or (self.pooling is not None and not self.readout.is_last_step(ends)):
+            whole = dz.whole() if kept is None else dz.whole() * kept
+            dh = self.readout.pool_backward(whole, len(saved.cells[-1].h), ends)
         for i, of_cell in reversed(list(enumerate(self.cell_params(params)))):
             grads_i, dx, _ = self.cells[i].run_backward(
                 of_cell, saved.cells[i], dh, input_gradient=i > 0
@@ -453,42 +483,8 @@ class SequenceModel:
         of_cells = self.cell_params(arguments.check_params(params, self.layout))
         return max(cell.defect(of_cell) for cell, of_cell in zip(self.cells, of_cells, strict=True))
 
-    @property
-    def _readout_engine(self) -> ModuleType | None:
-        """What reads out few outputs in compiled code; of many BLAS is the faster."""
-        above = self.cells[-1]
-        return above.matrix.engine(above.hidden_size) if self.output_size <= 64 else None
-
     def draw_kept(self, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
         """Draw what states are multiplied by: 0, or 1/(1 - dropout)."""
         dtype = self.cells[0].real_dtype
         kept = rng.random(shape, dtype=dtype) >= self.dropout
         return kept * dtype.type(1 / (1 - self.dropout))
-
-    def _read_out(self, params: Mapping[str, Array], h: Array) -> NDArray[np.floating]:
-        """Return logits for h (T, N, B)."""
-        C, engine = self._readout(params), self._readout_engine
-        if engine is not None:
-            return engine.readout(C, params["readout.c"], h)
-        return (C.conj() @ h).real + params["readout.c"][:, None]
-
-    def _readout(self, params: Mapping[str, Array]) -> Array:
-        """Return C (M, N) of y = Re(conj(C) h) + c."""
-        V, cell = params["readout.V"], self.cells[-1]
-        if not cell.is_complex:
-            return V
-        N = cell.hidden_size
-        return (V[:, :N] + 1j * V[:, N:]).astype(cell.dtype, copy=False)
-
-
-def features(h: Array) -> Array:
-    """Return what the cell above reads of states (…, N, B): h, or [Re h; Im h] (…, 2N, B)."""
-    return np.concatenate([h.real, h.imag], axis=-2) if np.iscomplexobj(h) else h
-
-
-def features_backward(dx: Array, is_complex: bool) -> Array:
-    """Return dh for the gradient of what :func:`features` returned."""
-    if not is_complex:
-        return dx
-    N = dx.shape[1] // 2
-    return dx[:, :N] + 1j * dx[:, N:]

@@ -88,9 +88,9 @@ def with_dafter(change):
 def with_dh(change):
     """Let the loop over time take other gradients of h from the loss."""
 
-    def wrong(original, self, params, saved, dh, *rest):
+    def wrong(original, self, params, saved, width, dh, *rest):
         dh = dh.whole() if isinstance(dh, ReadoutGradient) else dh
-        return original(self, params, saved, change(dh, len(saved.h)), *rest)
+        return original(self, params, saved, width, change(dh, len(saved.h)), *rest)
 
     return wrong
 
@@ -318,9 +318,9 @@ PLANTS = [
     ("model:SequenceModel.backward", "dropout: V", without_dropout(-1, lambda name: name == "readout.V"), "layers"),
     ("model:SequenceModel.backward", "dropout: the last cell", without_dropout(-1, lambda name: name.startswith("cell.1")), "layers"),
     ("model:SequenceModel.backward", "dropout: the first cell", without_dropout(0, lambda name: name.startswith("cell.0")), "layers"),
-    ("model:over_time", "c: the last step", lambda f, a: f(a[-1:]), "complex"),
-    ("model:features", "V: h conjugated", lambda f, h: f(h.conj()), "dense"),
-    ("model:features_backward", "conjugated", lambda f, *args: f(*args).conj(), "layers"),
+    ("readout:over_time", "c: the last step", lambda f, a: f(a[-1:]), "complex"),
+    ("readout:features", "V: h conjugated", lambda f, h: f(h.conj()), "dense"),
+    ("readout:features_backward", "conjugated", lambda f, *args: f(*args).conj(), "layers"),
     ("losses:softmax_cross_entropy", "no minus at the target", loss_gradient(np.abs), "complex"),
     ("losses:softmax_cross_entropy", "over all steps", loss_gradient(lambda d: d / len(d)), "complex"),
     ("losses:mean_squared_error", "no 2", loss_gradient(lambda d: d / 2), "complex"),

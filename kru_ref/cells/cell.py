@@ -6,8 +6,9 @@ their adjoint, and ``step_jvp``, their tangent.
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from types import ModuleType
 from typing import Any, ClassVar, NamedTuple
@@ -18,7 +19,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from .. import arguments
 from ..arrays import (
-    COLUMNS,
     Array,
     Layout,
     Params,
@@ -28,6 +28,7 @@ from ..arrays import (
     over_batch,
     over_time,
     random_vector,
+    time_pieces,
 )
 from ..kronecker import Backward, CellKey
 from ..matrices import Matrix
@@ -40,6 +41,8 @@ State = Array | States
 PerGate = Sequence[Array]
 # A dual number: a value and its tangent.
 Dual = tuple[Any, Any]
+# Numbers of a state whose steps behind the ends of their sequences take as long as one more call.
+WORTH_A_CALL = 2**16
 
 
 class Saved(NamedTuple):
@@ -50,6 +53,7 @@ class Saved(NamedTuple):
     states: States  # after each step, (T, N, B) each
     gates: Array  # what each step kept of its gates, (T, n_kept, N, B)
     h0_is_learned: bool
+    ends: NDArray[np.intp] | None = None  # where each sequence does, the longest first; or all at T
 
     @property
     def h(self) -> Array:
@@ -59,7 +63,38 @@ class Saved(NamedTuple):
     @property
     def last(self) -> State:
         """The state after the last step, for the next chunk's ``h0``: copies, (N, B) each."""
+        if self.ends is not None:
+            return one_or_all(tuple(at_ends(of_time, self.ends) for of_time in self.states))
         return one_or_all(tuple(of_time[-1].copy() for of_time in self.states))
+
+    def pieces(self) -> list[tuple[slice, int]]:
+        """Cut time where enough sequences have ended; of each piece, how many go on through it."""
+        T, N, width = self.h.shape
+        pieces, first, work = list[tuple[slice, int]](), 0, 0
+        ends = np.full(width, T) if self.ends is None else self.ends
+        for here, following in itertools.pairwise(np.unique(ends)):
+            going_on = int(np.count_nonzero(ends > here))
+            work += (width - going_on) // 8 * 8 * N * int(following - here)  # columns of a vector
+            if work >= WORTH_A_CALL:
+                pieces.append((slice(first, int(here)), width))
+                first, width, work = int(here), going_on, 0
+        return [*pieces, (slice(first, T), width)]
+
+    def during(self, steps: slice) -> Saved:
+        """Return what belongs to some of the steps."""
+        first = steps.start
+        before = tuple(of_time[first - 1] for of_time in self.states) if first else self.before
+        states, is_learned = tuple(of_time[steps] for of_time in self.states), self.h0_is_learned
+        return Saved(self.x[steps], before, states, self.gates[steps], is_learned and not first)
+
+    def clear_behind_ends(self, steps: slice, width: int) -> None:
+        """Set to 0 what a piece has behind its sequences' ends."""
+        if self.ends is None:
+            return
+        for of_time in (*self.states, self.gates):
+            of_time[steps, ..., width:] = 0
+            for b in np.flatnonzero(self.ends[:width] < steps.stop):
+                of_time[self.ends[b] : steps.stop, ..., b] = 0
 
 
 class Cell(ABC):
@@ -178,37 +213,55 @@ class Cell(ABC):
         return self.run(params, x, self.initial_states(params, x.shape[-1], h0), h0 is None)
 
     def run(
-        self, params: Params, x: NDArray[Any], before: States, is_learned: bool
+        self,
+        params: Params,
+        x: NDArray[Any],
+        before: States,
+        is_learned: bool,
+        ends: NDArray[np.intp] | None = None,
     ) -> tuple[Array, Saved]:
-        """Run :meth:`forward` on arguments that have been checked."""
+        """Run :meth:`forward` on arguments that have been checked.
+
+        Of sequences that do not end together, given with the longest first, h is 0 behind the end.
+        """
         T, engine = len(x), self.engine_for(x)
         empty = np.empty if engine is None else engine.aligned_empty
         shape, dtype = before[0].shape, np.dtype(self.dtype)
         states = tuple(empty((T, *shape), dtype) for _ in before)
         gates = empty((T, self.n_kept, *shape), dtype)
-        if engine is None:
-            self.run_numpy(params, x, before, states, gates)
-        else:
-            W = self.matrices(params)
-            engine.recurrence_forward(self.kind, W, params, x, before, states, gates)
-        saved = Saved(x, before, states, gates, self.learned_h0 and is_learned)
+        saved = Saved(x, before, states, gates, self.learned_h0 and is_learned, ends)
+        for steps, width in saved.pieces():
+            piece = saved.during(steps)[:4]
+            if engine is None:
+                self.run_numpy(params, *piece, width)
+            else:
+                W = self.matrices(params)
+                engine.recurrence_forward(self.kind, W, params, *piece, width)
+            saved.clear_behind_ends(steps, width)
         h = states[0].view()
         h.setflags(write=False)
         return h, saved
 
     def run_numpy(
-        self, params: Params, x: NDArray[Any], state: States, states: States, gates: Array
+        self,
+        params: Params,
+        x: NDArray[Any],
+        before: States,
+        states: States,
+        gates: Array,
+        width: int,
     ) -> None:
-        """Step through time from a first state, into states and gates."""
-        W = self.matrices(params)
+        """Step through time from the state before, into states and gates: their first columns."""
+        W, x = self.matrices(params), x[..., :width]
+        state = tuple(part[:, :width] for part in before)
         for t in range(len(x)):
             Wh = [self.matrix.matvec(W_k, state[0]) for W_k in W]
             Ux = np.split(input_product(params["U"], x[t]), len(W))
             state, kept = self.step(params, Wh, Ux, state)
             for of_time, part in zip(states, state, strict=True):
-                of_time[t] = part
+                of_time[t, :, :width] = part
             if self.n_kept:
-                gates[t] = kept
+                gates[t, ..., :width] = kept
 
     @np.errstate(under="ignore")
     def backward(
@@ -274,39 +327,63 @@ class Cell(ABC):
         input_gradient: bool = True,
     ) -> tuple[Params, Array | None, State]:
         """Run :meth:`backward` on arguments that have been checked."""
+        grads: Params = {}
+        all_dx: list[Array] = []
+        dstate: Any = (None, dc)[: len(saved.states)]
+        for steps, width in reversed(saved.pieces()):
+            piece, dh_here = saved.during(steps), gradient_during(steps, dh, saved.h.shape)
+            of_piece, dx, dstate = self._piece_backward(
+                params, piece, width, dh_here, dstate, input_gradient
+            )
+            grads = {n: grads[n] + d for n, d in of_piece.items()} if grads else of_piece
+            all_dx = all_dx if dx is None else [dx, *all_dx]
+        dx = np.concatenate(all_dx) if len(all_dx) > 1 else dx
+        if self.learned_h0:
+            for name, d in zip(self.state_names, dstate, strict=True):
+                grads[name] = over_batch(d) if saved.h0_is_learned else np.zeros_like(params[name])
+        return grads, dx, one_or_all(dstate)
+
+    def _piece_backward(
+        self,
+        params: Params,
+        saved: Saved,
+        width: int,
+        dh: Array | ReadoutGradient,
+        dlast: Sequence[Array | None],
+        input_gradient: bool,
+    ) -> tuple[Params, Array | None, States]:
+        """Return the gradients of all but h0, dx, and those of the state before the piece."""
         engine = self.engine_for(saved.x)
         if engine is None:
-            dbefore, grads, dW, dx, d = self.run_numpy_backward(params, saved, dh, dc)
+            dbefore, grads, dW, dx, d = self.run_numpy_backward(params, saved, width, dh, dlast)
         else:
-            of_loss = dh, dc, input_gradient
+            piece = *saved[:4], width, (dh, dlast), input_gradient
             dbefore, grads, dW, dx, d = engine.recurrence_backward(
-                self.kind, self.matrices(params), params, *saved[:-1], *of_loss
+                self.kind, self.matrices(params), params, *piece
             )
         if d is not None:
             dW, grads, dx = self._sums_over_time(params, saved, d, grads, input_gradient)
         flat = [d for dW_k in dW for d in dW_k]
-        grads = dict(zip(self.matrix_names, flat, strict=True)) | grads
-        if self.learned_h0:
-            for name, d in zip(self.state_names, dbefore, strict=True):
-                grads[name] = over_batch(d) if saved.h0_is_learned else np.zeros_like(params[name])
-        return grads, dx, one_or_all(dbefore)
+        return dict(zip(self.matrix_names, flat, strict=True)) | grads, dx, dbefore
 
     def run_numpy_backward(
         self,
         params: Params,
         saved: Saved,
+        width: int,
         dh: Array | ReadoutGradient,
-        dc: Array | None,
+        dlast: Sequence[Array | None],
     ) -> Backward:
         """Step back through time; dstate is the gradient of the state after a step."""
-        _, before, states, gates, _ = saved
-        dh = dh.whole() if isinstance(dh, ReadoutGradient) else dh
-        W, (T, N, B) = self.matrices(params), states[0].shape
-        d = np.empty((T, max(self.d_of_W) + 1, N, B), self.dtype)
+        before = tuple(part[:, :width] for part in saved.before)
+        states = tuple(of_time[..., :width] for of_time in saved.states)
+        gates = saved.gates[..., :width]
+        dh = (dh.whole() if isinstance(dh, ReadoutGradient) else dh)[..., :width]
+        W, (T, N, _) = self.matrices(params), states[0].shape
+        d = np.empty((T, max(self.d_of_W) + 1, N, width), self.dtype)
         dbias: dict[str, Any] = {}
-        dstate: Any = [np.zeros_like(part) for part in before]
-        if dc is not None:
-            dstate[1] = dc
+        zeros = np.zeros_like(before[0])
+        dstate: Any = [zeros if part is None else part[:, :width] for part in dlast]
         at = [before, *zip(*states, strict=True)]  # the states before the first step, after each
         for t in reversed(range(T)):
             if t >= T - len(dh):
@@ -319,21 +396,24 @@ class Cell(ABC):
             for name in db:
                 dbias[name] = np.add(dbias.get(name, 0), db[name], dtype=np.float64)
         grads = {name: total.astype(params[name].dtype) for name, total in dbias.items()}
-        return Backward(tuple(dstate), grads, d=d)
+        B = saved.h.shape[-1]
+        return Backward(tuple(with_columns(part, B) for part in dstate), grads, d=d)
 
     def _sums_over_time(
         self, params: Params, saved: Saved, d: Array, dbias: Params, input_gradient: bool
     ) -> tuple[list[list[Array]], Params, Array | None]:
         """Return dW, the gradients of U and the biases, and dx, from d of all steps."""
-        W, (T, N, B) = self.matrices(params), saved.h.shape
+        W, (T, _, N, width) = self.matrices(params), d.shape
+        h_before, h, x = saved.before[0][:, :width], saved.h[..., :width], saved.x[..., :width]
         dW = [
-            matrix_gradient(self.matrix, W_k, saved.before[0], saved.h, d[:, k])
+            matrix_gradient(self.matrix, W_k, h_before, h, d[:, k])
             for W_k, k in zip(W, self.d_of_W, strict=True)
         ]
-        d_of_U = d[:, : len(W)].reshape(T, len(W) * N, B)
-        dU, dx = input_gradients(params["U"], saved.x, d_of_U, input_gradient)
+        d_of_U = d[:, : len(W)].reshape(T, len(W) * N, width)
+        dU, dx = input_gradients(params["U"], x, d_of_U, input_gradient)
         for name, rows in self.d_of_bias.items():
-            dbias[name] = over_time(d[:, rows].reshape(T, -1, B))
+            dbias[name] = over_time(d[:, rows].reshape(T, -1, width))
+        dx = None if dx is None else with_columns(dx, saved.x.shape[-1])
         return dW, {"U": dU, **dbias}, dx
 
     def init(self, rng: np.random.Generator) -> Params:
@@ -471,7 +551,7 @@ def input_gradients(
     dz is (T, G N, B).
     """
     dU = np.zeros(U.shape, np.result_type(U, np.float64))
-    for steps in _pieces(len(x), x.shape[-1]):
+    for steps in time_pieces(len(x), x.shape[-1]):
         columns = _side_by_side(dz[steps])  # (G N, T B)
         if x.ndim == 2:  # a one-hot matrix (D, T B), of which only the ones are stored
             labels = x[steps].reshape(-1)
@@ -495,7 +575,7 @@ def matrix_gradient(matrix: Matrix, W: list[Array], h0: Array, h: Array, dz: Arr
     Columns are independent: those of many steps stand side by side, and make one product.
     """
     dW = [np.zeros(w.shape, np.result_type(w, np.float64)) for w in W]
-    for steps in _pieces(len(h), h.shape[-1]):
+    for steps in time_pieces(len(h), h.shape[-1]):
         first, last = steps.start, steps.stop
         before = h[first - 1 : last - 1] if first else np.concatenate([h0[None], h[: last - 1]])
         columns = _side_by_side(before), _side_by_side(dz[steps])
@@ -504,16 +584,34 @@ def matrix_gradient(matrix: Matrix, W: list[Array], h0: Array, h: Array, dz: Arr
     return [total.astype(w.dtype) for total, w in zip(dW, W, strict=True)]
 
 
-def _pieces(T: int, B: int) -> Iterator[slice]:
-    """Cut time into pieces of some COLUMNS; their sums are then added in double precision."""
-    steps = max(1, COLUMNS // B)
-    for first in range(0, T, steps):
-        yield slice(first, min(T, first + steps))
-
-
 def _side_by_side(a: NDArray[Any]) -> NDArray[Any]:
     """Turn (T, N, B) into (N, T B)."""
     return np.ascontiguousarray(np.moveaxis(a, 0, 1)).reshape(a.shape[1], -1)
+
+
+def at_ends(of_time: Array, ends: NDArray[np.intp]) -> Array:
+    """Return what (T, N, B) holds at each sequence's own last step, (N, B)."""
+    return of_time[ends - 1, :, np.arange(len(ends))].T.copy()
+
+
+def gradient_during(
+    steps: slice, dh: Array | ReadoutGradient, shape: tuple[int, ...]
+) -> Array | ReadoutGradient:
+    """Return the part of dh, that of the last steps of (T, N, B), that belongs to some steps."""
+    of_steps = dh.dy if isinstance(dh, ReadoutGradient) else dh
+    before = shape[0] - len(of_steps)  # steps without one
+    if steps.stop <= before:
+        return np.zeros(
+            (1, *shape[1:]), dh.C.dtype if isinstance(dh, ReadoutGradient) else dh.dtype
+        )
+    here = of_steps[max(0, steps.start - before) : steps.stop - before]
+    return dh._replace(dy=here) if isinstance(dh, ReadoutGradient) else here
+
+
+def with_columns(a: Array, B: int) -> Array:
+    """Return (…, width) with zeros behind, up to B columns."""
+    behind = [(0, 0)] * (a.ndim - 1) + [(0, B - a.shape[-1])]
+    return a if a.shape[-1] == B else np.pad(a, behind)
 
 
 def one_or_all(parts: States) -> State:

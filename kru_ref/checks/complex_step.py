@@ -55,7 +55,14 @@ def forward_on_complex(
         return _states(network, params, x)
     for cell, of_cell in zip(network.cells, network.cell_params(params), strict=True):
         x = _states(cell, of_cell, x)
-    h = np.asarray(x)[-1:] if network.last_only else np.asarray(x)
+    h = np.asarray(x)
+    if network.pooling is not None:
+        parts = {
+            "last": [h[-1]],
+            "mean": [h.mean(axis=0)],
+            "last-and-mean": [h[-1], h.mean(axis=0)],
+        }
+        h = np.concatenate(parts[network.pooling])[None]
     return params["readout.V"] @ h + params["readout.c"][:, None]
 
 
@@ -78,5 +85,5 @@ def _states(cell: Cell, params: dict[str, Array], x: ArrayLike) -> Array:
     shape = before[0].shape
     states = tuple(np.empty((len(x), *shape), np.complex128) for _ in before)
     gates = np.empty((len(x), cell.n_kept, *shape), np.complex128)
-    cell.run_numpy(params, x, before, states, gates)
+    cell.run_numpy(params, x, before, states, gates, width=x.shape[-1])
     return states[0]

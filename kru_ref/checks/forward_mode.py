@@ -22,7 +22,8 @@ from ..arguments import (
 from ..arrays import Array, Params
 from ..cells import Cell
 from ..cells.cell import Dual, input_product
-from ..model import SequenceModel, features
+from ..model import SequenceModel
+from ..readout import features
 
 
 @np.errstate(under="ignore")
@@ -123,8 +124,8 @@ def model_jvp(
     all_dots, given = model.cell_params(params_dot), states_of_cells(model, h0)
     for i, cell in enumerate(model.cells):
         h, h_dot = cell_jvp(cell, all_params[i], x, all_dots[i], x_dot, given[i])
-        if i == len(model.cells) - 1 and model.last_only:
-            h, h_dot = h[-1:], h_dot[-1:]
+        if i == len(model.cells) - 1:
+            h, h_dot = (model.readout.pool(a, ends=None) for a in (h, h_dot))
         if rng is not None and model.dropout:
             kept = model.draw_kept(h.shape, rng)
             h, h_dot = h * kept, h_dot * kept

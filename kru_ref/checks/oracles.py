@@ -114,8 +114,10 @@ def _check(problem: Problem, params: Mapping[str, Array]) -> None:
     """Raise for a problem that kru_ref does not compute, or the oracles would compute otherwise."""
     if problem.loss not in LOSSES:
         raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {problem.loss!r}")
-    if problem.model.last_only:
-        raise ValueError("model must read out every time step, as the oracles do, got last_only")
+    if (pooling := problem.model.pooling) is not None:
+        raise ValueError(
+            f"model must read out every time step, as the oracles do, got pooling {pooling!r}"
+        )
     problem.value(dict(params))
 
 

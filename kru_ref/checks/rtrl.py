@@ -19,7 +19,8 @@ from numpy.typing import ArrayLike, NDArray
 from ..arguments import as_array, checked_array, checked_input, checked_size, states_of_cells
 from ..arrays import Array
 from ..cells import Params, check_params
-from ..model import SequenceModel, features
+from ..model import SequenceModel
+from ..readout import features
 from .forward_mode import time_step_jvp
 
 # Of each cell, the parts of its state.
@@ -176,9 +177,11 @@ class RealTimeLearning:
 
 
 def check_model(model: SequenceModel) -> None:
-    """Raise unless it is a model."""
+    """Raise unless it is a model that reads out single steps."""
     if not isinstance(model, SequenceModel):
         raise TypeError(f"model must be a SequenceModel, got {model!r}")
+    if model.readout.has_mean:
+        raise ValueError(f"model must read out single steps, got pooling {model.pooling!r}")
 
 
 def rtrl(

@@ -44,7 +44,7 @@ cdef struct Arrays:           # sums in double precision, the others in that of 
     const void* dh            # of the last K steps, or
     const void* C             # (N, M), for dh = C^T dy,
     const void* dy
-    const void* dlast         # of c after the last step
+    const void* dlast[2]      # of h and c after the last step, from whatever comes behind it
     void* dbefore[2]
     void* dx
     double* dW                # sums, of each block one row
@@ -57,8 +57,9 @@ cdef struct Arrays:           # sums in double precision, the others in that of 
 cdef class Recurrence:
     """The sizes of a recurrence, and what follows from them.
 
-    kind is a number of KINDS, M the number of outputs where the gradient of h comes through a
-    readout; is_dense says that the product is one factor, for BLAS.
+    kind is a number of KINDS, B the columns of an array, of which the product's are the first, M
+    the number of outputs where the gradient of h comes through a readout; is_dense says that the
+    product is one factor, for BLAS.
     """
 
     cdef Sizes n
@@ -67,7 +68,7 @@ cdef class Recurrence:
     cdef readonly Py_ssize_t block_biases  # numbers of b, once for each column of a block
 
     def __init__(
-        self, int kind, Product product, bint is_double, Py_ssize_t T, Py_ssize_t D,
+        self, int kind, Product product, bint is_double, Py_ssize_t T, Py_ssize_t D, Py_ssize_t B,
         Py_ssize_t M=0, bint is_dense=False,
     ):
         cdef const KindOfStep* step = &kinds[kind]
@@ -78,12 +79,14 @@ cdef class Recurrence:
                 f"a recurrent matrix must be square, but its factors' product has the shape "
                 f"({panels.rows_out}, {panels.rows_in})"
             )
+        if panels.B > B:
+            raise ValueError(f"{panels.B} columns are more than there are, {B}")
         self.product = product
         self.n.kind, self.n.parts, self.n.is_double = kind, panels.parts, is_double
         self.n.n_gates, self.n.n_states = step.n_gates, step.n_states
         self.n.n_kept, self.n.n_d = step.n_kept, step.n_d
         self.n.is_gated, self.n.is_dense = step.n_kept > 0, is_dense
-        self.n.T, self.n.D, self.n.N, self.n.B, self.n.M = T, D, panels.rows_in, panels.B, M
+        self.n.T, self.n.D, self.n.N, self.n.B, self.n.M = T, D, panels.rows_in, B, M
         self.n.panels = panels
         self.n.panels.stride = whole_vectors(panels.most_rows * E)
         self.n.steps_at_once = steps_within(
@@ -264,7 +267,7 @@ cdef Step begin_step(
     if block.E == row:  # rows follow on one another
         numbers *= n.N
     if n.is_gated:
-        here.in_place = block.E == row
+        here.in_place = block.E == block.used == row
     else:
         here.in_place = block.E == block.used and numbers >= K.lanes
     here.gates = <real*>a.gates + t * n.n_kept * n.N * n.B
@@ -408,9 +411,9 @@ cdef set_gradients(Sizes* n, Arrays* a, dict arrays):
     else:
         a.C = data_of(arrays, "C", n.parts * n.N * n.M, is_double)
         a.dy = data_of(arrays, "dy", n.K * n.M * n.B, is_double)
-    if arrays["dlast"] is not None:
-        a.dlast = data_of(arrays, "dlast", size, is_double)
     for part in range(n.n_states):
+        if arrays["dlast"][part] is not None:
+            a.dlast[part] = data_of(arrays["dlast"], part, size, is_double)
         a.dbefore[part] = data_of(arrays["dbefore"], part, size, is_double)
     a.db = <double*>data_of(arrays, "db", blocks * n.n_d * n.N, True)
     if n.is_dense:
@@ -501,7 +504,7 @@ cdef real* state_here(
 
 
 cdef bint lies_as_in_memory(const Sizes* n, Block block) noexcept nogil:
-    return block.E == n.parts * n.B and state_size(n, block.E) == n.N * n.parts * n.B
+    return block.E == block.used == n.parts * n.B and state_size(n, block.E) == n.N * n.parts * n.B
 
 
 cdef void copy_states(
@@ -527,9 +530,14 @@ cdef void begin_backward(
     for slot in range(0 if n.is_dense else n.steps_at_once):
         for i in range(block.E):
             ones[slot * n.backward.x_step + i] = 1
-    if a.dlast != NULL:
+    if a.dlast[0] != NULL:
         K.copy(
-            n.N, block.used, <const real*>a.dlast + block.begin, n.B,
+            n.N, block.used, <const real*>a.dlast[0] + block.begin, n.parts * n.B,
+            scratch + n.backward.through_W, block.E,
+        )
+    if a.dlast[1] != NULL:
+        K.copy(
+            n.N, block.used, <const real*>a.dlast[1] + block.begin, n.B,
             dpast_after(n, block, n.T - 1, scratch), block.E,
         )
     copy_states(n, a, block, n.T - 1, scratch)

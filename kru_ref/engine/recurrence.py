@@ -54,6 +54,7 @@ def recurrence_forward(
     before: States,
     states: States,
     gates: Array,
+    width: int,
 ) -> None:
     """Fill states and gates over time; see ``Cell.run_numpy``.
 
@@ -72,6 +73,8 @@ def recurrence_forward(
         To be filled with h, or h and c, after each step.
     gates : ndarray, shape (T, n_kept, N, B)
         To be filled with what each step keeps of its gates: 4 arrays, 0 of a simple cell.
+    width : int
+        How many of the B columns there is something to do for, the first ones.
 
     Raises
     ------
@@ -80,7 +83,7 @@ def recurrence_forward(
     ValueError
         An array is not contiguous, or not of the size or dtype that the others ask for.
     """
-    loop = _Loop(kind, W, params, x)
+    loop = _Loop(kind, W, params, x, width)
     threads = min(n_threads(), loop.n_blocks)
     scratch = aligned_zeros(threads, loop.sizes.forward_scratch, loop.real)
     U = {"U": _input_weights(kind, params, x)}
@@ -96,20 +99,19 @@ def recurrence_backward(
     before: States,
     states: States,
     gates: Array,
-    dh: Array | ReadoutGradient,
-    dlast: Array | None,
+    width: int,
+    dstates: tuple[Array | ReadoutGradient, Sequence[Array | None]],
     input_gradient: bool,
 ) -> Backward:
     """Back-propagate through time; see ``Cell.run_numpy_backward``.
 
     Parameters
     ----------
-    kind, W, params, x, before, states, gates
+    kind, W, params, x, before, states, gates, width
         As :func:`recurrence_forward` took and filled them.
-    dh : ndarray, shape (K, N, B), or ReadoutGradient
-        Gradient of the last K h.
-    dlast : ndarray, shape (N, B), optional
-        Of an LSTM's last c.
+    dstates : tuple
+        Gradients of the last K h, (K, N, B) or a ReadoutGradient; and those, (N, B) or None, that
+        come to the last h, or h and c, from whatever goes on from there.
     input_gradient : bool
         Whether to compute dx.
 
@@ -122,23 +124,24 @@ def recurrence_backward(
     KeyError, ValueError
         As :func:`recurrence_forward`.
     """
-    from_loss = _from_loss(dh)
-    loop = _Loop(kind, W, params, x, M=from_loss["dy"].shape[1] if "dy" in from_loss else 0)
-    dbefore = tuple(np.empty_like(part) for part in before)
+    from_loss = _from_loss(dstates[0])
+    M = from_loss["dy"].shape[1] if "dy" in from_loss else 0
+    loop = _Loop(kind, W, params, x, width, M)
+    dbefore = tuple(np.zeros_like(part) for part in before)
     sums, d, dx = loop.sums(), None, None
     if loop.is_dense:
         d = loop.empty_d()
     elif input_gradient and x.ndim == 3:
-        dx = np.empty(x.shape, loop.real)
+        dx = np.zeros(x.shape, loop.real)
     own = {"d": d} if loop.is_dense else loop.adjoints(params["U"]) | {"dx": dx}
-    given = {
+    scratch = aligned_zeros(loop.n_blocks, loop.sizes.backward_scratch, loop.real)
+    given: dict[str, Any] = {
         "before": before,
         "states": states,
         "gates": gates,
-        "dlast": dlast,
-        "dbefore": dbefore,
-        "scratch": aligned_zeros(loop.n_blocks, loop.sizes.backward_scratch, loop.real),
+        "dlast": dstates[1],
     }
+    given |= {"dlast": dstates[1], "dbefore": dbefore, "scratch": scratch}
     kernels.recurrence_backward(
         loop.sizes,
         level(),
@@ -149,11 +152,7 @@ def recurrence_backward(
     if d is not None:
         db = {} if loop.n_kept else {"b": total["db"].astype(loop.real)}
         return Backward(dbefore, db, d=loop.without_padding(d))
-    dW = [
-        factor_gradients(W_k, loop.plan, dW_k, params["U"].dtype)
-        for W_k, dW_k in zip(W, total["dW"].reshape(len(W), -1), strict=True)
-    ]
-    return Backward(dbefore, loop.gradients(params, total), dW, dx)
+    return Backward(dbefore, loop.gradients(params, total), loop.factor_gradients(W, total), dx)
 
 
 class Backward(NamedTuple):
@@ -167,7 +166,7 @@ class Backward(NamedTuple):
         "U", "b", and "b_h" of a GRU; with d, biases within the step alone.
     dW : list of lists of ndarray
     dx : ndarray, shape (T, D, B), or None for integer x or without ``input_gradient``
-    d : ndarray, shape (T, n_d, N, B), or None
+    d : ndarray, shape (T, n_d, N, width), or None
         What ``Cell.step_backward`` returned of each step; dW and dx are then still to be made.
     """
 
@@ -225,7 +224,7 @@ def _one_step(cell: CellKey, B: int) -> Any:
     plan = plan_of(cell.shapes, BLOCK, cell.dtype, butterflies=0)
     product = product_of(plan, 1, columns, 0, cell.dtype)
     D, N = cell.input_size, cell.hidden_size
-    sizes = kernels.Recurrence(kind.number, product, real == np.float64, 1, D, 0, is_dense)
+    sizes = kernels.Recurrence(kind.number, product, real == np.float64, 1, D, B, 0, is_dense)
     room = {
         "merged": np.zeros(0 if is_dense else kind.n_gates * plan.n_numbers, dtype),
         "b": np.zeros(sizes.block_biases, real),
@@ -240,20 +239,30 @@ class _Loop:
     """What both directions share: sizes, and parameters and input as the kernels take them."""
 
     def __init__(
-        self, kind: str, W: Gates, params: Mapping[str, Array], x: NDArray[Any], M: int = 0
+        self,
+        kind: str,
+        W: Gates,
+        params: Mapping[str, Array],
+        x: NDArray[Any],
+        width: int,
+        M: int = 0,
     ) -> None:
-        U, step, B = params["U"], kernels.KINDS[kind], x.shape[-1]
+        U, step = params["U"], kernels.KINDS[kind]
         self.parts, self.real, self.U_size = parts_of(U.dtype), real_dtype(U), U.size
         self.n_gates, self.dtype = len(W), U.dtype
         self.is_dense = not are_small([W_f.shape for W_f in W[0]], LARGEST_IN_RECURRENCE)
-        columns = columns_of(B, B if self.is_dense else BLOCK)
+        columns = columns_of(width, width if self.is_dense else BLOCK)
         product, stacked = self._product(W, columns, U.dtype.char)
         self.sizes = kernels.Recurrence(
-            step.number, product, self.real == np.float64, len(x), U.shape[1], M, self.is_dense
+            step.number,
+            product,
+            self.real == np.float64,
+            *(len(x), U.shape[1], x.shape[-1], M),
+            self.is_dense,
         )
         self.n_blocks = len(columns) - 1
         self.adds_by_label = x.ndim == 2 and U.shape[1] > FEW_LABELS
-        self.T, self.B, self.n_d, self.n_kept = len(x), B, step.n_d, step.n_kept
+        self.T, self.width, self.n_d, self.n_kept = len(x), width, step.n_d, step.n_kept
         inner = params.get("b_h") if step.n_kept else params["b"]
         self.arrays: dict[str, Any] = {
             "W": stacked,
@@ -306,16 +315,22 @@ class _Loop:
         inner = {"b_h": db[1]} if "b_h" in params else {}
         return {"U": np.ascontiguousarray(dU, U.dtype), "b": db[0], **inner}
 
+    def factor_gradients(self, W: Gates, total: Mapping[str, Array]) -> list[Sequence[Array]]:
+        """Return the gradients of each gate's factors."""
+        of_gates = zip(W, total["dW"].reshape(len(W), -1), strict=True)
+        return [factor_gradients(W_k, self.plan, dW_k, self.dtype) for W_k, dW_k in of_gates]
+
     def empty_d(self) -> Array:
         """Return an array for d of all steps, as the kernels lay it out."""
         shape = (self.T, self.n_d * self.sizes.block_biases)
         return aligned_empty(shape, self.dtype)
 
     def without_padding(self, d: Array) -> Array:
-        """Return d as (T, n_d, N, B)."""
-        N, row = self.plan.rows[0], kernels.row_parts(self.parts, self.B, self.real == np.float64)
+        """Return d as (T, n_d, N, width)."""
+        is_double = self.real == np.float64
+        N, row = self.plan.rows[0], kernels.row_parts(self.parts, self.width, is_double)
         row //= self.parts
-        return d[:, : self.n_d * N * row].reshape(self.T, self.n_d, N, row)[..., : self.B]
+        return d[:, : self.n_d * N * row].reshape(self.T, self.n_d, N, row)[..., : self.width]
 
     def _repeated(self, b: Array, columns: NDArray[np.intp]) -> Array:
         """Repeat b for each column of each block; what fills up vectors is 0."""

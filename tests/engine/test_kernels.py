@@ -38,6 +38,6 @@ def test_kernels_refuse_arrays_that_do_not_fit_one_another(rng, what):
     else:
         given[what] = np.concatenate([wrong, wrong], axis=min(1, wrong.ndim - 1))
     params = {"U": given["U"], "b": given["b"], "b_h": params["b_h"]}
-    args = (params, given["x"], given["before"], given["states"], given["gates"])
+    args = (params, given["x"], given["before"], given["states"], given["gates"], 2)
     with pytest.raises(ValueError, match=r"size|shape"):
         compiled.recurrence_forward("gru", given["W"], *args)

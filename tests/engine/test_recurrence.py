@@ -146,7 +146,7 @@ def test_memory_is_that_of_the_hidden_states(rng, dtype, no_shelf):
         model.cell.backward(
             {k.removeprefix("cell."): p for k, p in params.items() if k.startswith("cell.")},
             saved.cells[0],
-            compiled.ReadoutGradient(model._readout(params), dlogits),
+            compiled.ReadoutGradient(model.readout.as_matrix(params), dlogits),
             input_gradient=False,
         )
         peaks.append(tracemalloc.get_traced_memory()[1] - logits.nbytes)
@@ -284,5 +284,5 @@ def test_scratch_of_a_dense_matrix_does_not_grow_with_the_input(rng):
         U = np.zeros((4 * 64, D), "float32")
         W = [[np.eye(64, dtype="float32")]] * 4
         params = {"U": U, "b": np.zeros(4 * 64, "float32")}
-        sizes.append(compiled._Loop("lstm", W, params, np.zeros((9, 50), int)).sizes)
+        sizes.append(compiled._Loop("lstm", W, params, np.zeros((9, 50), int), 50).sizes)
     assert sizes[0].backward_scratch == sizes[1].backward_scratch

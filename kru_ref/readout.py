@@ -1,0 +1,176 @@
+"""What a model reads of its last cell's states, and the readout: forward, and backward beneath.
+
+======  ===============  =======================================================================
+symbol  code             shape
+======  ===============  =======================================================================
+z       ``read``         (T, N, B): h_t of every step; pooled (1, N, B), or (1, 2N, B)
+V       "readout.V"      (M, n): a column for each real number in z_t; real
+c       "readout.c"      (M,), real
+y       ``logits``       (T, M, B) or (1, M, B), real: y = V z + c, or V [Re z; Im z] + c
+======  ===============  =======================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from types import ModuleType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .arrays import Array, Layout, Params, ReadoutGradient, glorot_uniform, over_time, time_pieces
+from .cells import Cell
+from .cells.cell import input_gradients
+
+# What may be left of all steps: h after each sequence's last, the mean over its steps, or both.
+POOLINGS = ("last", "mean", "last-and-mean")
+
+
+@dataclass(frozen=True)
+class Readout:
+    """The linear map behind a cell, of every step or of what pooling leaves of them all.
+
+    Parameters
+    ----------
+    cell : Cell
+    output_size : int
+        M.
+    pooling : {"last", "mean", "last-and-mean"}, optional
+    """
+
+    cell: Cell
+    output_size: int
+    pooling: str | None
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Shape and dtype of V and c."""
+        n = self.cell.n_features * (2 if self.pooling == "last-and-mean" else 1)
+        shapes = {"readout.V": (self.output_size, n), "readout.c": (self.output_size,)}
+        return {name: (shape, self.cell.real_dtype) for name, shape in shapes.items()}
+
+    def init(self, rng: np.random.Generator) -> Params:
+        """Draw V Glorot-uniform; c is 0."""
+        dtype = self.cell.real_dtype
+        V = glorot_uniform(self.layout["readout.V"][0], rng, dtype)
+        return {"readout.V": V, "readout.c": np.zeros(self.output_size, dtype)}
+
+    @property
+    def has_mean(self) -> bool:
+        """Whether z holds a mean over time."""
+        return self.pooling in ("mean", "last-and-mean")
+
+    def is_last_step(self, ends: NDArray[np.intp] | None) -> bool:
+        """Whether z is h of the last step, the same one for all sequences."""
+        return self.pooling == "last" and ends is None
+
+    def pool(self, h: Array, ends: NDArray[np.intp] | None) -> Array:
+        """Return z for states h (T, N, B), 0 behind their sequences' ends."""
+        if self.pooling is None:
+            return h
+        if self.is_last_step(ends):
+            return h[-1:]
+        ends = np.full(h.shape[-1], len(h)) if ends is None else ends
+        pooled = Pooled(self, h.shape[-1])
+        pooled.add(h, ends)
+        return pooled.z(ends)
+
+    def pool_backward(self, dz: Array, T: int, ends: NDArray[np.intp] | None) -> Array:
+        """Return dh for the gradient of z, (T, N, B), or (1, N, B) of the last step alone.
+
+        A mean hands dz/T_b to each of a sequence's T_b steps.
+        """
+        N, B = self.cell.hidden_size, dz.shape[-1]
+        of_last, of_mean = dz[:, :N], dz[:, -N:]
+        if self.pooling is None or self.is_last_step(ends):
+            return dz
+        steps = np.full(B, T) if ends is None else ends
+        dh = np.zeros((T, N, B), dz.dtype)
+        if self.pooling != "last":
+            of_step = of_mean / steps.astype(self.cell.real_dtype)
+            np.multiply(of_step, before_ends(T, steps), out=dh)
+        if self.pooling != "mean":
+            dh[steps - 1, :, np.arange(B)] += of_last[0].T
+        return dh
+
+    def forward(self, params: Mapping[str, Array], z: Array) -> NDArray[np.floating]:
+        """Return logits y = Re(conj(C) z) + c."""
+        C, engine = self.as_matrix(params), self.engine
+        if engine is not None:
+            return engine.readout(C, params["readout.c"], z)
+        return (C.conj() @ z).real + params["readout.c"][:, None]
+
+    def backward(
+        self, params: Mapping[str, Array], z: Array, dlogits: NDArray[np.floating]
+    ) -> tuple[Params, ReadoutGradient]:
+        """Return the gradients of V and c, and of z.
+
+        With the rows of a complex readout written as C = V_Re + i V_Im, where
+        V = [V_Re, V_Im], the readout is y = V_Re Re z + V_Im Im z + c = Re(conj(C) z) + c.
+        For a real dy, δL = Σ dy Re(conj(C) δz) = Re⟨C^T dy, δz⟩, and likewise for C, so
+
+            dz = C^T dy,   dV_Re = Σ dy Re(z)^T and dV_Im = Σ dy Im(z)^T,   dc = Σ dy.
+        """
+        if self.engine is not None:
+            dV = self.engine.readout_backward(z, dlogits)
+        else:
+            states = features(z)
+            dV, _ = input_gradients(params["readout.V"], states, dlogits, input_gradient=False)
+        grads = {"readout.V": dV, "readout.c": over_time(dlogits)}
+        return grads, ReadoutGradient(self.as_matrix(params), dlogits)
+
+    @property
+    def engine(self) -> ModuleType | None:
+        """What reads out few outputs in compiled code; of many BLAS is the faster."""
+        return self.cell.matrix.engine(self.cell.hidden_size) if self.output_size <= 64 else None
+
+    def as_matrix(self, params: Mapping[str, Array]) -> Array:
+        """Return C, (M, N) or (M, 2N), of y = Re(conj(C) z) + c."""
+        V = params["readout.V"]
+        if not self.cell.is_complex:
+            return V
+        n = V.shape[1] // 2
+        return (V[:, :n] + 1j * V[:, n:]).astype(self.cell.dtype, copy=False)
+
+
+class Pooled:
+    """The last state and the sum of all of B sequences, over one piece of time after the other."""
+
+    def __init__(self, readout: Readout, B: int) -> None:
+        cell = readout.cell
+        self.readout, self.last = readout, np.zeros((cell.hidden_size, B), cell.dtype)
+        self.total = np.zeros(self.last.shape, np.result_type(self.last, np.float64))
+
+    def add(self, h: Array, ends: NDArray[np.intp]) -> None:
+        """Take the states of a piece, in which the first sequences go on until these ends."""
+        width = h.shape[-1]
+        self.last[:, :width] = h[ends - 1, :, np.arange(width)].T
+        for steps in time_pieces(len(h) if self.readout.has_mean else 0, width):
+            self.total[:, :width] += h[steps].sum(axis=0)
+
+    def z(self, ends: NDArray[np.intp]) -> Array:
+        """Return what is read of sequences of so many steps, (1, N, B) or (1, 2N, B)."""
+        mean = (self.total / ends).astype(self.last.dtype)
+        if self.readout.pooling == "last-and-mean":
+            return np.concatenate([self.last, mean])[None]
+        return (mean if self.readout.has_mean else self.last)[None]
+
+
+def before_ends(T: int, ends: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Return which of T steps a sequence has, (T, 1, B)."""
+    return np.arange(T)[:, None, None] < ends
+
+
+def features(h: Array) -> Array:
+    """Return what the cell above reads of states (…, N, B): h, or [Re h; Im h] (…, 2N, B)."""
+    return np.concatenate([h.real, h.imag], axis=-2) if np.iscomplexobj(h) else h
+
+
+def features_backward(dx: Array, is_complex: bool) -> Array:
+    """Return dh for the gradient of what :func:`features` returned."""
+    if not is_complex:
+        return dx
+    N = dx.shape[1] // 2
+    return dx[:, :N] + 1j * dx[:, N:]
