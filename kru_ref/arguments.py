@@ -393,6 +393,14 @@ def check_activation(cell: Cell, name: Any, on_complex: Mapping[str, bool]) -> N
         )
 
 
+def checked_leak(leak: Any) -> float:
+    """Return how much of a state is new."""
+    value = checked_number("leak", leak)
+    if not 0 < value <= 1:
+        raise ValueError(f"leak must be above 0 and at most 1, got {leak!r}")
+    return value
+
+
 def check_halves(N: int) -> None:
     """Raise unless a real state of RestrictedUnitary has two halves."""
     if N % 2:

@@ -30,6 +30,12 @@ CELLS = {
             ("identity", "complex128"),
         ]
     },
+    **{
+        f"rnn-{name}-{dtype}-leaky": lambda matrix, name=name, dtype=dtype: kru.RNN(
+            D, N, matrix, name, dtype, leak=0.3
+        )
+        for name, dtype in [("tanh", "float64"), ("modrelu", "complex128")]
+    },
     "lstm": lambda matrix: kru.LSTM(D, N, matrix, "float64"),
     "gru": lambda matrix: kru.GRU(D, N, matrix, "float64"),
 }

@@ -16,6 +16,7 @@ FACTORS = ((1, 2), (2, 3), (3, 1))
 STACKS = {
     "kru": lambda backend: kru.KRU(D, 6, FACTORS, dtype="complex128", backend=backend),
     "tanh": lambda backend: kru.KRU(D, 6, None, "tanh", "float64", backend=backend),
+    "leaky": lambda backend: kru.KRU(D, 6, dtype="complex128", backend=backend, leak=0.3),
     "lstm": lambda backend: kru.LSTM(D, 6, kru.Kronecker(FACTORS, backend), "float64"),
     "gru": lambda backend: kru.GRU(D, 6, kru.Kronecker(None, backend), "float64"),
     "dense lstm": lambda backend: kru.LSTM(D, 35, kru.Dense(backend=backend), "float64"),

@@ -842,10 +842,10 @@ def changed_backward(is_gated, change):
     cells, dx, and of the states before.
     """
 
-    def planted(original, kind, W, params, *args):
+    def planted(original, cell, W, params, *args):
         x, before, states, gates, _, (dh, dlast), input_gradient = args
-        if (kind in ("lstm", "gru")) is not is_gated:
-            return original(kind, W, params, *args)
+        if (cell.kind in ("lstm", "gru")) is not is_gated:
+            return original(cell, W, params, *args)
 
         def flat(*args):
             if is_gated:
@@ -856,16 +856,16 @@ def changed_backward(is_gated, change):
                 before, states, gates, dlast = (h0,), (h,), kept[..., : h.shape[-1]], None
             dstates = dh, (None, dlast)[: len(before)]
             rest = states, gates, x.shape[-1], dstates, input_gradient
-            dbefore, d, dW, dx, _ = original(kind, W, params, x, before, *rest)
+            dbefore, d, dW, dx, _ = original(cell, W, params, x, before, *rest)
             biases = (d["b"], d.get("b_h")) if is_gated else (d["b"],)
             return (dW if is_gated else dW[0], d["U"], *biases, dx, *dbefore)
 
         found, kept, (h0, *c0), (h, *c), dlast = before, gates, before, states, dlast[-1]
         if is_gated:
             c0, c = (*c0, None)[0], (*c, None)[0]
-            args = (kind, W, params["U"], x, h0, c0, h, c, gates, dh, dlast, input_gradient)
+            args = (cell.kind, W, params["U"], x, h0, c0, h, c, gates, dh, dlast, input_gradient)
         else:
-            args = (W[0], params["U"], params["b"], kind, x, h0, h, dh, input_gradient)
+            args = (W[0], params["U"], params["b"], cell.kind, x, h0, h, dh, input_gradient)
         dW, dU, db, *rest = change(flat, *args)
         d = {"U": dU, "b": db}
         if is_gated:

@@ -131,8 +131,6 @@ class Cell(ABC):
     state_names: ClassVar[tuple[str, ...]] = ("h0",)
     # Whether the equations are defined on complex numbers.
     on_complex: ClassVar[bool] = False
-    # How many arrays a step keeps of its gates, for step_backward.
-    n_kept: ClassVar[int] = 0
     # Which of step_backward's gradients d is that of W_k h; that of U_k x is always the k-th. They
     # are (dz) of an RNN, (dz_i, dz_f, dz_g, dz_o) of an LSTM, (dr, dz, a, dq) of a GRU: only there
     # do W_n h and U_n x have gradients of their own, dq and a.
@@ -145,6 +143,7 @@ class Cell(ABC):
     matrix: Matrix
     dtype: str
     learned_h0: bool
+    leak: float = 1.0  # how much of a state is new: of the simple cell alone it may be less
 
     def __post_init__(self) -> None:
         is_matrix = "a matrix such as Dense() or Kronecker()"
@@ -156,6 +155,11 @@ class Cell(ABC):
     @abstractmethod
     def kind(self) -> str:
         """The name of the step's equations, by which the engine knows them."""
+
+    @property
+    def n_kept(self) -> int:
+        """How many arrays a step keeps of its gates, for step_backward."""
+        return 0
 
     @abstractmethod
     def step(
@@ -236,7 +240,7 @@ class Cell(ABC):
                 self.run_numpy(params, *piece, width)
             else:
                 W = self.matrices(params)
-                engine.recurrence_forward(self.kind, W, params, *piece, width)
+                engine.recurrence_forward(self.engine_key, W, params, *piece, width)
             saved.clear_behind_ends(steps, width)
         h = states[0].view()
         h.setflags(write=False)
@@ -359,7 +363,7 @@ class Cell(ABC):
         else:
             piece = *saved[:4], width, (dh, dlast), input_gradient
             dbefore, grads, dW, dx, d = engine.recurrence_backward(
-                self.kind, self.matrices(params), params, *piece
+                self.engine_key, self.matrices(params), params, *piece
             )
         if d is not None:
             dW, grads, dx = self._sums_over_time(params, saved, d, grads, input_gradient)
@@ -490,11 +494,11 @@ class Cell(ABC):
 
     @cached_property
     def engine_key(self) -> CellKey:
-        """What the engine makes single steps by."""
+        """What the engine computes the steps by."""
         shapes = self.matrix.layout(self.hidden_size, np.dtype(self.dtype)).values()
         factors = tuple((shape[0], shape[1]) for shape, _ in shapes)
         sizes = self.input_size, self.hidden_size
-        return CellKey(self.kind, factors, *sizes, np.dtype(self.dtype).char)
+        return CellKey(self.kind, factors, *sizes, np.dtype(self.dtype).char, self.leak)
 
     @property
     def unitary_names(self) -> tuple[str, ...]:

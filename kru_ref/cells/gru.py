@@ -44,7 +44,7 @@ class GRU(Cell):
     """
 
     gate_names: ClassVar[tuple[str, ...]] = (".r", ".z", ".n")
-    n_kept: ClassVar[int] = 4
+    n_kept = 4
     # of dr, dz, a, dq
     d_of_W: ClassVar[tuple[int, ...]] = (0, 1, 3)
     d_of_bias: ClassVar[Mapping[str, slice]] = {"b": slice(3), "b_h": slice(3, 4)}

@@ -46,7 +46,7 @@ class LSTM(Cell):
 
     gate_names: ClassVar[tuple[str, ...]] = (".i", ".f", ".g", ".o")
     state_names: ClassVar[tuple[str, ...]] = ("h0", "c0")
-    n_kept: ClassVar[int] = 4
+    n_kept = 4
     d_of_W: ClassVar[tuple[int, ...]] = (0, 1, 2, 3)
     d_of_bias: ClassVar[Mapping[str, slice]] = {"b": slice(4)}
     kind = "lstm"

@@ -24,18 +24,25 @@ class RNN(Cell):
         As for :class:`~kru_ref.cells.Cell`.
     activation : {"modrelu", "tanh", "relu", "identity"}
         σ; tanh and relu are for real dtypes only.
+    leak : float
+        α in (0, 1]: how much of a state is new. Below 1, a state of single units that forget within
+        some 1/α steps, as echo state networks have (Jaeger et al., 2007).
 
     Raises
     ------
     ValueError, TypeError
-        As :class:`~kru_ref.cells.Cell`; an unknown activation, a real one on a complex dtype.
+        As :class:`~kru_ref.cells.Cell`; an unknown activation, a real one on a complex dtype, a
+        leak outside (0, 1].
 
     Notes
     -----
-    Its step is h_t = σ(z_t) with z_t = W h_{t-1} + U x_t. Back through it, with dh_t the gradient
-    of h_t and σ_backward the activation's own (activations.py),
+    Its step is h_t = (1 - α) h_{t-1} + α s_t with s_t = σ(z_t) and z_t = W h_{t-1} + U x_t; without
+    a leak (α = 1) h_t is s_t, otherwise s_t is kept too. Back through it, with dh_t the gradient of
+    h_t and σ_backward the activation's own (activations.py),
 
-        (dz_t, db_t) = σ_backward(dh_t, h_t, b),   d = dz_t,   db = Σ_t db_t.
+        (dz_t, db_t) = σ_backward(α dh_t, s_t, b),   d = dz_t,   db = Σ_t db_t,
+
+    and (1 - α) dh_t reaches h_{t-1} past the matrix.
 
     Parameters: "W" (dense) or "W.0", "W.1", … (Kronecker), "U", "b", and "h0" if learned.
     """
@@ -50,9 +57,11 @@ class RNN(Cell):
     activation: str = "tanh"
     dtype: str = "float32"
     learned_h0: bool = True
+    leak: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "leak", arguments.checked_leak(self.leak))
         on_complex = {name: of.on_complex for name, of in ACTIVATIONS.items()}
         arguments.check_activation(self, self.activation, on_complex)
 
@@ -61,25 +70,36 @@ class RNN(Cell):
         """The activation's name."""
         return self.activation
 
+    @property
+    def n_kept(self) -> int:
+        """With a leak 1: s."""
+        return int(self.leak < 1)
+
     def step(
         self, params: Params, Wh: PerGate, Ux: PerGate, before: States
     ) -> tuple[States, PerGate]:
-        """Return h = σ(W h + U x)."""
-        return (ACTIVATIONS[self.activation].forward(Wh[0] + Ux[0], params["b"]),), ()
+        """Return h = s = σ(W h + U x); with a leak (1 - α) h + α s, and s."""
+        s = ACTIVATIONS[self.activation].forward(Wh[0] + Ux[0], params["b"])
+        return ((s,), ()) if self.leak == 1 else ((self._blend(before[0], s),), (s,))
 
     def step_backward(
         self, params: Params, before: States, after: States, gates: Array, dafter: States
     ) -> tuple[PerGate, Sequence[Array | float], Params]:
-        """Return dz and db from dh, h and b; z is not needed."""
-        (h,), (dh,) = after, dafter
-        dz, db = ACTIVATIONS[self.activation].backward(dh, h, params["b"])
-        return (dz,), (0.0,), {"b": db}
+        """Return dz, (1 - α) dh and db from dh, s and b; z is not needed."""
+        (s,), (dh,) = (after if self.leak == 1 else gates), dafter
+        dz, db = ACTIVATIONS[self.activation].backward(self.leak * dh, s, params["b"])
+        return (dz,), (0.0 if self.leak == 1 else (1 - self.leak) * dh,), {"b": db}
 
     def step_jvp(self, params: Dual, Wh: Dual, Ux: Dual, before: Dual) -> Dual:
         """Return h and its tangent."""
         (z, b), (z_dot, b_dot) = ((Wh[m][0] + Ux[m][0], params[m]["b"]) for m in (0, 1))
-        h, h_dot = ACTIVATIONS[self.activation].jvp(z, b, z_dot, b_dot)
-        return (h,), (h_dot,)
+        s, s_dot = ACTIVATIONS[self.activation].jvp(z, b, z_dot, b_dot)
+        (h,), (h_dot,) = before
+        return (self._blend(h, s),), (self._blend(h_dot, s_dot),)
+
+    def _blend(self, h: Array, s: Array) -> Array:
+        """Return (1 - α) h + α s."""
+        return s if self.leak == 1 else (1 - self.leak) * h + self.leak * s
 
 
 def KRU(
@@ -90,6 +110,7 @@ def KRU(
     dtype: str = "complex64",
     learned_h0: bool = True,
     backend: Backend = "auto",
+    leak: float = 1.0,
 ) -> RNN:
     """Kronecker recurrent unit: an :class:`RNN` over a :class:`~kru_ref.Kronecker` matrix.
 
@@ -101,6 +122,8 @@ def KRU(
         As for :class:`RNN`; a complex one by default.
     factors, backend
         As for :class:`~kru_ref.Kronecker`: without ``factors`` the prime factors of N.
+    leak
+        As for :class:`RNN`.
 
     Returns
     -------
@@ -112,4 +135,4 @@ def KRU(
         As :class:`RNN` and :class:`~kru_ref.Kronecker`.
     """
     matrix = Kronecker(factors, backend)  # type: ignore[arg-type]
-    return RNN(input_size, hidden_size, matrix, activation, dtype, learned_h0)
+    return RNN(input_size, hidden_size, matrix, activation, dtype, learned_h0, leak)

@@ -204,7 +204,8 @@ def _states(
     for x_t in xs:
         u = p["U"] @ (x_t + complex_or_real)
         if isinstance(cell, RNN):
-            state = [_activated(xp, cell.activation, gates[0](state[0]) + u, p["b"][:, None])]
+            s = _activated(xp, cell.activation, gates[0](state[0]) + u, p["b"][:, None])
+            state = [(1 - cell.leak) * state[0] + cell.leak * s]
         elif isinstance(cell, LSTM):
             h, c = state
             u = u + p["b"][:, None]

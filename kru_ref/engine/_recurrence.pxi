@@ -9,7 +9,7 @@ cdef struct ForwardScratch:   # where each array begins in a thread's scratch, a
 
 
 cdef struct BackwardScratch:  # the same in a block's
-    Py_ssize_t targets, stages, through_W, from_loss, past, states, gates, d, x, columns
+    Py_ssize_t targets, stages, through_W, from_loss, nothing, past, states, gates, d, x, columns
     Py_ssize_t db, G_of_W, G_of_U, end
     Py_ssize_t x_step         # from the x of one step to that of the next
 
@@ -18,7 +18,9 @@ cdef struct Sizes:
     int level, parts, is_double
     int kind, is_gated
     int is_dense              # one block, one matrix for each gate, d of all steps for the caller
-    int n_gates, n_states, n_kept, n_d  # see Kind in simd.h
+    int n_gates, n_states, n_kept, n_d  # see Kind in simd.h; with a leak s is kept
+    int leaks
+    double leak               # of a simple cell: how much of a state is new
     Py_ssize_t T, D, N, B
     Py_ssize_t M              # outputs, where the gradient of h is given behind a readout
     Py_ssize_t K              # last steps with a gradient from the loss
@@ -57,7 +59,7 @@ cdef struct Arrays:           # sums in double precision, the others in that of 
 cdef class Recurrence:
     """The sizes of a recurrence, and what follows from them.
 
-    kind is a number of KINDS, B the columns of an array, of which the product's are the first, M
+    cell says what it computes, B is the columns of an array, of which the product's are the first, M
     the number of outputs where the gradient of h comes through a readout; is_dense says that the
     product is one factor, for BLAS.
     """
@@ -66,11 +68,13 @@ cdef class Recurrence:
     cdef Product product
     cdef readonly Py_ssize_t forward_scratch, backward_scratch  # parts for a thread, for a block
     cdef readonly Py_ssize_t block_biases  # numbers of b, once for each column of a block
+    cdef readonly int n_kept
 
     def __init__(
-        self, int kind, Product product, bint is_double, Py_ssize_t T, Py_ssize_t D, Py_ssize_t B,
-        Py_ssize_t M=0, bint is_dense=False,
+        self, cell, Product product, bint is_double, Py_ssize_t T, Py_ssize_t B, Py_ssize_t M=0,
+        bint is_dense=False,
     ):
+        cdef int kind = KINDS[cell.kind].number
         cdef const KindOfStep* step = &kinds[kind]
         cdef Panels panels = product.n
         cdef Py_ssize_t E = widest_row(product.cuts, panels.parts, is_double)
@@ -84,9 +88,11 @@ cdef class Recurrence:
         self.product = product
         self.n.kind, self.n.parts, self.n.is_double = kind, panels.parts, is_double
         self.n.n_gates, self.n.n_states = step.n_gates, step.n_states
-        self.n.n_kept, self.n.n_d = step.n_kept, step.n_d
+        self.n.leak, self.n.leaks, self.n.n_d = cell.leak, cell.leak < 1, step.n_d
+        self.n_kept = self.n.n_kept = 1 if self.n.leaks else step.n_kept
         self.n.is_gated, self.n.is_dense = step.n_kept > 0, is_dense
-        self.n.T, self.n.D, self.n.N, self.n.B, self.n.M = T, D, panels.rows_in, B, M
+        self.n.T, self.n.D, self.n.N, self.n.B = T, cell.input_size, panels.rows_in, B
+        self.n.M = M
         self.n.panels = panels
         self.n.panels.stride = whole_vectors(panels.most_rows * E)
         self.n.steps_at_once = steps_within(
@@ -134,6 +140,7 @@ cdef Py_ssize_t lay_out_backward(Sizes* n, Py_ssize_t E) noexcept nogil:
     at.stages = reserve(&at.end, n.panels.F * n.panels.stride)  # h before, after each sweep
     at.through_W = reserve(&at.end, n.n_gates * size)   # W_k^H d_k of the step after
     at.from_loss = reserve(&at.end, size)
+    at.nothing = reserve(&at.end, size if n.leaks else 0)  # stays 0
     at.past = reserve(&at.end, 2 * size)                # dstate past the matrices, in turn
     at.states = reserve(&at.end, 2 * n.n_states * size)  # copies of each, before and after in turn
     at.gates = reserve(&at.end, n.n_kept * size)
@@ -269,8 +276,8 @@ cdef Step begin_step(
     if n.is_gated:
         here.in_place = block.E == block.used == row
     else:
-        here.in_place = block.E == block.used and numbers >= K.lanes
-    here.gates = <real*>a.gates + t * n.n_kept * n.N * n.B
+        here.in_place = block.E == block.used and numbers >= K.lanes and not n.leaks
+    here.gates = <real*>a.gates + t * n.n_kept * n.N * row
     here.after[1] = NULL
     for part in range(n.n_states):
         before = state_at(n, a, part, t - 1, scratch) + block.begin
@@ -353,6 +360,9 @@ cdef void step(
             n.kind, size, Ux, Wh, b, here.before[n.n_states - 1], here.gates, here.after[1],
             here.after[0],
         )
+    elif n.leaks:
+        K.activate(n.kind, n.parts, 1, size // n.parts, Wh, Ux, b, here.gates, 0)
+        blend(size, n.leak, here, Wh)
     elif not here.in_place:
         K.activate(n.kind, n.parts, 1, size // n.parts, Wh, Ux, b, here.after[0], 0)
     elif block.E == row:
@@ -361,13 +371,24 @@ cdef void step(
         K.activate(n.kind, n.parts, n.N, block.width, Wh, Ux, b, here.after[0], row)
 
 
+cdef void blend(Py_ssize_t size, double leak, Step here, const real* of_precision) noexcept nogil:
+    """h = (1 - leak) h + leak s."""
+    cdef const real* before = <const real*>here.before[0]
+    cdef const real* s = <const real*>here.gates
+    cdef real* after = <real*>here.after[0]
+    cdef real new = <real>leak, old = <real>(1 - leak)
+    cdef Py_ssize_t i
+    for i in range(size):
+        after[i] = old * before[i] + new * s[i]
+
+
 cdef void keep_step(
     const Sizes* n, const Arrays* a, Block block, Py_ssize_t t, real* scratch
 ) noexcept nogil:
     """Copy the states after a step and the gates from scratch to where they are kept."""
     cdef const Kernels* K = kernels_for(n.level, n.is_double)
     cdef Py_ssize_t E = block.E, size = state_size(n, E), row = n.parts * n.B
-    cdef real* gates = <real*>a.gates + t * n.n_kept * n.N * n.B
+    cdef real* gates = <real*>a.gates + t * n.n_kept * n.N * row
     cdef int part
     for part in range(n.n_states):
         K.copy(
@@ -575,27 +596,45 @@ cdef void step_backward(
     cdef real* d = d_of(n, a, block, t, slot, scratch)
     cdef real* from_loss = scratch + n.backward.from_loss
     cdef real* through_W = scratch + n.backward.through_W
-    cdef const real* gates = <const real*>a.gates + t * n.n_kept * n.N * n.B
+    cdef const real* gates = <const real*>a.gates + t * n.n_kept * n.N * row
     cdef int last = n.n_states - 1
+    cdef const real* s
     copy_states(n, a, block, t - 1, scratch)
-    if not n.is_gated:
-        K.activate_backward(
-            n.kind, n.parts, size // n.parts, through_W, from_loss,
-            state_here(n, a, block, 0, t, scratch), <const real*>a.b + block.i * n.numbers, d,
-            scratch + n.backward.db,
-        )
-        return
-    if not lies_as_in_memory(n, block):
+    if n.n_kept > 0 and not lies_as_in_memory(n, block):
         K.copy(
             n.n_kept * n.N, block.used, gates + block.begin, row, scratch + n.backward.gates,
             block.E,
         )
         gates = scratch + n.backward.gates
+    if not n.is_gated:
+        s = gates if n.leaks else state_here(n, a, block, 0, t, scratch)
+        if n.leaks:
+            part_gradient(
+                size, n.leak, through_W, from_loss, dpast_after(n, block, t, scratch),
+                dpast_after(n, block, t - 1, scratch),
+            )
+            from_loss = scratch + n.backward.nothing
+        K.activate_backward(
+            n.kind, n.parts, size // n.parts, through_W, from_loss, s,
+            <const real*>a.b + block.i * n.numbers, d, scratch + n.backward.db,
+        )
+        return
     K.open_gates_backward(
         n.kind, size, from_loss, through_W, gates, state_here(n, a, block, last, t, scratch),
         state_here(n, a, block, last, t - 1, scratch), dpast_after(n, block, t, scratch), d,
         dpast_after(n, block, t - 1, scratch),
     )
+
+
+cdef void part_gradient(
+    Py_ssize_t size, double leak, real* dh, const real* from_loss, const real* past, real* dpast,
+) noexcept nogil:
+    """Part dh, with what comes to it otherwise, into leak dh and, past the matrix, the rest."""
+    cdef real new = <real>leak, old = <real>(1 - leak), total
+    cdef Py_ssize_t i
+    for i in range(size):
+        total = dh[i] + from_loss[i] + past[i]
+        dh[i], dpast[i] = new * total, old * total
 
 
 cdef void adjoint_and_gradient(
@@ -720,7 +759,7 @@ cdef void end_backward(
             dh[i] += dh[k * size + i]
     if n.kind == LSTM:
         K.copy(n.N, block.used, dpast, E, <real*>a.dbefore[1] + block.begin, row)
-    elif n.is_gated:
+    elif n.is_gated or n.leaks:
         for i in range(size):
             dh[i] += dpast[i]
     K.copy(n.N, block.used, dh, E, <real*>a.dbefore[0] + block.begin, row)

@@ -47,7 +47,7 @@ LARGEST_STEP = 2**16
 
 
 def recurrence_forward(
-    kind: str,
+    cell: CellKey,
     W: Gates,
     params: Mapping[str, Array],
     x: NDArray[Any],
@@ -60,7 +60,8 @@ def recurrence_forward(
 
     Parameters
     ----------
-    kind : {"modrelu", "tanh", "relu", "identity", "lstm", "gru"}
+    cell : CellKey
+        Of the kind "modrelu", "tanh", "relu", "identity", "lstm" or "gru".
     W : list of lists of ndarray
         For each gate its Kronecker factors.
     params : mapping of str to ndarray
@@ -72,7 +73,8 @@ def recurrence_forward(
     states : tuple of ndarray, shapes (T, N, B)
         To be filled with h, or h and c, after each step.
     gates : ndarray, shape (T, n_kept, N, B)
-        To be filled with what each step keeps of its gates: 4 arrays, 0 of a simple cell.
+        To be filled with what each step keeps of its gates: 4 arrays, of a simple cell none, or 1
+        with a leak.
     width : int
         How many of the B columns there is something to do for, the first ones.
 
@@ -83,16 +85,16 @@ def recurrence_forward(
     ValueError
         An array is not contiguous, or not of the size or dtype that the others ask for.
     """
-    loop = _Loop(kind, W, params, x, width)
+    loop = _Loop(cell, W, params, x, width)
     threads = min(n_threads(), loop.n_blocks)
     scratch = aligned_zeros(threads, loop.sizes.forward_scratch, loop.real)
-    U = {"U": _input_weights(kind, params, x)}
+    U = {"U": _input_weights(cell.kind, params, x)}
     states_kept = {"before": before, "states": states, "gates": gates, "scratch": scratch}
     kernels.recurrence_forward(loop.sizes, level(), threads, loop.arrays | U | states_kept)
 
 
 def recurrence_backward(
-    kind: str,
+    cell: CellKey,
     W: Gates,
     params: Mapping[str, Array],
     x: NDArray[Any],
@@ -107,7 +109,7 @@ def recurrence_backward(
 
     Parameters
     ----------
-    kind, W, params, x, before, states, gates, width
+    cell, W, params, x, before, states, gates, width
         As :func:`recurrence_forward` took and filled them.
     dstates : tuple
         Gradients of the last K h, (K, N, B) or a ReadoutGradient; and those, (N, B) or None, that
@@ -126,7 +128,7 @@ def recurrence_backward(
     """
     from_loss = _from_loss(dstates[0])
     M = from_loss["dy"].shape[1] if "dy" in from_loss else 0
-    loop = _Loop(kind, W, params, x, width, M)
+    loop = _Loop(cell, W, params, x, width, M)
     dbefore = tuple(np.zeros_like(part) for part in before)
     sums, d, dx = loop.sums(), None, None
     if loop.is_dense:
@@ -150,7 +152,7 @@ def recurrence_backward(
     )
     total = {name: of_blocks.sum(axis=0) for name, of_blocks in sums.items()}
     if d is not None:
-        db = {} if loop.n_kept else {"b": total["db"].astype(loop.real)}
+        db = {} if loop.is_gated else {"b": total["db"].astype(loop.real)}
         return Backward(dbefore, db, d=loop.without_padding(d))
     return Backward(dbefore, loop.gradients(params, total), loop.factor_gradients(W, total), dx)
 
@@ -213,6 +215,7 @@ class CellKey(NamedTuple):
     input_size: int
     hidden_size: int
     dtype: str  # as NumPy abbreviates it
+    leak: float
 
 
 @functools.lru_cache(maxsize=16)
@@ -224,12 +227,12 @@ def _one_step(cell: CellKey, B: int) -> Any:
     plan = plan_of(cell.shapes, BLOCK, cell.dtype, butterflies=0)
     product = product_of(plan, 1, columns, 0, cell.dtype)
     D, N = cell.input_size, cell.hidden_size
-    sizes = kernels.Recurrence(kind.number, product, real == np.float64, 1, D, B, 0, is_dense)
+    sizes = kernels.Recurrence(cell, product, real == np.float64, 1, B, 0, is_dense)
     room = {
         "merged": np.zeros(0 if is_dense else kind.n_gates * plan.n_numbers, dtype),
         "b": np.zeros(sizes.block_biases, real),
         "x": np.zeros((D, B), real),
-        "gates": np.zeros((kind.n_kept, N, B), real),
+        "gates": np.zeros((sizes.n_kept, N, B), dtype),
         "scratch": aligned_zeros(1, sizes.forward_scratch, real),
     }
     return kernels.OneStep(sizes, cell.shapes, room)
@@ -240,30 +243,26 @@ class _Loop:
 
     def __init__(
         self,
-        kind: str,
+        cell: CellKey,
         W: Gates,
         params: Mapping[str, Array],
         x: NDArray[Any],
         width: int,
         M: int = 0,
     ) -> None:
-        U, step = params["U"], kernels.KINDS[kind]
+        U, step = params["U"], kernels.KINDS[cell.kind]
         self.parts, self.real, self.U_size = parts_of(U.dtype), real_dtype(U), U.size
         self.n_gates, self.dtype = len(W), U.dtype
         self.is_dense = not are_small([W_f.shape for W_f in W[0]], LARGEST_IN_RECURRENCE)
         columns = columns_of(width, width if self.is_dense else BLOCK)
         product, stacked = self._product(W, columns, U.dtype.char)
         self.sizes = kernels.Recurrence(
-            step.number,
-            product,
-            self.real == np.float64,
-            *(len(x), U.shape[1], x.shape[-1], M),
-            self.is_dense,
+            cell, product, self.real == np.float64, len(x), x.shape[-1], M, self.is_dense
         )
         self.n_blocks = len(columns) - 1
         self.adds_by_label = x.ndim == 2 and U.shape[1] > FEW_LABELS
-        self.T, self.width, self.n_d, self.n_kept = len(x), width, step.n_d, step.n_kept
-        inner = params.get("b_h") if step.n_kept else params["b"]
+        self.T, self.width, self.n_d, self.is_gated = len(x), width, step.n_d, step.n_kept > 0
+        inner = params.get("b_h") if self.is_gated else params["b"]
         self.arrays: dict[str, Any] = {
             "W": stacked,
             "b": None if inner is None else self._repeated(inner, columns),

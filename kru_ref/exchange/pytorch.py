@@ -129,8 +129,8 @@ def to_pytorch(cell: Cell, params: Mapping[str, Array], layer: int = 0) -> dict[
 
 
 def _check_cell(cell: Cell) -> None:
-    simple = isinstance(cell, RNN) and cell.activation in ("tanh", "relu")
+    simple = isinstance(cell, RNN) and cell.activation in ("tanh", "relu") and cell.leak == 1
     if not (simple or isinstance(cell, LSTM | GRU)):
         raise TypeError(
-            f"PyTorch has the real cells RNN (with tanh or relu), LSTM and GRU, got {cell!r}"
+            f"PyTorch has the real cells RNN (tanh or relu, no leak), LSTM and GRU, got {cell!r}"
         )

@@ -40,4 +40,4 @@ def test_kernels_refuse_arrays_that_do_not_fit_one_another(rng, what):
     params = {"U": given["U"], "b": given["b"], "b_h": params["b_h"]}
     args = (params, given["x"], given["before"], given["states"], given["gates"], 2)
     with pytest.raises(ValueError, match=r"size|shape"):
-        compiled.recurrence_forward("gru", given["W"], *args)
+        compiled.recurrence_forward(cell.engine_key, given["W"], *args)

@@ -95,7 +95,8 @@ def test_two_at_once_where_registers_are_few(monkeypatch, dtype, level):
     monkeypatch.setenv("KRU_REF_SIMD", level)
     W = [np.eye(2, dtype=dtype)] * 6
     params = {"U": np.zeros((64, 1), dtype), "b": np.zeros(64, "float32")}
-    loop = compiled._Loop("identity", [W], params, np.zeros((1, 1, 20), "float32"), 20)
+    cell = kru.KRU(1, 64, None, "identity", dtype)
+    loop = compiled._Loop(cell.engine_key, [W], params, np.zeros((1, 1, 20), "float32"), 20)
     sizes = [len(group.factors) for group in loop.plan.groups]
     few = dtype == "complex64" and level != "avx512"
     assert sizes == ([2, 2, 2] if few or not backend.kernels.has_vectors() else [3, 3])

@@ -284,5 +284,6 @@ def test_scratch_of_a_dense_matrix_does_not_grow_with_the_input(rng):
         U = np.zeros((4 * 64, D), "float32")
         W = [[np.eye(64, dtype="float32")]] * 4
         params = {"U": U, "b": np.zeros(4 * 64, "float32")}
-        sizes.append(compiled._Loop("lstm", W, params, np.zeros((9, 50), int), 50).sizes)
+        cell = kru.LSTM(D, 64)
+        sizes.append(compiled._Loop(cell.engine_key, W, params, np.zeros((9, 50), int), 50).sizes)
     assert sizes[0].backward_scratch == sizes[1].backward_scratch
