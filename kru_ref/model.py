@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import ModuleType
@@ -371,25 +371,65 @@ class SequenceModel:
         """
         params = arguments.check_params(params, self.layout)
         x, ends, order = arguments.checked_padded_input(self.cells[0], x, lengths)
-        T, B = len(x), x.shape[-1]
+        if self.pooling is not None:
+            logits = self.readout.forward(params, self._pooled(params, x, ends))
+            return self._in_order(logits, ends, order)
+        logits = np.zeros((len(x), self.output_size, x.shape[-1]), self.cells[0].real_dtype)
+        for first, h, _ in self._pieces(params, x, ends):
+            y = self.readout.forward(params, h)
+            logits[first : first + len(h), :, : h.shape[-1]] = y
+        return self._in_order(logits, ends, order)
+
+    @np.errstate(under="ignore")
+    def pooled_states(
+        self, params: Mapping[str, Array], x: ArrayLike, lengths: ArrayLike | None = None
+    ) -> NDArray[np.floating]:
+        """Return what the readout reads of each sequence: pooled states, as features.
+
+        Parameters
+        ----------
+        params, x, lengths
+            As for :meth:`predict`.
+
+        Returns
+        -------
+        features : ndarray, shape (n, B)
+            As many as "readout.V" has columns.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As :meth:`predict`; the model has no pooling.
+        """
+        if self.pooling is None:
+            raise ValueError("pooled_states needs a model with pooling, this reads out every step")
+        params = arguments.check_params(params, self.layout)
+        x, ends, order = arguments.checked_padded_input(self.cells[0], x, lengths)
+        z = features(self._pooled(params, x, ends))
+        return self._in_order(z, ends, order)[0]
+
+    def _pooled(self, params: Params, x: NDArray[Any], ends: NDArray[np.intp] | None) -> Array:
+        """Return z, (1, N, B) or (1, 2N, B)."""
+        pooled = Pooled(self.readout, x.shape[-1])
+        for _, h, here in self._pieces(params, x, ends):
+            pooled.add(h, here)
+        return pooled.z(np.full(x.shape[-1], len(x)) if ends is None else ends)
+
+    def _pieces(
+        self, params: Params, x: NDArray[Any], ends: NDArray[np.intp] | None
+    ) -> Iterator[tuple[int, Array, NDArray[np.intp]]]:
+        """Yield a piece's first step, the last cell's states, and where sequences end in it."""
+        B = x.shape[-1]
         of_cells = zip(self.cells, self.cell_params(params), strict=True)
         states = [cell.initial_states(of_cell, B, None) for cell, of_cell in of_cells]
-        stops = np.full(B, T) if ends is None else ends
-        shape = (T if self.pooling is None else 0, self.output_size, B)
-        logits, pooled = np.zeros(shape, self.cells[0].real_dtype), Pooled(self.readout, B)
+        stops = np.full(B, len(x)) if ends is None else ends
         at_once = self._steps_at_once(B)
         for first in range(0, int(stops.max()), at_once):
             width = int(np.count_nonzero(stops > first))
             here = np.minimum(stops[:width] - first, at_once)
             x_here = x[first : first + int(here.max()), ..., :width]
             h, states = self._run(params, x_here, states, here)
-            if self.pooling is None:
-                logits[first : first + len(h), :, :width] = self.readout.forward(params, h)
-            else:
-                pooled.add(h, here)
-        if self.pooling is not None:
-            logits = self.readout.forward(params, pooled.z(stops))
-        return self._in_order(logits, ends, order)
+            yield first, h, here
 
     def _run(
         self,

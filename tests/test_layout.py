@@ -12,7 +12,7 @@ if not PACKAGE.is_dir():
 
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 # Each wing may import those before it; what lies in none is the mathematics.
-WINGS = ("", "engine", "checks", "exchange", "training")
+WINGS = ("", "engine", "checks", "exchange", "training", "estimators")
 # What every wing may use, for it knows of none.
 FREE = {Path("files.py"), Path("extras.py")}
 # Who gathers the names of all.
@@ -32,6 +32,7 @@ TESTED_BY = {
     "checks/mistakes.py": "checks/test_gradients.py",
     "checks/slopes.py": "checks/test_gradients.py",
     "engine/__init__.py": "engine/test_recurrence.py",
+    "estimators/__init__.py": "estimators/test_sequences.py",
     "exchange/__init__.py": "test_readme.py",
     "training/__init__.py": "test_readme.py",
     "training/config.py": "training/test_loop.py",

@@ -88,7 +88,10 @@ KINDS = {
     "relu": ("relu", "float"),
     "identity": ("identity", "float"),
     "complex identity": ("identity", "complex"),
+    "leaky tanh": ("tanh", "float"),
+    "leaky complex": ("modrelu", "complex"),
 }
+LEAK = 0.375  # which single precision holds
 
 
 def cell_of(size, engine, precision):
@@ -104,7 +107,8 @@ def cell_of(size, engine, precision):
         )
     activation, numbers = KINDS[size.kind]
     dtype = f"complex{2 * bits}" if numbers == "complex" else f"float{bits}"
-    return kru.RNN(size.D, size.N, matrix, activation, dtype)
+    leak = LEAK if size.kind.startswith("leaky") else 1.0
+    return kru.RNN(size.D, size.N, matrix, activation, dtype, leak=leak)
 
 
 def model_of(size, engine, precision):
@@ -255,7 +259,8 @@ def oracle(size, batch):
             state, k = [n + keep * (state[0] - n)], (r, keep, n, q)
         else:
             k = z[0] + u[0]
-            state = [activate(cell.activation, k, b[0])]
+            new = activate(cell.activation, k, b[0])
+            state = [cell.leak * new + (1 - cell.leak) * state[0]]
             margin = min(margin, distance_from_kink(cell.activation, k, b[0]))
         after.append(state)
         kept.append(k)
@@ -264,6 +269,8 @@ def oracle(size, batch):
     found = {"h": h, "logits": V @ features + c[:, None]}
     if G > 1:
         found["gates"] = np.array(kept)
+    elif cell.leak < 1:
+        found["gates"] = np.array([[activate(cell.activation, k, b[0])] for k in kept])
     if size.kind == "lstm":
         found["c"] = np.array([s[1] for s in after])
     dlogits = batch.dlogits.astype(float)
@@ -345,17 +352,17 @@ def step_back(size, cell, before, after, kept, back, b):
         dn = back[0] * (1 - keep) * (1 - n) * (1 + n)
         d = [dn * q * r * (1 - r), back[0] * (before[0] - n) * keep * (1 - keep), dn]
         return d, [*d[:2], dn * r], [back[0] * keep], d
-    z, dh, b = kept, back[0], b[0]
+    z, dh, past, b = kept, cell.leak * back[0], (1 - cell.leak) * back[0], b[0]
     if cell.activation == "modrelu":
         r = np.abs(z)
         u, on = z / r, r + b > 0
         along = (dh.conj() * u).real
         # along z the slope is 1, across it |h| / |z|
         dz = on * (u * along + (r + b) / r * (dh - u * along))
-        return [dz], [dz], [0.0], [on * along]
+        return [dz], [dz], [past], [on * along]
     slope = {"tanh": 1 / np.cosh(z + b) ** 2, "relu": z + b > 0, "identity": 1.0}
     dz = dh * slope[cell.activation]
-    return [dz], [dz], [0.0], [dz.real]
+    return [dz], [dz], [past], [dz.real]
 
 
 # What kru_ref finds
@@ -456,8 +463,8 @@ FACTORS = {
     66: ((2, 2), (3, 3), (11, 11)),
     70: ((7, 7), (5, 5), (2, 2)),
 }
-EVERY = ("modrelu", "complex", "lstm", "gru")
-ALL = ("modrelu", "complex", "tanh", "relu", "identity", "complex identity", "lstm", "gru")
+EVERY = ("modrelu", "complex", "leaky complex", "lstm", "gru")
+ALL = (*KINDS, "lstm", "gru")
 
 
 def sizes(kinds, name, values, **others):

@@ -1,0 +1,224 @@
+"""Sequences as users have them: what X may be, scaled by what was learned, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils import check_array, column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import validate_data
+
+from ..training.tasks.task import pad
+
+# (n_channels, n_timepoints), or (n_timepoints,) symbols
+Sequences = list[NDArray[Any]]
+
+FORMS = (
+    "X must be an array (n_cases, n_channels, n_timepoints), or (n_cases, n_timepoints) for one "
+    "channel; or a list of arrays (n_channels, n_timepoints), or of symbols (n_timepoints,)"
+)
+
+
+def as_sequences(X: Any, allow_nan: bool) -> Sequences:
+    """Return X as a list of double-precision arrays (D, T_i), or of symbols (T_i,).
+
+    Raises
+    ------
+    ValueError, TypeError
+        X has no such form, or holds NaN where that is not allowed, or infinity.
+    """
+    if is_list_of_arrays(X):
+        return _listed(list(X), allow_nan)
+    finite: Any = "allow-nan" if allow_nan else True
+    X = check_array(X, dtype=np.float64, allow_nd=True, ensure_all_finite=finite, input_name="X")
+    if X.ndim > 3:
+        raise ValueError(f"{FORMS}; got an array of shape {X.shape}")
+    if 0 in X.shape:
+        raise ValueError(f"every sequence must have a channel and a time point, got X {X.shape}")
+    return list(X if X.ndim == 3 else X[:, None])
+
+
+def is_list_of_arrays(X: Any) -> bool:
+    """Whether each sequence is an array of its own."""
+    is_list = isinstance(X, list | tuple) and len(X) > 0
+    return is_list and all(isinstance(x, np.ndarray) for x in X)
+
+
+def _listed(X: list[NDArray[Any]], allow_nan: bool) -> Sequences:
+    """Return a list of arrays; each has its own length."""
+    are_symbols = all(x.ndim == 1 and x.dtype.kind in "iu" for x in X)
+    found = []
+    for i, x in enumerate(X):
+        if x.dtype.kind not in "fiub":
+            raise TypeError(f"X[{i}] must hold real numbers, got {x.dtype}: {FORMS}")
+        if x.ndim not in (1, 2) or (are_symbols and x.ndim != 1):
+            raise ValueError(f"{FORMS}; got X[{i}] of shape {x.shape}")
+        if 0 in x.shape:
+            raise ValueError(f"a sequence must have a time point, got X[{i}] of shape {x.shape}")
+        found.append(x if are_symbols else np.atleast_2d(x).astype(np.float64))
+        if len(found[-1]) != len(found[0]) and not are_symbols:
+            raise ValueError(
+                f"all sequences must have the channels of the first, {len(found[0])}; X[{i}] is "
+                f"{x.shape}, of {len(found[-1])}: is it (n_timepoints, n_channels)? Then give x.T"
+            )
+        bad = np.isinf(found[-1]) if allow_nan else ~np.isfinite(found[-1])
+        if bad.any():
+            advice = "" if allow_nan else "; with missing='mask' NaN stands for what is missing"
+            raise ValueError(f"X[{i}] contains NaN or infinity{advice}")
+    return found
+
+
+def checked_labels(y: Any, n: int, least: int = 2) -> NDArray[Any]:
+    """Return labels, one for each of n sequences, of so many classes at least."""
+    _check_there(y)
+    y = column_or_1d(check_array(y, ensure_2d=False, dtype=None, input_name="y"), warn=True)
+    _check_count(y, n)
+    check_classification_targets(y)
+    if len(np.unique(y)) < least:
+        raise ValueError(f"y must hold at least two classes, got one class, {y[0]}, alone")
+    return y
+
+
+def checked_targets(y: Any, n: int) -> NDArray[np.float64]:
+    """Return targets, one row of numbers for each of n sequences."""
+    _check_there(y)
+    y = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
+    _check_count(y, n)
+    return column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
+
+
+def checked_weights(weights: Any, n: int) -> NDArray[np.float64] | None:
+    """Return weights of n sequences, at least one of them above 0; or None."""
+    if weights is None:
+        return None
+    found = check_array(weights, ensure_2d=False, dtype=np.float64, input_name="sample_weight")
+    if found.shape != (n,) or found.min() < 0:
+        raise ValueError(
+            f"sample_weight must be {n} numbers of at least 0, one for each sequence, got shape "
+            f"{found.shape}"
+        )
+    if not found.any():
+        raise ValueError("sample_weight must be above zero for some sequence: all weights are zero")
+    return found
+
+
+def _check_there(y: Any) -> None:
+    if y is None:
+        raise ValueError("fit requires y to be passed, but the target y is None")
+
+
+def _check_count(y: NDArray[Any], n: int) -> None:
+    if len(y) != n:
+        raise ValueError(f"y must hold one target for each of {n} sequences in X, got {len(y)}")
+
+
+def check_channels(estimator: Any, X: Any, sequences: Sequences, *, reset: bool) -> None:
+    """Learn, or compare, the columns of a table or the channels of sequences."""
+    if is_list_of_arrays(X):
+        X = np.empty((1, 1 if sequences[0].ndim == 1 else len(sequences[0])))
+    elif not hasattr(X, "shape"):
+        X = np.asarray(X)
+    validate_data(estimator, X, reset=reset, skip_check_array=True)
+
+
+class Scaling(NamedTuple):
+    """What a training set says of its channels; or which symbols there are.
+
+    Attributes
+    ----------
+    mean, scale : ndarray, shape (D,)
+        Of all values that are not missing; 0 and 1 without normalization. Empty for symbols.
+    symbols : ndarray, shape (n_symbols,)
+        Sorted; empty for numbers.
+    marks_missing : bool
+        Whether each channel has another one behind it that is 1 where a value is missing.
+    """
+
+    mean: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    symbols: NDArray[np.int64]
+    marks_missing: bool
+
+    @property
+    def input_size(self) -> int:
+        """D of the cell: channels, with those that mark missing values; or symbols and one more."""
+        if len(self.symbols):
+            return len(self.symbols) + 1
+        return len(self.mean) * (1 + self.marks_missing)
+
+    def transform(self, sequences: Sequences) -> Sequences:
+        """Return sequences (T_i, D) as cells read them, or labels (T_i,).
+
+        A symbol that was not there in training has a label of its own.
+        """
+        if len(self.symbols):
+            return [self._labels(x) for x in sequences]
+        if sequences[0].ndim == 1:
+            raise ValueError("the estimator was fitted on numbers, X holds symbols")
+        return [self._scaled(x).T for x in sequences]
+
+    def _labels(self, x: NDArray[Any]) -> NDArray[np.int64]:
+        if x.ndim != 1:
+            raise ValueError("the estimator was fitted on symbols, X holds numbers")
+        place = np.searchsorted(self.symbols, x).clip(max=len(self.symbols) - 1)
+        return np.where(self.symbols[place] == x, place, len(self.symbols))
+
+    def _scaled(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        scaled = (x - self.mean[:, None]) / self.scale[:, None]
+        if not self.marks_missing:
+            return scaled
+        is_missing = np.isnan(scaled)
+        last = np.maximum.accumulate(np.where(is_missing, -1, np.arange(x.shape[1])), axis=1)
+        carried = np.take_along_axis(scaled, np.maximum(last, 0), axis=1)
+        return np.concatenate([np.where(last < 0, 0, carried), is_missing])
+
+
+def scaling_of(arrays: Mapping[str, NDArray[Any]]) -> Scaling:
+    """Return the scaling that a file holds, under "scaling." and a name each."""
+    mean, scale, symbols = (arrays[f"scaling.{name}"] for name in ("mean", "scale", "symbols"))
+    marks = bool(arrays["scaling.marks_missing"])
+    if mean.ndim != 1 or mean.shape != scale.shape or symbols.ndim != 1:
+        raise ValueError(f"its scaling is {mean.shape}, {scale.shape}, {symbols.shape}")
+    if not len(mean) + len(symbols) or not (scale > 0).all() or symbols.dtype.kind != "i":
+        raise ValueError("its scaling must have channels, or symbols, and a size above 0 for each")
+    return Scaling(mean.astype(np.float64), scale.astype(np.float64), symbols, marks)
+
+
+def arrays_of(scaling: Scaling) -> dict[str, NDArray[Any]]:
+    """Return the arrays of which :func:`scaling_of` makes a scaling."""
+    return {f"scaling.{name}": np.asarray(a) for name, a in scaling._asdict().items()}
+
+
+def learn_scaling(sequences: Sequences, normalize: bool, missing: str) -> Scaling:
+    """Return the scaling of a training set.
+
+    A channel that never changes is left at its size, only moved to 0.
+    """
+    none = np.zeros(0)
+    if sequences[0].ndim == 1:
+        return Scaling(none, none, np.unique(np.concatenate(sequences)).astype(np.int64), False)
+    D, marks = len(sequences[0]), missing == "mask"
+    if not normalize:
+        return Scaling(np.zeros(D), np.ones(D), none.astype(np.int64), marks)
+    values = np.concatenate(sequences, axis=1)
+    known = [row[np.isfinite(row)] for row in values]
+    mean = np.array([row.mean() if row.size else 0.0 for row in known])
+    scale = np.array([row.std() if row.size else 0.0 for row in known])
+    is_constant = scale <= 1e-12 * np.abs(mean)
+    return Scaling(mean, np.where(is_constant, 1, scale), none.astype(np.int64), marks)
+
+
+def side_by_side(sequences: Sequences, dtype: np.dtype) -> tuple[NDArray[Any], NDArray[np.intp]]:
+    """Return x (T, D, B), or labels (T, B), with zeros behind the shorter ones; and lengths."""
+    x, _ = pad(sequences)
+    return x if x.ndim == 2 else x.astype(dtype), np.array([len(s) for s in sequences])
+
+
+def batches_by_length(lengths: Sequence[int], size: int) -> Iterator[NDArray[np.intp]]:
+    """Yield the indices of sequences of about the same length, so many at once."""
+    order = np.argsort(lengths, kind="stable")[::-1]
+    for first in range(0, len(order), size):
+        yield order[first : first + size]

@@ -1,0 +1,167 @@
+"""Reservoirs: their features against sums over time, their readouts, scikit-learn's checks."""
+
+import numpy as np
+import pytest
+from series import forms, of_different_lengths, waves
+from sklearn.base import clone
+from sklearn.linear_model import RidgeClassifierCV
+from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import kru_ref as kru
+from kru_ref.estimators import KroneckerReservoir, ReservoirClassifier, ReservoirRegressor
+from kru_ref.estimators import reservoir as module
+from kru_ref.estimators.reservoir import STATISTICS
+
+WEIGHTS = "the scaling and the thresholds are those of all sequences; weights act on the readout"
+
+
+def expected_failures(estimator):
+    return {"check_sample_weight_equivalence_on_dense_data": WEIGHTS}
+
+
+@parametrize_with_checks(
+    [KroneckerReservoir(16), ReservoirClassifier(32), ReservoirRegressor(32)],
+    expected_failed_checks=expected_failures,
+)
+@pytest.mark.filterwarnings("ignore")
+def test_scikit_learn_s_checks(estimator, check):
+    check(estimator)
+
+
+def plain_states(part, x):
+    """Step through time by the equation, with W multiplied out; return (T, n_features)."""
+    p, cell = part.params, part.cell
+    W = np.eye(1)
+    for name in cell.matrix_names:
+        W = np.kron(W, p[name])
+    h, found = np.zeros(cell.hidden_size, cell.dtype), []
+    for x_t in x:
+        z = W @ h + (p["U"][:, x_t] if x.ndim == 1 else p["U"] @ x_t)
+        if cell.activation == "tanh":
+            s = np.tanh(z + p["b"])
+        elif cell.activation == "modrelu":
+            s = np.maximum(np.abs(z) + p["b"], 0) * z / np.abs(z)
+        else:
+            s = z + p["b"]
+        h = (1 - cell.leak) * h + cell.leak * s
+        found.append(np.concatenate([h.real, h.imag]) if cell.is_complex else h)
+    return np.array(found)
+
+
+SETTINGS = {
+    "linear": {},
+    "leaky tanh": {"activation": "tanh", "leak": 0.3, "bias_scaling": 0.5, "dtype": "float64"},
+    "modrelu": {"activation": "modrelu", "bias_scaling": 0.1, "spectral_radius": 0.9},
+    "washout": {"washout": 8, "factors": [(2, 2), (2, 2)], "input_scaling": 0.2},
+}
+
+
+@pytest.mark.parametrize("form", ["3-D", "lengths", "symbols"])
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_features_are_statistics_of_the_states(rng, monkeypatch, form, setting):
+    """In whole batches, and over pieces of time."""
+    X, _ = forms(rng)[form]
+    settings = {"dtype": "complex128", "spectral_radius": (0.5, 0.9)} | SETTINGS[setting]
+    reservoir = KroneckerReservoir(8, statistics=STATISTICS, random_state=0, **settings)
+    features = reservoir.fit(X).transform(X)
+    monkeypatch.setattr(module, "AT_ONCE", 1)
+    np.testing.assert_allclose(reservoir.transform(X), features, rtol=1e-9, atol=1e-12)
+    assert features.shape == (24, reservoir.n_features_out_)
+    names = list(reservoir.get_feature_names_out())
+    assert len(set(names)) == len(names) == features.shape[1]
+    scaled = reservoir.scaling_.transform(list(X))
+    for x, row in zip(scaled, features, strict=True):
+        least, most = [], []
+        for part in reservoir.parts_:
+            h = plain_states(part, x)[min(reservoir.washout, len(x) - 1) :]
+            others = [h.mean(axis=0), h.std(axis=0), h.max(axis=0), h[-1]]
+            for found, rounding in ((least, 1e-9), (most, -1e-9)):  # a state may be a threshold
+                found += [(h > t + rounding).mean(axis=0) for t in part.thresholds]
+                found += [other - rounding for other in others]
+        low, high = np.concatenate(least) - 1e-6, np.concatenate(most) + 1e-6
+        assert ((low <= row) & (row <= high)).all()
+
+
+def test_the_recurrence_is_unitary_but_for_its_radius(rng):
+    X, _ = waves(rng)
+    reservoir = KroneckerReservoir(32, (0.5, 0.9), dtype="complex128", random_state=0).fit(X)
+    for part, radius in zip(reservoir.parts_, (0.5, 0.9), strict=True):
+        factors = [part.params[name] for name in part.cell.matrix_names]
+        assert [W.shape for W in factors] == [(2, 2)] * 4
+        assert kru.unitarity_defect([factors[0] / radius, *factors[1:]]) < 1e-12
+
+
+def test_thresholds_are_quantiles_of_the_states(rng):
+    X, _ = waves(rng, n=200, T=50)
+    reservoir = KroneckerReservoir(8, 0.9, n_thresholds=2, random_state=0).fit(X)
+    above = reservoir.transform(X).reshape(200, 2, -1).mean(axis=0)
+    assert (np.abs(above[0] - 0.75) < 0.3).all()
+    assert (np.abs(above[1] - 0.25) < 0.3).all()
+    assert np.ptp(above[0]) > 0.2
+
+
+def test_classes_are_told_apart_and_so_are_numbers(rng):
+    X, y = waves(rng, n=60)
+    fresh, labels = waves(np.random.default_rng(1), n=60)
+    classifier = ReservoirClassifier(64, random_state=0)
+    assert classifier.fit(of_different_lengths(X, rng), y).score(fresh, labels) > 0.9
+    assert classifier.decision_function(fresh).shape == (60,)
+    three = np.where(np.arange(60) < 20, "early", y)
+    assert classifier.fit(X, three).decision_function(X).shape == (60, 3)
+    targets = 100 + np.stack([X[:, 0].mean(axis=1), X[:, 1].std(axis=1)], axis=1)
+    regressor = ReservoirRegressor(256, random_state=0, statistics=["proportion", "mean"])
+    assert regressor.fit(X, targets).score(X, targets) > 0.8
+    assert regressor.fit(X, targets[:, 0]).predict(X).shape == (60,)
+
+
+def test_the_readout_is_scikit_learn_s_ridge(rng):
+    X, y = waves(rng, n=40)
+    classifier = ReservoirClassifier(16, random_state=0).fit(X, y)
+    reservoir = KroneckerReservoir(16, random_state=0)
+    ridge = make_pipeline(reservoir, StandardScaler(), RidgeClassifierCV(module.ALPHAS))
+    np.testing.assert_allclose(
+        ridge.fit(X, y).decision_function(X), classifier.decision_function(X), atol=1e-3
+    )
+    assert cross_val_score(classifier, X, y, cv=2).shape == (2,)
+
+
+def test_the_same_seed_gives_the_same_features(rng):
+    X, _ = waves(rng)
+    reservoir = KroneckerReservoir(16, random_state=3)
+    first = reservoir.fit_transform(X)
+    np.testing.assert_array_equal(clone(reservoir).fit(X).transform(X), first)
+    assert not np.array_equal(reservoir.set_params(random_state=4).fit_transform(X), first)
+
+
+def test_a_large_reservoir_needs_no_matrix(rng):
+    """N = 2^16, of which a dense matrix would take 32 GiB."""
+    X, _ = waves(rng, n=2, T=5)
+    features = KroneckerReservoir(2**16, 0.9, n_thresholds=1, random_state=0).fit_transform(X)
+    assert features.shape == (2, 2**17)
+    assert np.isfinite(features).all()
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("hidden_size", 3, "at least 1 for each spectral radius, got 3 for 4"),
+        ("spectral_radius", -0.1, "spectral_radius must be at least 0"),
+        ("spectral_radius", [], "spectral_radius must be at least 0"),
+        ("spectral_radius", np.inf, "spectral_radius must be at least 0"),
+        ("statistics", "mean", "statistics must be a list of names"),
+        ("statistics", ["median"], "statistics must be one of"),
+        ("n_thresholds", 0, "n_thresholds"),
+        ("washout", -1, "washout"),
+        ("leak", 0.0, "leak must be above 0"),
+        ("activation", "tanh", "defined on real numbers only"),
+        ("missing", "drop", "missing must be one of"),
+        ("input_scaling", "much", "input_scaling"),
+    ],
+)
+def test_bad_settings(rng, setting, value, message):
+    X, _ = waves(rng)
+    with pytest.raises((ValueError, TypeError), match=message):
+        KroneckerReservoir(**{"hidden_size": 8, setting: value}).fit(X)

@@ -1,0 +1,179 @@
+"""What X and y may be, and what is said of all else."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from series import forms, of_different_lengths, waves
+
+from kru_ref.estimators import RecurrentClassifier, RecurrentRegressor, ReservoirClassifier
+from kru_ref.estimators.sequences import as_sequences, learn_scaling
+
+
+def classifiers(**settings):
+    return [
+        RecurrentClassifier(4, max_epochs=1, random_state=0, **settings),
+        ReservoirClassifier(8, random_state=0, **settings),
+    ]
+
+
+@pytest.mark.parametrize("form", forms(np.random.default_rng(0)))
+def test_every_form_is_fitted_and_predicted(rng, form):
+    X, y = forms(rng)[form]
+    for classifier in classifiers():
+        predicted = classifier.fit(X, y).predict(X)
+        assert predicted.shape == (24,)
+        assert set(predicted) <= set(y)
+        assert classifier.transform(X).shape[0] == 24
+        some = [X[i] for i in (3, 5)] if isinstance(X, list) else X[[3, 5]]
+        np.testing.assert_array_equal(classifier.predict(some), predicted[[3, 5]])
+
+
+def test_a_list_is_the_array_it_is_of(rng):
+    X, y = waves(rng)
+    for classifier in classifiers():
+        of_array = classifier.fit(X, y).decision_function(X)
+        np.testing.assert_array_equal(classifier.fit(list(X), y).decision_function(X), of_array)
+
+
+def test_a_frame_of_numbers(rng):
+    X, y = waves(rng, D=1)
+    frame = pd.DataFrame(X[:, 0], columns=[f"t{t}" for t in range(20)])
+    for classifier in classifiers():
+        predicted = classifier.fit(frame, y).predict(frame)
+        np.testing.assert_array_equal(classifier.fit(X[:, 0], y).predict(X[:, 0]), predicted)
+        assert list(classifier.fit(frame, y).feature_names_in_) == list(frame.columns)
+        with pytest.raises(ValueError, match="feature names"):
+            classifier.predict(frame[frame.columns[::-1]])
+
+
+X, Y = waves(np.random.default_rng(1))
+WRONG_X = {
+    "NaN": (np.where(X > 2, np.nan, X), "contains NaN"),
+    "infinity": (np.where(X > 2, np.inf, X), "contains infinity"),
+    "NaN in a list": ([*X[:-1], X[-1] * np.nan], r"X\[23\] contains NaN.*missing='mask'"),
+    "no time points": ([*X[:-1], X[-1][:, :0]], r"must have a time point, got X\[23\]"),
+    "no channels": (X[:, :0], "must have a channel and a time point"),
+    "four axes": (X[None], "n_cases, n_channels, n_timepoints"),
+    "one axis": (X[0, 0], "Expected 2D array"),
+    "other channels": ([*X[:-1], X[-1][:1]], r"channels of the first, 2; X\[23\] is \(1, 20\)"),
+    "transposed": ([*X[:-1], X[-1].T], r"give x\.T"),
+    "strings": (np.full((24, 3), "a"), "could not convert|dtype='numeric'|not compatible"),
+    "objects": ([np.array([object()] * 3)] * 24, "must hold real numbers, got object"),
+    "complex numbers": (X + 1j, "Complex data not supported"),
+    "fewer": (X[:-1], "one target for each of 23 sequences in X, got 24"),
+    "nothing": ([], "Expected 2D array"),
+    "numbers and symbols": ([*X[:-1], np.arange(5)], "all sequences must have the channels"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG_X)
+def test_other_sequences_are_refused(what):
+    given, message = WRONG_X[what]
+    for classifier in classifiers():
+        with pytest.raises((ValueError, TypeError), match=message):
+            classifier.fit(given, Y)
+
+
+WRONG_Y = {
+    "one class": (np.repeat("a", 24), "at least two classes, got one class, a, alone"),
+    "fewer": (Y[:-1], "one target for each of 24 sequences in X, got 23"),
+    "numbers": (np.linspace(0, 1, 24), "Unknown label type"),
+    "none": (None, "requires y to be passed, but the target y is None"),
+    "NaN": (np.full(24, np.nan), "y contains NaN"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG_Y)
+def test_other_labels_are_refused(what):
+    given, message = WRONG_Y[what]
+    for classifier in classifiers():
+        with pytest.raises((ValueError, TypeError), match=message):
+            classifier.fit(X, given)
+
+
+def test_other_targets_are_refused():
+    regressor = RecurrentRegressor(4, max_epochs=1)
+    for y, message in (
+        (Y, "could not convert"),
+        (np.full(24, np.inf), "y contains infinity"),
+        (np.zeros((24, 1, 1)), "Found array with dim 3"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            regressor.fit(X, y)
+    with pytest.raises(ValueError, match="class_weight acts on classes only"):
+        regressor.set_params(class_weight="balanced").fit(X, np.arange(24))
+
+
+def test_predictions_on_something_else_are_refused(rng):
+    letters, labels = forms(rng)["symbols"]
+    for classifier in classifiers():
+        classifier.fit(X, Y)
+        with pytest.raises(ValueError, match=r"X has 1 features, but .* is expecting 2 features"):
+            classifier.predict(X[:, :1])
+        classifier.fit(letters, labels)
+        with pytest.raises(ValueError, match="fitted on symbols, X holds numbers"):
+            classifier.predict([x[None].astype(float) for x in letters])
+        classifier.fit(X[:, :1], Y)
+        with pytest.raises(ValueError, match="fitted on numbers, X holds symbols"):
+            classifier.predict(letters)
+
+
+def test_a_symbol_that_was_not_there(rng):
+    letters, _ = forms(rng)["symbols"]
+    scaling = learn_scaling(as_sequences(letters, False), True, "error")
+    np.testing.assert_array_equal(scaling.symbols, [3, 7, 20])
+    assert scaling.input_size == 4
+    (found,) = scaling.transform([np.array([20, 5, 3, 99, 7])])
+    np.testing.assert_array_equal(found, [2, 3, 0, 3, 1])
+
+
+def test_scaling_is_that_of_the_training_set(rng):
+    X, _ = waves(rng)
+    sequences = of_different_lengths(X, rng)
+    for x in sequences:
+        x[1] = 5 + 3 * x[1]
+    scaled = np.concatenate(learn_scaling(sequences, True, "error").transform(sequences))
+    np.testing.assert_allclose(scaled.mean(axis=0), 0, atol=1e-14)
+    np.testing.assert_allclose(scaled.std(axis=0), 1, rtol=1e-12)
+    (kept,) = learn_scaling(sequences, False, "error").transform(sequences[:1])
+    np.testing.assert_array_equal(kept, sequences[0].T)
+
+
+def test_a_channel_that_never_changes_stays_finite(rng):
+    X, y = waves(rng)
+    X[:, 1] = 1e9
+    for classifier in classifiers():
+        classifier.fit(X, y)
+        assert np.isfinite(classifier.decision_function(X)).all()
+
+
+def test_a_missing_value_is_carried_and_marked():
+    x = np.array([[np.nan, 1.0, np.nan, np.nan, 3.0], [0.0, 2.0, np.nan, 1.0, 1.0]])
+    scaling = learn_scaling([x], True, "mask")
+    np.testing.assert_allclose(scaling.mean, [2.0, 1.0])
+    (found,) = scaling.transform([x])
+    first = (np.array([2, 1, 1, 1, 3]) - 2) / 1
+    np.testing.assert_allclose(found[:, 0], first)
+    np.testing.assert_array_equal(found[:, 2], [1, 0, 1, 1, 0])
+    np.testing.assert_array_equal(found[:, 3], [0, 0, 1, 0, 0])
+
+
+def test_missing_values_are_taken_where_that_is_asked_for(rng):
+    X, y = waves(rng)
+    X[rng.random(X.shape) < 0.2] = np.nan
+    X[3] = np.nan
+    for classifier in classifiers(missing="mask"):
+        assert np.isfinite(classifier.fit(X, y).decision_function(X)).all()
+        with pytest.raises(ValueError, match="infinity"):
+            classifier.fit(np.where(np.isnan(X), np.inf, X), y)
+
+
+def test_weights_that_are_none_are_refused():
+    for classifier in classifiers():
+        for weights, message in (
+            (np.zeros(24), "all weights are zero"),
+            (-np.ones(24), "must be 24 numbers of at least 0"),
+            (np.ones(23), "must be 24 numbers"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                classifier.fit(X, Y, sample_weight=weights)
