@@ -7,6 +7,13 @@ from ..extras import require
 
 require("sklearn", "sklearn")
 
+from .forecasting import (  # noqa: E402
+    RecurrentForecaster,
+    back_test,
+    make_windows,
+    naive,
+    seasonal_naive,
+)
 from .recurrent import RecurrentClassifier, RecurrentRegressor  # noqa: E402
 from .reservoir import KroneckerReservoir, ReservoirClassifier, ReservoirRegressor  # noqa: E402
 from .saving import load, save  # noqa: E402
@@ -14,9 +21,14 @@ from .saving import load, save  # noqa: E402
 __all__ = [
     "KroneckerReservoir",
     "RecurrentClassifier",
+    "RecurrentForecaster",
     "RecurrentRegressor",
     "ReservoirClassifier",
     "ReservoirRegressor",
+    "back_test",
     "load",
+    "make_windows",
+    "naive",
     "save",
+    "seasonal_naive",
 ]

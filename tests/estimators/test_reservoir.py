@@ -96,7 +96,9 @@ def test_the_recurrence_is_unitary_but_for_its_radius(rng):
 
 def test_thresholds_are_quantiles_of_the_states(rng):
     X, _ = waves(rng, n=200, T=50)
-    reservoir = KroneckerReservoir(8, 0.9, n_thresholds=2, random_state=0).fit(X)
+    reservoir = KroneckerReservoir(
+        8, 0.9, n_thresholds=2, statistics=["proportion"], random_state=0
+    ).fit(X)
     above = reservoir.transform(X).reshape(200, 2, -1).mean(axis=0)
     assert (np.abs(above[0] - 0.75) < 0.3).all()
     assert (np.abs(above[1] - 0.25) < 0.3).all()
@@ -139,7 +141,8 @@ def test_the_same_seed_gives_the_same_features(rng):
 def test_a_large_reservoir_needs_no_matrix(rng):
     """N = 2^16, of which a dense matrix would take 32 GiB."""
     X, _ = waves(rng, n=2, T=5)
-    features = KroneckerReservoir(2**16, 0.9, n_thresholds=1, random_state=0).fit_transform(X)
+    reservoir = KroneckerReservoir(2**16, 0.9, statistics=["last"], random_state=0)
+    features = reservoir.fit_transform(X)
     assert features.shape == (2, 2**17)
     assert np.isfinite(features).all()
 
@@ -147,7 +150,7 @@ def test_a_large_reservoir_needs_no_matrix(rng):
 @pytest.mark.parametrize(
     ("setting", "value", "message"),
     [
-        ("hidden_size", 3, "at least 1 for each spectral radius, got 3 for 4"),
+        ("hidden_size", 3, "at least 1 for each spectral radius, got 3 for 5"),
         ("spectral_radius", -0.1, "spectral_radius must be at least 0"),
         ("spectral_radius", [], "spectral_radius must be at least 0"),
         ("spectral_radius", np.inf, "spectral_radius must be at least 0"),
