@@ -513,7 +513,7 @@ class RecurrentClassifier(ClassifierMixin, Recurrent):
     >>> rng = np.random.default_rng(0)
     >>> X, y = rng.standard_normal((40, 1, 60)), np.repeat(["noise", "wave"], 20)
     >>> X[20:] += 3 * np.sin(np.arange(60))
-    >>> classifier = RecurrentClassifier(16, max_epochs=20, random_state=0).fit(X[::2], y[::2])
+    >>> classifier = RecurrentClassifier(random_state=0).fit(X[::2], y[::2])
     >>> classifier.score(X[1::2], y[1::2]) > 0.9
     True
     """
