@@ -15,8 +15,8 @@ FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 WINGS = ("", "engine", "checks", "exchange", "training", "estimators")
 # What every wing may use, for it knows of none.
 FREE = {Path("files.py"), Path("extras.py")}
-# Who gathers the names of all.
-DOORS = {Path("__init__.py"), Path("__main__.py")}
+# Who gathers the names, or the commands, of all.
+DOORS = {Path("__init__.py"), Path("__main__.py"), Path("training/cli.py")}
 
 # Modules that another file tests, and which.
 TESTED_BY = {
@@ -106,6 +106,8 @@ def test_functions_fit_a_screen(path):
         body = rest if is_doc else function.body
         lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
         assert lines <= 40, f"{function.name} has {lines} lines"
+        if function.name == "__init__" and path.parts[0] == "estimators":
+            continue  # scikit-learn asks for a parameter for each setting
         of = function.args
         n = len([a for a in (*of.posonlyargs, *of.args, *of.kwonlyargs) if a.arg != "self"])
         assert n <= 10, f"{function.name} has {n} parameters"

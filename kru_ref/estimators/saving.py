@@ -68,6 +68,8 @@ def save(estimator: Any, path: str | Path) -> None:
     }
     if hasattr(estimator, "classes_"):
         header["classes"] = _listed_classes(estimator.classes_)
+    if hasattr(estimator, "table_"):
+        header["table"] = estimator.table_
     if hasattr(estimator, "feature_names_in_"):
         header["feature_names"] = [str(name) for name in estimator.feature_names_in_]
     content = require("safetensors.numpy", "sklearn").save(
@@ -109,6 +111,8 @@ def load(path: str | Path) -> Any:
         estimator.n_features_in_ = int(header["facts"].pop("n_features_in_"))
         if "classes" in header:
             estimator.classes_ = _classes(header["classes"])
+        if "table" in header:
+            estimator.table_ = _table(header["table"])
         if "feature_names" in header:
             estimator.feature_names_in_ = np.array(header["feature_names"], object)
         complexes = set(header["complex"])
@@ -165,6 +169,12 @@ def _setting(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(tuple(v) if isinstance(v, list) else v for v in value)
     return value
+
+
+def _table(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the columns of the file that an estimator was fitted to; see report.py."""
+    names = {name: str(given[name]) for name in ("id", "time", "target")}
+    return {**names, "channels": [str(name) for name in given["channels"]]}
 
 
 def _listed_classes(classes: NDArray[Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from ..checks.gradients import GradientReport, check_gradient
 from ..checks.oracles import Problem
 from ..engine.backend import Backend, kernels, reason, resolve
 from ..extras import require
+from ..files import write_atomically
 from ..kronecker import factor_sizes
 from ..matrices import Dense
 from ..model import SequenceModel
@@ -434,6 +435,65 @@ class Vectors:
 
 
 @dataclass(frozen=True)
+class Fit:
+    """Fit a classifier or a regressor to sequences in a file, and say how well it does."""
+
+    # .csv or .tsv in long form (a row for each time step), .npz with X, or an archive's .ts.
+    data: Annotated[Path, tyro.conf.Positional]
+    # Column, or array, of what is to be predicted.
+    target: str
+    # File of the model, such as model.safetensors.
+    out: Path
+    # Column that says which sequence a row belongs to.
+    id: str = "id"
+    # Column to sort a sequence's rows by: numbers or dates.
+    time: str = "time"
+    # What the target is; found out if not given.
+    task: Literal["auto", "classification", "regression"] = "auto"
+    # A reservoir with a ridge, or a network that is trained.
+    model: Literal["reservoir", "kru", "lstm", "gru"] = "reservoir"
+    # Parts, each held out once, for the score.
+    folds: int = 5
+    # Seed of everything random.
+    seed: int = 0
+    # Folder for the pictures; beside the model, with .report for its ending, if not given.
+    pictures: Path | None = None
+    # Write over a model that is there.
+    replace: bool = False
+
+    def run(self) -> int:
+        """Fit, report and save."""
+        from ..estimators.report import fit_file
+
+        if self.out.exists() and not self.replace:
+            raise FileExistsError(f"{self.out} is there already: give --replace to write over it")
+        return fit_file(self)
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Predict the target of each sequence in a file; a CSV with their identifiers."""
+
+    # File that `kru-ref fit` wrote.
+    model: Annotated[Path, tyro.conf.Positional]
+    # Sequences, in the form of those it was fitted to.
+    data: Annotated[Path, tyro.conf.Positional]
+    # File for the predictions; standard output if not given.
+    out: Path | None = None
+
+    def run(self) -> int:
+        """Predict, and write."""
+        from ..estimators.report import predict_file
+
+        text = predict_file(self.model, self.data)
+        if self.out is None:
+            print(text, end="")
+        else:
+            write_atomically(self.out, lambda file: file.write(text.encode()))
+        return 0
+
+
+@dataclass(frozen=True)
 class Config:
     """Print versions, the backend in use and why."""
 
@@ -443,7 +503,7 @@ class Config:
         return 0
 
 
-Command = Train | Reproduce | Params | Gradcheck | Vectors | Data | Config
+Command = Fit | Predict | Train | Reproduce | Params | Gradcheck | Vectors | Data | Config
 
 
 def parse(arguments: Sequence[str] | None, default: Command | None = None) -> Command:

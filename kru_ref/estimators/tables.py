@@ -1,0 +1,256 @@
+"""Sequences in files: CSV in long form, NPZ, and the time-series archives' .ts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..extras import require
+from ..files import read_npz
+from .sequences import Sequences, as_sequences
+
+KINDS = {".csv": ",", ".tsv": "\t", ".npz": "", ".ts": ""}
+# Distinct whole numbers up to which a target is taken for classes.
+MOST_CLASSES = 20
+# What a CSV says where a value is missing.
+MISSING = ("", "na", "nan", "null", "none", "?")
+
+
+class Table(NamedTuple):
+    """Sequences that were read, and what is known of them."""
+
+    X: Sequences
+    y: NDArray[Any] | None
+    ids: list[str]
+    channels: list[str]
+
+    @property
+    def n_missing(self) -> int:
+        """Values that are NaN."""
+        return sum(int(np.isnan(x).sum()) for x in self.X if x.dtype.kind == "f")
+
+    @property
+    def holds_symbols(self) -> bool:
+        """Whether sequences are of symbols, not of numbers."""
+        return self.X[0].ndim == 1
+
+
+def read_table(
+    path: Path,
+    *,
+    target: str | None = None,
+    id: str = "id",  # noqa: A002
+    time: str = "time",
+    channels: Sequence[str] | None = None,
+) -> Table:
+    """Read sequences from a file.
+
+    Parameters
+    ----------
+    path : Path
+        .csv or .tsv in long form, a row for each time step of each sequence: an identifier, a time,
+        numbers or single characters, and the target, the same in all rows of a sequence. Or .npz
+        with "X" (n_cases, n_channels, n_timepoints) and, under the target's name, y. Or .ts.
+    target, id, time : str
+        Columns; without a target there is no y. Of .ts files the class label or target is y.
+    channels : sequence of str, optional
+        The columns to read, such as those that a model was fitted on; by default all others.
+
+    Returns
+    -------
+    Table
+
+    Raises
+    ------
+    ValueError
+        The file is of another kind, a column is not there, or a row is bad: the error names the
+        file and the line.
+    OSError
+        It cannot be read.
+    ImportError
+        The extra "sklearn" is not installed; of a .ts file, aeon.
+    """
+    if path.suffix not in KINDS:
+        raise ValueError(f"{path} must end in one of {', '.join(KINDS)}, got {path.suffix!r}")
+    if path.suffix == ".npz":
+        return _of_npz(path, target)
+    if path.suffix == ".ts":
+        return _of_ts(path, target)
+    return Rows(path, target, id, time, channels).table()
+
+
+def _of_npz(path: Path, target: str | None) -> Table:
+    arrays = read_npz(path, largest=2**40)
+    for name in ("X", *([target] if target else [])):
+        if name not in arrays:
+            raise ValueError(f"{path} has no array {name!r}, but {', '.join(sorted(arrays))}")
+    X = as_sequences(arrays["X"], allow_nan=True)
+    y = arrays[target] if target else None
+    if y is not None and len(y) != len(X):
+        raise ValueError(f"{path}: {target} has {len(y)} entries, X has {len(X)} sequences")
+    return Table(X, y, [str(i) for i in range(len(X))], _numbered(X))
+
+
+def _of_ts(path: Path, target: str | None) -> Table:
+    reader = require("aeon.datasets", "ts").load_from_ts_file
+    with open(path):
+        pass
+    try:
+        X, y = reader(str(path))
+    except Exception as error:  # the reader raises whatever a bad line leads to
+        raise ValueError(f"{path} is no .ts file that aeon can read: {error}") from error
+    X = as_sequences(X if isinstance(X, np.ndarray) else list(X), allow_nan=True)
+    return Table(X, y if target else None, [str(i) for i in range(len(X))], _numbered(X))
+
+
+def _numbered(X: Sequences) -> list[str]:
+    return [f"channel {i}" for i in range(1 if X[0].ndim == 1 else len(X[0]))]
+
+
+class Rows:
+    """The rows of a CSV file in long form; each knows its line."""
+
+    def __init__(
+        self,
+        path: Path,
+        target: str | None,
+        id: str,  # noqa: A002
+        time: str,
+        channels: Sequence[str] | None,
+    ) -> None:
+        pandas = require("pandas", "sklearn")
+        self.path, self.target, self.id, self.time = path, target, id, time
+        try:
+            self.rows = pandas.read_csv(
+                path, sep=KINDS[path.suffix], dtype=str, keep_default_na=False, encoding="utf-8-sig"
+            )
+        except (pandas.errors.ParserError, pandas.errors.EmptyDataError, UnicodeError) as error:
+            raise ValueError(f"{path} is no table: {str(error).strip()}") from error
+        self._check_columns(channels)
+        own = {target, id, time} if target else {id, time}
+        self.channels = list(channels or [c for c in self.rows if c not in own])
+        if not self.channels:
+            raise ValueError(f"{path} has no column of values beside {', '.join(sorted(own))}")
+
+    def _check_columns(self, channels: Sequence[str] | None) -> None:
+        for name in (
+            self.id,
+            self.time,
+            *([self.target] if self.target else []),
+            *(channels or []),
+        ):
+            if name not in self.rows:
+                raise ValueError(
+                    f"{self.path} has no column {name!r}; it has {', '.join(self.rows.columns)}"
+                )
+        if not len(self.rows):
+            raise ValueError(f"{self.path} has no rows")
+
+    def table(self) -> Table:
+        """Return the sequences, in the order of their first rows."""
+        ids, which = self._ids()
+        order = np.lexsort((self._times(), which))
+        ends = np.cumsum(np.bincount(which))
+        self._check_times(order, which)
+        values = self._values()
+        X = [np.ascontiguousarray(x.T) for x in np.split(values[order], ends[:-1])]
+        y = None if self.target is None else self._targets(which, ids)
+        return Table([x[0] for x in X] if values.dtype.kind == "i" else X, y, ids, self.channels)
+
+    def _ids(self) -> tuple[list[str], NDArray[np.intp]]:
+        column = self.rows[self.id]
+        self._refuse(column == "", self.id, "an identifier is missing")
+        which, ids = require("pandas", "sklearn").factorize(column)
+        return list(ids), which
+
+    def _times(self) -> NDArray[Any]:
+        """Return numbers to sort by: times are numbers, or dates."""
+        pandas = require("pandas", "sklearn")
+        column = self.rows[self.time]
+        times = pandas.to_numeric(column, errors="coerce")
+        if times.isna().all():
+            dates = pandas.to_datetime(column, errors="coerce", format="mixed", utc=True)
+            self._refuse(dates.isna(), self.time, "a time must be a number or a date")
+            return dates.astype("int64").to_numpy()
+        self._refuse(times.isna(), self.time, "a time must be a number, as the others are")
+        return times.to_numpy(dtype=np.float64)
+
+    def _check_times(self, order: NDArray[np.intp], which: NDArray[np.intp]) -> None:
+        times = self._times()[order]
+        again = (np.diff(times) == 0) & (np.diff(which[order]) == 0)
+        if again.any():
+            row = int(order[1:][again].min())
+            raise ValueError(
+                f"{self._line(row)}: sequence {self.rows[self.id][row]} has the time "
+                f"{self.rows[self.time][row]} twice"
+            )
+
+    def _values(self) -> NDArray[Any]:
+        """Return (rows, channels): numbers, NaN where missing; or symbols' code points."""
+        pandas = require("pandas", "sklearn")
+        columns = []
+        for name in self.channels:
+            column = self.rows[name]
+            numbers = pandas.to_numeric(column, errors="coerce")
+            is_missing = column.str.strip().str.lower().isin(MISSING)
+            if len(self.channels) == 1 and numbers.isna().all() and not is_missing.any():
+                long = column.str.len() != 1
+                self._refuse(long, name, "a symbol must be a single character")
+                return column.map(ord).to_numpy(dtype=np.int64)[:, None]
+            self._refuse(numbers.isna() & ~is_missing, name, "a value must be a number")
+            self._refuse(np.isinf(numbers), name, "a value must be finite")
+            columns.append(numbers.to_numpy(dtype=np.float64))
+        return np.stack(columns, axis=1)
+
+    def _targets(self, which: NDArray[np.intp], ids: list[str]) -> NDArray[Any]:
+        column = self.rows[self.target]
+        self._refuse(column.str.strip() == "", str(self.target), "a target is missing")
+        first = np.unique(which, return_index=True)[1]
+        targets = column.to_numpy()[first]
+        others = column.to_numpy() != targets[which]
+        if others.any():
+            row = int(np.flatnonzero(others)[0])
+            raise ValueError(
+                f"{self._line(row)}: sequence {ids[which[row]]} has the {self.target} "
+                f"{column[row]!r}, but {targets[which[row]]!r} in line {first[which[row]] + 2}"
+            )
+        return targets.astype(str)
+
+    def _refuse(self, is_bad: Any, column: str, what: str) -> None:
+        """Raise for the first bad row."""
+        bad = np.flatnonzero(np.asarray(is_bad))
+        if len(bad):
+            value = self.rows[column][int(bad[0])]
+            more = f"; and {len(bad) - 1:,} more rows" if len(bad) > 1 else ""
+            raise ValueError(f"{self._line(int(bad[0]))}: {what}, got {value!r} in {column}{more}")
+
+    def _line(self, row: int) -> str:
+        return f"{self.path}, line {row + 2}"
+
+
+def as_targets(y: NDArray[Any], task: str) -> tuple[NDArray[Any], str]:
+    """Return targets as classes or numbers, and which: "classification" or "regression".
+
+    With the task "auto" numbers that are not whole, or are many different ones, are a regression's.
+
+    Raises
+    ------
+    ValueError
+        A regression's target that is no number.
+    """
+    try:
+        numbers = y.astype(np.float64)
+    except ValueError:
+        if task == "regression":
+            raise ValueError(f"a regression's targets must be numbers, got {str(y[0])!r}") from None
+        return y, "classification"
+    if not np.isfinite(numbers).all():
+        raise ValueError("targets must be finite, got infinity or NaN")
+    is_many = len(np.unique(numbers)) > MOST_CLASSES or (numbers != np.round(numbers)).any()
+    if task == "regression" or (task == "auto" and is_many):
+        return numbers, "regression"
+    return y, "classification"
