@@ -16,6 +16,8 @@ FullUnitary           any unitary matrix                          N², complex 2
 from __future__ import annotations
 
 import functools
+import itertools
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -35,6 +37,9 @@ from .kronecker import (
     resolve,
 )
 from .unitary import random_unitary, soft_unitary, spread_unitary, unitarity_defect
+
+# Prime factors of N above it come with a warning: they are matrices that Kronecker products avoid.
+LARGEST_WITHOUT_A_WORD = 32
 
 
 class Matrix:
@@ -131,7 +136,8 @@ class Kronecker(Matrix):
     Parameters
     ----------
     factors : sequence of (P_f, Q_f), optional
-        Shapes of the factors, with ∏P_f = ∏Q_f = N. Without it the prime factors of N:
+        Shapes of the factors, with ∏P_f = ∏Q_f = N. Without it the prime factors of N (a warning
+        names those above 32, and sizes near N that have none):
         2×2 throughout for a power of two.
     backend : {"auto", "numpy", "cython"}
     init_scheme : {"haar", "spread"}
@@ -164,7 +170,10 @@ class Kronecker(Matrix):
     def factor_shapes(self, N: int) -> tuple[tuple[int, int], ...]:
         """Return the shapes (P_f, Q_f)."""
         if self.factors is None:
-            return tuple((size, size) for size in factor_sizes(N))
+            sizes = factor_sizes(N)
+            if max(sizes) > LARGEST_WITHOUT_A_WORD:
+                warn_of_a_large_prime(N, max(sizes))
+            return tuple((size, size) for size in sizes)
         arguments.check_product_of_shapes(self.factors, N)
         return self.factors
 
@@ -240,3 +249,16 @@ class FullUnitary(Matrix):
     def penalty(self, W: Sequence[Array]) -> tuple[float, list[Array]]:
         """Return 0 and its gradient: the optimizer keeps W unitary."""
         return 0.0, [np.zeros_like(W[0])]
+
+
+def warn_of_a_large_prime(N: int, prime: int) -> None:
+    """Warn that a factor is nearly, or wholly, a dense matrix; name sizes that have small ones."""
+    near = [
+        next(n for n in itertools.count(N, step) if max(factor_sizes(n)) <= 7) for step in (-1, 1)
+    ]
+    warnings.warn(
+        f"hidden_size {N} has the prime factor {prime}: a dense {prime}×{prime} factor. "
+        f"{near[0]} and {near[1]} have small ones; or choose the shapes with factors",
+        UserWarning,
+        stacklevel=2,
+    )

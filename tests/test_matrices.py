@@ -230,3 +230,13 @@ def test_descriptions_given_as_lists_are_the_same_descriptions():
 def test_spread_factors_keep_their_dtype(rng):
     for W in kru.Kronecker(init_scheme="spread").init(8, rng, np.dtype("complex64")):
         assert W.dtype == "complex64"
+
+
+def test_a_size_with_a_large_prime_comes_with_a_warning():
+    """It would be a dense factor, and nobody would know."""
+    with pytest.warns(UserWarning, match=r"has the prime factor 127: .* 126 and 128 have small"):
+        kru.KRU(3, 127)
+    with pytest.warns(UserWarning, match=r"has the prime factor 37: .* 72 and 75 have small"):
+        kru.LSTM(3, 74, kru.Kronecker())
+    kru.KRU(3, 62)
+    kru.KRU(3, 127, [(127, 127)])

@@ -17,6 +17,7 @@ from .forecasting import (  # noqa: E402
 from .recurrent import RecurrentClassifier, RecurrentRegressor  # noqa: E402
 from .reservoir import KroneckerReservoir, ReservoirClassifier, ReservoirRegressor  # noqa: E402
 from .saving import load, save  # noqa: E402
+from .tables import read_table  # noqa: E402
 
 __all__ = [
     "KroneckerReservoir",
@@ -29,6 +30,7 @@ __all__ = [
     "load",
     "make_windows",
     "naive",
+    "read_table",
     "save",
     "seasonal_naive",
 ]

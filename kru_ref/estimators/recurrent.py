@@ -345,7 +345,7 @@ class Recurrent(TransformerMixin, BaseEstimator, ABC):
         )
 
     def _bar(self) -> Any:
-        tqdm = require("tqdm.auto", "sklearn").tqdm
+        tqdm = require("tqdm", "sklearn").tqdm
         return tqdm(total=self.max_epochs, disable=not self.verbose, unit="epoch")
 
     def _logits(self, X: Any) -> NDArray[np.floating]:

@@ -121,7 +121,7 @@ def held_out(
         )
     split, score = folds_of(task, n_folds, seed), SCORES[task][1]
     scores, plain, predicted = [], [], np.empty_like(y)
-    bar = require("tqdm.auto", "sklearn").tqdm(split.split(np.zeros(len(y)), y), total=n_folds)
+    bar = require("tqdm", "sklearn").tqdm(split.split(np.zeros(len(y)), y), total=n_folds)
     for chosen, left_out in bar:
         part, rest = [X[i] for i in chosen], [X[i] for i in left_out]
         predicted[left_out] = clone(estimator).fit(part, y[chosen]).predict(rest)

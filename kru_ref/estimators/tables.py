@@ -40,7 +40,7 @@ class Table(NamedTuple):
 
 
 def read_table(
-    path: Path,
+    path: str | Path,
     *,
     target: str | None = None,
     id: str = "id",  # noqa: A002
@@ -51,7 +51,7 @@ def read_table(
 
     Parameters
     ----------
-    path : Path
+    path : path-like
         .csv or .tsv in long form, a row for each time step of each sequence: an identifier, a time,
         numbers or single characters, and the target, the same in all rows of a sequence. Or .npz
         with "X" (n_cases, n_channels, n_timepoints) and, under the target's name, y. Or .ts.
@@ -74,6 +74,7 @@ def read_table(
     ImportError
         The extra "sklearn" is not installed; of a .ts file, aeon.
     """
+    path = Path(path)
     if path.suffix not in KINDS:
         raise ValueError(f"{path} must end in one of {', '.join(KINDS)}, got {path.suffix!r}")
     if path.suffix == ".npz":

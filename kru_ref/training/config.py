@@ -87,8 +87,12 @@ def read_config(out: Path) -> Task:
     return read_recorded(Path(out))[0]
 
 
-def read_recorded(out: Path) -> tuple[Task, list[dict[str, Any]]]:
-    """Return the task of a run and what computed it, the latest last."""
+def read_recorded(out: Path, own: type[Task] | None = None) -> tuple[Task, list[dict[str, Any]]]:
+    """Return the task of a run and what computed it, the latest last.
+
+    own is the class of a task that may be none of this library's.
+    """
+    tasks = TASKS if own is None else TASKS | {own.name: own}
     path = out / CONFIG
     if not os.path.lexists(path):
         raise FileNotFoundError(f"no run to resume: {path} does not exist")
@@ -96,9 +100,16 @@ def read_recorded(out: Path) -> tuple[Task, list[dict[str, Any]]]:
         content = json.loads(read_at_most(LARGEST_CONFIG, path), parse_constant=_refuse_constant)
         version, computed = _version_and_computed(content)
         made_by = [int(number) for number in version.split(".")[:2]]
-        task = _task(TASKS[content["task"]], content["settings"])
+        if isinstance(name := content["task"], str) and name.isidentifier() and name not in tasks:
+            raise _NotOurs(name)
+        task = _task(tasks[name], content["settings"])
     except OSError:
         raise
+    except _NotOurs as error:
+        raise ValueError(
+            f"{path} is of a task {shortened(str(error))!r} that is none of kru_ref's: resume it "
+            "with train(task, out, resume=True)"
+        ) from None
     except Exception as error:  # whatever a damaged file makes of the constructors
         reason = shortened(f"{type(error).__name__}: {error}")
         raise ValueError(
@@ -111,6 +122,10 @@ def read_recorded(out: Path) -> tuple[Task, list[dict[str, Any]]]:
             "the run with the newer one"
         )
     return task, computed
+
+
+class _NotOurs(Exception):
+    """The task of a run is somebody's own."""
 
 
 def _version_and_computed(content: dict[str, Any]) -> tuple[str, list[dict[str, Any]]]:

@@ -306,7 +306,7 @@ def _resumed(
     task: Task, model: SequenceModel, out: Path
 ) -> tuple[RunState, list[str], list[dict[str, Any]]]:
     """Return the state of a run, its metrics so far and what computed it."""
-    run, computed = read_recorded(out)
+    run, computed = read_recorded(out, type(task))
     if run.name != task.name:
         raise ValueError(f"{out} holds a run of {run.name}, not of {task.name}")
     _check_settings(run, task, out)

@@ -26,10 +26,11 @@ from runs import (
 )
 
 from kru_ref.engine import backend
+from kru_ref.losses import softmax_cross_entropy
 from kru_ref.training import checkpoint, config
 from kru_ref.training.folder import Locked, RunWarning
 from kru_ref.training.loop import Diverged, train
-from kru_ref.training.tasks import Adding, Characters, Music
+from kru_ref.training.tasks import Adding, Batch, Characters, Music, Task, epoch_of, pad
 
 
 def test_what_a_run_leaves(tmp_path):
@@ -89,6 +90,58 @@ def test_resuming_repeats_the_run_to_the_bit(tmp_path, task, stopped_at):
         train(task, tmp_path / "stopped", on_update=stop_after(stopped_at))
     train(task, tmp_path / "stopped", resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Echo(Task):
+    """A task that is not the library's: say what was there `delay` steps ago."""
+
+    name = "echo"
+    loss = staticmethod(softmax_cross_entropy)
+    input_size = 3
+    output_size = 3
+
+    delay: int = 2
+
+    def batch(self, update):
+        """Draw sequences of different lengths, one epoch of twelve after the other."""
+        epoch, first = epoch_of(update, 12, self.batch_size)
+        rng = self.rng("training", epoch)
+        sequences = [rng.integers(3, size=rng.integers(4, 9)) for _ in range(12)]
+        return self._side_by_side(sequences[first : first + self.batch_size])
+
+    def held_out(self, split):
+        """Draw some that no update sees."""
+        rng = self.rng(split)
+        yield self._side_by_side([rng.integers(3, size=n) for n in (5, 9)])
+
+    def _side_by_side(self, sequences):
+        x, mask = pad(sequences)
+        mask[: self.delay] = 0
+        return Batch(x, np.roll(x, self.delay, axis=0), mask)
+
+    def metrics(self, loss, logits, batch):
+        """Return nothing."""
+        return {}
+
+    @property
+    def baseline(self):
+        """Chance."""
+        return "by chance", float(np.log(3))
+
+
+@pytest.mark.parametrize("stopped_at", [3, 10])
+def test_a_task_of_one_s_own_is_resumed_to_the_bit(tmp_path, stopped_at):
+    task = Echo(hidden_size=8, updates=20, batch_size=5, evaluate_every=5, checkpoint_every=5)
+    whole = train(task, tmp_path / "whole")
+    with pytest.raises(Stop):
+        train(task, tmp_path / "run", on_update=stop_after(stopped_at))
+    assert train(task, tmp_path / "run", resume=True).keys() == whole.keys()
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    with pytest.raises(ValueError, match="delay is 3, was 2"):
+        train(dataclasses.replace(task, delay=3), tmp_path / "run", resume=True)
+    with pytest.raises(ValueError, match=r"task 'echo' that is none of kru_ref's: resume it with"):
+        config.read_config(tmp_path / "run")
 
 
 def test_resuming_a_finished_run_changes_nothing(tmp_path):
@@ -424,7 +477,7 @@ def test_each_entry_of_a_config_is_checked(tmp_path, change):
     change(content)
     (tmp_path / "config.json").write_text(json.dumps(content))
     with pytest.raises(
-        ValueError, match=r"config\.json .*(again in another|the newer one)"
+        ValueError, match=r"config\.json .*(again in another|the newer one|resume it with)"
     ) as caught:
         train(SMALL, tmp_path, resume=True)
     assert len(str(caught.value)) < 500 + len(str(tmp_path))

@@ -6,10 +6,22 @@ from .copying import Copying
 from .music import Music
 from .phonemes import Phonemes
 from .pixels import Pixels
-from .task import Task
+from .task import Batch, Task, epoch_of, pad
 
 TASKS: dict[str, type[Task]] = {
     task.name: task for task in (Copying, Adding, Pixels, Characters, Music, Phonemes)
 }
 
-__all__ = ["TASKS", "Adding", "Characters", "Copying", "Music", "Phonemes", "Pixels", "Task"]
+__all__ = [
+    "TASKS",
+    "Adding",
+    "Batch",
+    "Characters",
+    "Copying",
+    "Music",
+    "Phonemes",
+    "Pixels",
+    "Task",
+    "epoch_of",
+    "pad",
+]

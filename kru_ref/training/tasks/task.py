@@ -70,6 +70,11 @@ class Task(ABC):
 
     A setting that cannot act beside the others, such as the activation of an LSTM, is refused.
 
+    A task of one's own is a subclass, a frozen dataclass whose fields are numbers, truth values,
+    texts and paths: adding.py is an example. ``kru_ref.training.loop.train`` trains it, and resumes
+    its runs with ``resume=True``; :func:`pad` and :func:`epoch_of` help to make its batches. All
+    that its batches draw comes from :meth:`rng`, or a resumed run is another one.
+
     Attributes
     ----------
     cell
