@@ -609,9 +609,7 @@ def check_model_saved(model: SequenceModel, saved: Any) -> None:
     for cell, of_cell in zip(model.cells, saved.cells, strict=True):
         cell.check_saved(of_cell)
     T, N, B = saved.cells[-1].h.shape
-    read = (
-        (T, N, B) if model.pooling is None else (1, N * (1 + (model.pooling == "last-and-mean")), B)
-    )
+    read = (T, N, B) if model.pooling is None else (1, N * len(model.readout.parts), B)
     shapes = [*(of_cell.h.shape for of_cell in saved.cells[:-1]), read]
     for kept, shape in zip((*saved.kept, saved.read), (*shapes, read), strict=True):
         if kept is not None and kept.shape != shape:

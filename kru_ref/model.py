@@ -59,10 +59,11 @@ class SequenceModel:
     dropout : float
         Share of each cell's states that are set to 0 on their way up, to the next cell or to
         the readout, the others growing by 1/(1 - dropout); only where ``forward`` gets a generator.
-    pooling : {"last", "mean", "last-and-mean"}, optional
+    pooling : {"last", "mean", "last-and-mean", "moments"}, optional
         Read out one vector for a whole sequence, not every step: the state after its last step, the
-        mean of the states after each, or both. Logits are then (1, M, B), and neither they nor
-        their gradients are computed for each step.
+        mean of the states after each, both, or these and the mean of the square of each of their
+        real numbers. Logits are then (1, M, B), and neither they nor their gradients are computed
+        for each step.
 
     Raises
     ------
@@ -93,7 +94,7 @@ class SequenceModel:
     output_size: int
     last_only: bool = False
     dropout: float = 0.0
-    pooling: Literal["last", "mean", "last-and-mean"] | None = None
+    pooling: Literal["last", "mean", "last-and-mean", "moments"] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.cell, Cell):
@@ -485,7 +486,7 @@ class SequenceModel:
         dh: Any = dz
         if kept is not None or (self.pooling is not None and not self.readout.is_last_step(ends)):
             whole = dz.whole() if kept is None else dz.whole() * kept
-            dh = self.readout.pool_backward(whole, len(saved.cells[-1].h), ends)
+            dh = self.readout.pool_backward(whole, saved.cells[-1].h, ends)
         for i, of_cell in reversed(list(enumerate(self.cell_params(params)))):
             grads_i, dx, _ = self.cells[i].run_backward(
                 of_cell, saved.cells[i], dh, input_gradient=i > 0

@@ -3,7 +3,7 @@
 ======  ===============  =======================================================================
 symbol  code             shape
 ======  ===============  =======================================================================
-z       ``read``         (T, N, B): h_t of every step; pooled (1, N, B), or (1, 2N, B)
+z       ``read``         (T, N, B): h_t of every step; pooled (1, N, B), (1, 2N, B) or (1, 3N, B)
 V       "readout.V"      (M, n): a column for each real number in z_t; real
 c       "readout.c"      (M,), real
 y       ``logits``       (T, M, B) or (1, M, B), real: y = V z + c, or V [Re z; Im z] + c
@@ -24,8 +24,14 @@ from .arrays import Array, Layout, Params, ReadoutGradient, glorot_uniform, over
 from .cells import Cell
 from .cells.cell import input_gradients
 
-# What may be left of all steps: h after each sequence's last, the mean over its steps, or both.
-POOLINGS = ("last", "mean", "last-and-mean")
+# What may be left of all steps: h after each sequence's last, the mean over its steps, or both; or
+# these and the mean square of each number in h, which a wave has whenever it begins.
+POOLINGS = {
+    "last": ("last",),
+    "mean": ("mean",),
+    "last-and-mean": ("last", "mean"),
+    "moments": ("last", "mean", "square"),
+}
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class Readout:
     cell : Cell
     output_size : int
         M.
-    pooling : {"last", "mean", "last-and-mean"}, optional
+    pooling : {"last", "mean", "last-and-mean", "moments"}, optional
     """
 
     cell: Cell
@@ -47,7 +53,7 @@ class Readout:
     @cached_property
     def layout(self) -> Layout:
         """Shape and dtype of V and c."""
-        n = self.cell.n_features * (2 if self.pooling == "last-and-mean" else 1)
+        n = self.cell.n_features * len(self.parts)
         shapes = {"readout.V": (self.output_size, n), "readout.c": (self.output_size,)}
         return {name: (shape, self.cell.real_dtype) for name, shape in shapes.items()}
 
@@ -58,9 +64,14 @@ class Readout:
         return {"readout.V": V, "readout.c": np.zeros(self.output_size, dtype)}
 
     @property
+    def parts(self) -> tuple[str, ...]:
+        """What z is put together of."""
+        return ("last",) if self.pooling is None else POOLINGS[self.pooling]
+
+    @property
     def has_mean(self) -> bool:
         """Whether z holds a mean over time."""
-        return self.pooling in ("mean", "last-and-mean")
+        return "mean" in self.parts
 
     def is_last_step(self, ends: NDArray[np.intp] | None) -> bool:
         """Whether z is h of the last step, the same one for all sequences."""
@@ -77,22 +88,24 @@ class Readout:
         pooled.add(h, ends)
         return pooled.z(ends)
 
-    def pool_backward(self, dz: Array, T: int, ends: NDArray[np.intp] | None) -> Array:
+    def pool_backward(self, dz: Array, h: Array, ends: NDArray[np.intp] | None) -> Array:
         """Return dh for the gradient of z, (T, N, B), or (1, N, B) of the last step alone.
 
-        A mean hands dz/T_b to each of a sequence's T_b steps.
+        A mean hands dz/T_b to each of a sequence's T_b steps, a mean square 2 h_t dz/T_b, where
+        real and imaginary parts are numbers of their own.
         """
-        N, B = self.cell.hidden_size, dz.shape[-1]
-        of_last, of_mean = dz[:, :N], dz[:, -N:]
         if self.pooling is None or self.is_last_step(ends):
             return dz
+        (T, N, B), real = h.shape, self.cell.real_dtype
+        of = dict(zip(self.parts, np.split(dz, len(self.parts), axis=1), strict=True))
         steps = np.full(B, T) if ends is None else ends
         dh = np.zeros((T, N, B), dz.dtype)
-        if self.pooling != "last":
-            of_step = of_mean / steps.astype(self.cell.real_dtype)
-            np.multiply(of_step, before_ends(T, steps), out=dh)
-        if self.pooling != "mean":
-            dh[steps - 1, :, np.arange(B)] += of_last[0].T
+        if "mean" in of:
+            np.multiply(of["mean"] / steps.astype(real), before_ends(T, steps), out=dh)
+        if "square" in of:  # h is 0 behind the ends
+            dh += by_parts(np.multiply, h, 2 * of["square"] / steps.astype(real))
+        if "last" in of:
+            dh[steps - 1, :, np.arange(B)] += of["last"][0].T
         return dh
 
     def forward(self, params: Mapping[str, Array], z: Array) -> NDArray[np.floating]:
@@ -142,6 +155,7 @@ class Pooled:
         cell = readout.cell
         self.readout, self.last = readout, np.zeros((cell.hidden_size, B), cell.dtype)
         self.total = np.zeros(self.last.shape, np.result_type(self.last, np.float64))
+        self.squares = np.zeros_like(self.total)
 
     def add(self, h: Array, ends: NDArray[np.intp]) -> None:
         """Take the states of a piece, in which the first sequences go on until these ends."""
@@ -149,13 +163,21 @@ class Pooled:
         self.last[:, :width] = h[ends - 1, :, np.arange(width)].T
         for steps in time_pieces(len(h) if self.readout.has_mean else 0, width):
             self.total[:, :width] += h[steps].sum(axis=0)
+            if "square" in self.readout.parts:
+                self.squares[:, :width] += by_parts(np.multiply, h[steps], h[steps]).sum(axis=0)
 
     def z(self, ends: NDArray[np.intp]) -> Array:
-        """Return what is read of sequences of so many steps, (1, N, B) or (1, 2N, B)."""
-        mean = (self.total / ends).astype(self.last.dtype)
-        if self.readout.pooling == "last-and-mean":
-            return np.concatenate([self.last, mean])[None]
-        return (mean if self.readout.has_mean else self.last)[None]
+        """Return what is read of sequences of so many steps, (1, N, B) for each part."""
+        of = {"last": self.last, "mean": self.total / ends, "square": self.squares / ends}
+        z = np.concatenate([of[part] for part in self.readout.parts])
+        return z.astype(self.last.dtype)[None]
+
+
+def by_parts(ufunc: np.ufunc, a: Array, b: Array) -> Array:
+    """Return a ufunc of real parts and of imaginary parts."""
+    if not np.iscomplexobj(a):
+        return ufunc(a, b)
+    return ufunc(a.real, b.real) + 1j * ufunc(a.imag, b.imag)
 
 
 def before_ends(T: int, ends: NDArray[np.intp]) -> NDArray[np.bool_]:

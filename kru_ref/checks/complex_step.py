@@ -61,6 +61,7 @@ def forward_on_complex(
             "last": [h[-1]],
             "mean": [h.mean(axis=0)],
             "last-and-mean": [h[-1], h.mean(axis=0)],
+            "moments": [h[-1], h.mean(axis=0), (h * h).mean(axis=0)],
         }
         h = np.concatenate(parts[network.pooling])[None]
     return params["readout.V"] @ h + params["readout.c"][:, None]

@@ -23,7 +23,7 @@ from ..arrays import Array, Params
 from ..cells import Cell
 from ..cells.cell import Dual, input_product
 from ..model import SequenceModel
-from ..readout import features
+from ..readout import Readout, by_parts, features
 
 
 @np.errstate(under="ignore")
@@ -125,7 +125,7 @@ def model_jvp(
     for i, cell in enumerate(model.cells):
         h, h_dot = cell_jvp(cell, all_params[i], x, all_dots[i], x_dot, given[i])
         if i == len(model.cells) - 1:
-            h, h_dot = (model.readout.pool(a, ends=None) for a in (h, h_dot))
+            h, h_dot = pooled_jvp(model.readout, h, h_dot)
         if rng is not None and model.dropout:
             kept = model.draw_kept(h.shape, rng)
             h, h_dot = h * kept, h_dot * kept
@@ -134,6 +134,15 @@ def model_jvp(
     logits: Array = V @ x + params["readout.c"][:, None]
     logits_dot: Array = V_dot @ x + V @ x_dot + params_dot["readout.c"][:, None]
     return logits, logits_dot
+
+
+def pooled_jvp(readout: Readout, h: Array, h_dot: Array) -> Dual:
+    """Return what is read of states (T, N, B), and how it moves."""
+    z, z_dot = readout.pool(h, ends=None), readout.pool(h_dot, ends=None)
+    if "square" in readout.parts:  # the last of them, and alone not linear
+        N = h.shape[1]
+        z_dot[:, -N:] = 2 * by_parts(np.multiply, h, h_dot).mean(axis=0)
+    return z, z_dot
 
 
 def time_step_jvp(

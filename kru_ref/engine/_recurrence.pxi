@@ -329,6 +329,8 @@ cdef void input_product(
                 x[D * E + i] = 1
             D += 1
         if n.is_dense and n.parts == 1:
+            # Step by step: the columns of several steps would have to be copied together, and their
+            # products apart, which takes longer than it saves but for batches of a few.
             gemm(1, False, rows, E, D, <const real*>a.U, D, x, E, False, Ux, E)
         else:
             s = plain_product(REALS if n.parts == 1 else PAIRS, rows, D, a.U, E)

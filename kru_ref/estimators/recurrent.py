@@ -89,7 +89,7 @@ class Recurrent(TransformerMixin, BaseEstimator, ABC):
         dropout: float = 0.0,
         activation: str = "modrelu",
         dtype: str | None = None,
-        pooling: Literal["last", "mean", "last-and-mean"] = "last-and-mean",
+        pooling: Literal["last", "mean", "last-and-mean", "moments"] = "last-and-mean",
         learning_rate: float = 0.003,
         factor_learning_rate: float | None = None,
         penalty: float = 0.001,

@@ -1,6 +1,7 @@
 """Recurrent classifiers and regressors, by scikit-learn's own checks and by what they promise."""
 
 import pickle
+import tracemalloc
 import warnings
 
 import joblib
@@ -18,7 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from kru_ref.engine.backend import n_threads
-from kru_ref.estimators import RecurrentClassifier, RecurrentRegressor
+from kru_ref.estimators import RecurrentClassifier, RecurrentRegressor, ReservoirClassifier
 from kru_ref.optimizers import Adam
 
 WEIGHTS = "batches are drawn at random, and the scaling is that of all sequences"
@@ -263,3 +264,32 @@ def test_a_bar_shows_loss_and_score(rng, capsys):
     assert "2/2" in shown
     assert "loss=" in shown
     assert "score=" in shown
+
+
+@pytest.mark.parametrize("kind", [RecurrentClassifier, ReservoirClassifier])
+def test_predictions_need_no_memory_for_states(rng, kind):
+    """Of 300 sequences of 400 steps at N = 256 the states alone would be 250 MB."""
+    X, y = waves(rng)
+    settings = {"max_epochs": 1} if kind is RecurrentClassifier else {}
+    classifier = kind(256, random_state=0, **settings).fit(X, y)
+    many = rng.standard_normal((300, 2, 400))
+    tracemalloc.start()
+    classifier.predict(many)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6
+
+
+def test_optuna_searches(rng):
+    optuna = pytest.importorskip("optuna", reason="optuna is not installed")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    X, y = waves(rng)
+
+    def score(trial):
+        rate = trial.suggest_float("learning_rate", 1e-3, 1e-1, log=True)
+        classifier = RecurrentClassifier(4, max_epochs=2, learning_rate=rate, random_state=0)
+        return cross_val_score(classifier, X, y, cv=2).mean()
+
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
+    study.optimize(score, n_trials=2)
+    assert 0 <= study.best_value <= 1
