@@ -44,7 +44,7 @@ def test_scikit_learn_s_checks(estimator, check):
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
 @pytest.mark.parametrize("matrix", ["kronecker", "dense", "full", "restricted"])
-@pytest.mark.parametrize("pooling", ["last", "mean", "last-and-mean"])
+@pytest.mark.parametrize("pooling", ["last", "mean", "last-and-mean", "moments"])
 def test_every_network_learns(rng, cell, matrix, pooling):
     X, y = waves(rng, n=40)
     classifier = RecurrentClassifier(
