@@ -121,7 +121,7 @@ def nearest(X, y, seed):
 
 
 class Torch:
-    """torch.nn.GRU with the readout, the pooling, the optimizer and the budget of ours."""
+    """torch.nn.GRU with the size, the optimizer and the epochs of ours, its last and mean state."""
 
     def __init__(self, seed):
         self.seed, self.ours = seed, RecurrentClassifier()

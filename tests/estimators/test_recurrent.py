@@ -187,7 +187,7 @@ def test_states_as_features(rng, form):
     X, y = forms(rng)[form]
     classifier = RecurrentClassifier(4, max_epochs=1, random_state=0).fit(X, y)
     features = classifier.transform(X)
-    assert features.shape == (24, 16)  # real and imaginary parts, of the last and the mean
+    assert features.shape == (24, 24)  # real and imaginary parts: last, mean, mean square
     V, c = classifier.params_["readout.V"], classifier.params_["readout.c"]
     np.testing.assert_allclose(
         features @ (V[1] - V[0]) + c[1] - c[0], classifier.decision_function(X), atol=1e-5
