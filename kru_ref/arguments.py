@@ -650,7 +650,10 @@ def _check_targets_shape(targets: NDArray[Any], expected: tuple[int, ...], last_
     if targets.shape != expected:
         axes = "(B,)" if len(expected) == 1 else "(M, B)" if last_only else "(T, …)"
         axes += " with last_only" if last_only else ", without the time axis for last_only"
-        raise ValueError(f"targets must have shape {expected}, {axes}, got {targets.shape}")
+        # of an x in another layout cases were taken for steps, and channels for what they are
+        layout = "x goes in as (T, D, B), time first and the batch last"
+        hint = f"; {layout}" if targets.shape[-1:] != expected[-1:] else ""
+        raise ValueError(f"targets must have shape {expected}, {axes}, got {targets.shape}{hint}")
 
 
 def _checked_logits(logits: ArrayLike) -> Real:

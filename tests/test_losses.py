@@ -218,3 +218,13 @@ def test_a_complex_step_beside_a_logit_that_is_minus_infinite():
     found, gradient = kru.softmax_cross_entropy(logits + 0j, [[0]])
     assert found == pytest.approx(expected, rel=1e-15)
     assert np.isfinite(gradient).all()
+
+
+def test_an_array_in_another_layout_is_named_by_its_targets(rng):
+    """Cases first, as libraries for time series have them: they were taken for time."""
+    cases_first = rng.standard_normal((40, 3, 7))
+    model = kru.SequenceModel(kru.KRU(3, 4), 2, last_only=True)
+    logits, _ = model.forward(model.init(rng), cases_first)
+    message = r"targets must have shape \(7,\).*got \(40,\); x goes in as \(T, D, B\), time first"
+    with pytest.raises(ValueError, match=message):
+        kru.softmax_cross_entropy(logits, np.zeros(40, int), last_only=True)

@@ -40,7 +40,7 @@ class Table(NamedTuple):
 
 
 def read_table(
-    path: str | Path,
+    path: Any,
     *,
     target: str | None = None,
     id: str = "id",  # noqa: A002
@@ -51,10 +51,11 @@ def read_table(
 
     Parameters
     ----------
-    path : path-like
+    path : path-like or DataFrame
         .csv or .tsv in long form, a row for each time step of each sequence: an identifier, a time,
         numbers or single characters, and the target, the same in all rows of a sequence. Or .npz
-        with "X" (n_cases, n_channels, n_timepoints) and, under the target's name, y. Or .ts.
+        with "X" (n_cases, n_channels, n_timepoints) and, under the target's name, y. Or .ts. Or a
+        frame of pandas in long form.
     target, id, time : str
         Columns; without a target there is no y. Of .ts files the class label or target is y.
     channels : sequence of str, optional
@@ -74,6 +75,8 @@ def read_table(
     ImportError
         The extra "sklearn" is not installed; of a .ts file, aeon.
     """
+    if hasattr(path, "columns"):
+        return Rows(path, target, id, time, channels).table()
     path = Path(path)
     if path.suffix not in KINDS:
         raise ValueError(f"{path} must end in one of {', '.join(KINDS)}, got {path.suffix!r}")
@@ -117,25 +120,37 @@ class Rows:
 
     def __init__(
         self,
-        path: Path,
+        path: Any,
         target: str | None,
         id: str,  # noqa: A002
         time: str,
         channels: Sequence[str] | None,
     ) -> None:
-        pandas = require("pandas", "sklearn")
-        self.path, self.target, self.id, self.time = path, target, id, time
-        try:
-            self.rows = pandas.read_csv(
-                path, sep=KINDS[path.suffix], dtype=str, keep_default_na=False, encoding="utf-8-sig"
-            )
-        except (pandas.errors.ParserError, pandas.errors.EmptyDataError, UnicodeError) as error:
-            raise ValueError(f"{path} is no table: {str(error).strip()}") from error
+        self.target, self.id, self.time = target, id, time
+        self.is_frame = hasattr(path, "columns")
+        self.path: Any = "the frame" if self.is_frame else path
+        self.rows = self._texts(path) if self.is_frame else self._read()
         self._check_columns(channels)
         own = {target, id, time} if target else {id, time}
         self.channels = list(channels or [c for c in self.rows if c not in own])
         if not self.channels:
             raise ValueError(f"{path} has no column of values beside {', '.join(sorted(own))}")
+
+    def _texts(self, frame: Any) -> Any:
+        return frame.reset_index(drop=True).astype(str).fillna("")
+
+    def _read(self) -> Any:
+        pandas = require("pandas", "sklearn")
+        try:
+            return pandas.read_csv(
+                self.path,
+                sep=KINDS[self.path.suffix],
+                dtype=str,
+                keep_default_na=False,
+                encoding="utf-8-sig",
+            )
+        except (pandas.errors.ParserError, pandas.errors.EmptyDataError, UnicodeError) as error:
+            raise ValueError(f"{self.path} is no table: {str(error).strip()}") from error
 
     def _check_columns(self, channels: Sequence[str] | None) -> None:
         for name in (
@@ -217,7 +232,8 @@ class Rows:
             row = int(np.flatnonzero(others)[0])
             raise ValueError(
                 f"{self._line(row)}: sequence {ids[which[row]]} has the {self.target} "
-                f"{column[row]!r}, but {targets[which[row]]!r} in line {first[which[row]] + 2}"
+                f"{column[row]!r}, but {targets[which[row]]!r} in "
+                f"{self._line(int(first[which[row]])).rpartition(', ')[2]}"
             )
         return targets.astype(str)
 
@@ -230,7 +246,7 @@ class Rows:
             raise ValueError(f"{self._line(int(bad[0]))}: {what}, got {value!r} in {column}{more}")
 
     def _line(self, row: int) -> str:
-        return f"{self.path}, line {row + 2}"
+        return f"{self.path}, row {row}" if self.is_frame else f"{self.path}, line {row + 2}"
 
 
 def as_targets(y: NDArray[Any], task: str) -> tuple[NDArray[Any], str]:

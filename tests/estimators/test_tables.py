@@ -1,6 +1,7 @@
 """Files of sequences: what is read of them, and how a bad row is named."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from kru_ref.estimators.tables import as_targets, read_table
@@ -49,6 +50,21 @@ def test_other_columns_separators_and_dates(tmp_path):
 def test_chosen_channels_in_their_order(tmp_path):
     table = read_table(written(tmp_path, GOOD), channels=["b", "a"])
     np.testing.assert_array_equal(table.X[1], [[20, -2], [10, 10]])
+
+
+def test_a_frame_in_long_form(tmp_path):
+    frame = pd.read_csv(written(tmp_path, GOOD))
+    table = read_table(frame, target="kind")
+    of_file = read_table(tmp_path / "data.csv", target="kind")
+    for x, y in zip(table.X, of_file.X, strict=True):
+        np.testing.assert_array_equal(x, y)
+    assert table.ids == of_file.ids
+    assert list(table.y) == list(of_file.y)
+    frame["time"] = pd.to_datetime(frame["time"], unit="D")
+    np.testing.assert_array_equal(read_table(frame, target="kind").X[0], table.X[0])
+    frame.loc[4, "kind"] = "up"
+    with pytest.raises(ValueError, match=r"the frame, row 4: .* kind 'up', but .* row 1"):
+        read_table(frame, target="kind")
 
 
 def test_symbols(tmp_path):
