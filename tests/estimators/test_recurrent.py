@@ -7,6 +7,8 @@ import warnings
 import joblib
 import numpy as np
 import pytest
+
+pytest.importorskip("sklearn", reason="scikit-learn is not installed: kru_ref[sklearn]")
 import scipy.special
 from series import forms, of_different_lengths, waves
 from sklearn.base import clone
@@ -48,7 +50,13 @@ def test_scikit_learn_s_checks(estimator, check):
 def test_every_network_learns(rng, cell, matrix, pooling):
     X, y = waves(rng, n=40)
     classifier = RecurrentClassifier(
-        8, cell=cell, matrix=matrix, pooling=pooling, learning_rate=0.02, random_state=0
+        8,
+        cell=cell,
+        matrix=matrix,
+        activation="modrelu",
+        pooling=pooling,
+        learning_rate=0.02,
+        random_state=0,
     )
     X = of_different_lengths(X, rng)
     classifier.fit(X, y)

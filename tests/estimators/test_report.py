@@ -3,8 +3,10 @@
 import io
 
 import numpy as np
-import pandas as pd
 import pytest
+
+pytest.importorskip("pandas", reason="pandas is not installed: kru_ref[sklearn]")
+import pandas as pd
 
 from kru_ref.estimators import load
 from kru_ref.training import cli

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+
+pytest.importorskip("sklearn", reason="scikit-learn is not installed: kru_ref[sklearn]")
 from series import forms, of_different_lengths, waves
 from sklearn.base import clone
 from sklearn.linear_model import RidgeClassifierCV

@@ -5,6 +5,9 @@ import struct
 
 import numpy as np
 import pytest
+
+pytest.importorskip("sklearn", reason="scikit-learn is not installed: kru_ref[sklearn]")
+pytest.importorskip("safetensors", reason="safetensors is not installed: kru_ref[sklearn]")
 import safetensors.numpy
 from series import forms, waves
 from sklearn.exceptions import NotFittedError

@@ -1,8 +1,10 @@
 """What X and y may be, and what is said of all else."""
 
 import numpy as np
-import pandas as pd
 import pytest
+
+pytest.importorskip("pandas", reason="pandas is not installed: kru_ref[sklearn]")
+import pandas as pd
 from series import forms, of_different_lengths, waves
 
 from kru_ref.estimators import RecurrentClassifier, RecurrentRegressor, ReservoirClassifier

@@ -1,8 +1,10 @@
 """Files of sequences: what is read of them, and how a bad row is named."""
 
 import numpy as np
-import pandas as pd
 import pytest
+
+pytest.importorskip("pandas", reason="pandas is not installed: kru_ref[sklearn]")
+import pandas as pd
 
 from kru_ref.estimators.tables import as_targets, read_table
 
