@@ -88,9 +88,9 @@ def with_dafter(change):
 def with_dh(change):
     """Let the loop over time take other gradients of h from the loss."""
 
-    def wrong(original, self, params, saved, width, dh, *rest):
+    def wrong(original, self, params, saved, dh, *rest):
         dh = dh.whole() if isinstance(dh, ReadoutGradient) else dh
-        return original(self, params, saved, width, change(dh, len(saved.h)), *rest)
+        return original(self, params, saved, change(dh, len(saved.h)), *rest)
 
     return wrong
 

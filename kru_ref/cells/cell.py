@@ -87,6 +87,15 @@ class Saved(NamedTuple):
         states, is_learned = tuple(of_time[steps] for of_time in self.states), self.h0_is_learned
         return Saved(self.x[steps], before, states, self.gates[steps], is_learned and not first)
 
+    def columns(self, width: int) -> Saved:
+        """Return what belongs to the first sequences."""
+        return self._replace(
+            x=self.x[..., :width],
+            before=tuple(part[:, :width] for part in self.before),
+            states=tuple(of_time[..., :width] for of_time in self.states),
+            gates=self.gates[..., :width],
+        )
+
     def clear_behind_ends(self, steps: slice, width: int) -> None:
         """Set to 0 what a piece has behind its sequences' ends."""
         if self.ends is None:
@@ -235,37 +244,30 @@ class Cell(ABC):
         gates = empty((T, self.n_kept, *shape), dtype)
         saved = Saved(x, before, states, gates, self.learned_h0 and is_learned, ends)
         for steps, width in saved.pieces():
-            piece = saved.during(steps)[:4]
+            piece = saved.during(steps)
             if engine is None:
-                self.run_numpy(params, *piece, width)
+                self.run_numpy(params, *piece.columns(width)[:4])
             else:
                 W = self.matrices(params)
-                engine.recurrence_forward(self.engine_key, W, params, *piece, width)
+                engine.recurrence_forward(self.engine_key, W, params, *piece[:4], width)
             saved.clear_behind_ends(steps, width)
         h = states[0].view()
         h.setflags(write=False)
         return h, saved
 
     def run_numpy(
-        self,
-        params: Params,
-        x: NDArray[Any],
-        before: States,
-        states: States,
-        gates: Array,
-        width: int,
+        self, params: Params, x: NDArray[Any], state: States, states: States, gates: Array
     ) -> None:
-        """Step through time from the state before, into states and gates: their first columns."""
-        W, x = self.matrices(params), x[..., :width]
-        state = tuple(part[:, :width] for part in before)
+        """Step through time from a first state, into states and gates."""
+        W = self.matrices(params)
         for t in range(len(x)):
             Wh = [self.matrix.matvec(W_k, state[0]) for W_k in W]
             Ux = np.split(input_product(params["U"], x[t]), len(W))
             state, kept = self.step(params, Wh, Ux, state)
             for of_time, part in zip(states, state, strict=True):
-                of_time[t, :, :width] = part
+                of_time[t] = part
             if self.n_kept:
-                gates[t, ..., :width] = kept
+                gates[t] = kept
 
     @np.errstate(under="ignore")
     def backward(
@@ -357,37 +359,34 @@ class Cell(ABC):
         input_gradient: bool,
     ) -> tuple[Params, Array | None, States]:
         """Return the gradients of all but h0, dx, and those of the state before the piece."""
-        engine = self.engine_for(saved.x)
+        engine, B = self.engine_for(saved.x), saved.h.shape[-1]
         if engine is None:
-            dbefore, grads, dW, dx, d = self.run_numpy_backward(params, saved, width, dh, dlast)
+            dh = (dh.whole() if isinstance(dh, ReadoutGradient) else dh)[..., :width]
+            dlast = [None if part is None else part[:, :width] for part in dlast]
+            piece = saved.columns(width)
+            dbefore, grads, dW, dx, d = self.run_numpy_backward(params, piece, dh, dlast)
+            dbefore = tuple(with_columns(part, B) for part in dbefore)
         else:
-            piece = *saved[:4], width, (dh, dlast), input_gradient
+            given = *saved[:4], width, (dh, dlast), input_gradient
             dbefore, grads, dW, dx, d = engine.recurrence_backward(
-                self.engine_key, self.matrices(params), params, *piece
+                self.engine_key, self.matrices(params), params, *given
             )
         if d is not None:
-            dW, grads, dx = self._sums_over_time(params, saved, d, grads, input_gradient)
+            piece = saved.columns(width)
+            dW, grads, dx = self._sums_over_time(params, piece, d, grads, input_gradient)
+            dx = None if dx is None else with_columns(dx, B)
         flat = [d for dW_k in dW for d in dW_k]
         return dict(zip(self.matrix_names, flat, strict=True)) | grads, dx, dbefore
 
     def run_numpy_backward(
-        self,
-        params: Params,
-        saved: Saved,
-        width: int,
-        dh: Array | ReadoutGradient,
-        dlast: Sequence[Array | None],
+        self, params: Params, saved: Saved, dh: Array, dlast: Sequence[Array | None]
     ) -> Backward:
         """Step back through time; dstate is the gradient of the state after a step."""
-        before = tuple(part[:, :width] for part in saved.before)
-        states = tuple(of_time[..., :width] for of_time in saved.states)
-        gates = saved.gates[..., :width]
-        dh = (dh.whole() if isinstance(dh, ReadoutGradient) else dh)[..., :width]
-        W, (T, N, _) = self.matrices(params), states[0].shape
-        d = np.empty((T, max(self.d_of_W) + 1, N, width), self.dtype)
+        _, before, states, gates, *_ = saved
+        W, (T, N, B) = self.matrices(params), states[0].shape
+        d = np.empty((T, max(self.d_of_W) + 1, N, B), self.dtype)
         dbias: dict[str, Any] = {}
-        zeros = np.zeros_like(before[0])
-        dstate: Any = [zeros if part is None else part[:, :width] for part in dlast]
+        dstate: Any = [np.zeros_like(before[0]) if part is None else part for part in dlast]
         at = [before, *zip(*states, strict=True)]  # the states before the first step, after each
         for t in reversed(range(T)):
             if t >= T - len(dh):
@@ -400,24 +399,21 @@ class Cell(ABC):
             for name in db:
                 dbias[name] = np.add(dbias.get(name, 0), db[name], dtype=np.float64)
         grads = {name: total.astype(params[name].dtype) for name, total in dbias.items()}
-        B = saved.h.shape[-1]
-        return Backward(tuple(with_columns(part, B) for part in dstate), grads, d=d)
+        return Backward(tuple(dstate), grads, d=d)
 
     def _sums_over_time(
         self, params: Params, saved: Saved, d: Array, dbias: Params, input_gradient: bool
     ) -> tuple[list[list[Array]], Params, Array | None]:
         """Return dW, the gradients of U and the biases, and dx, from d of all steps."""
-        W, (T, _, N, width) = self.matrices(params), d.shape
-        h_before, h, x = saved.before[0][:, :width], saved.h[..., :width], saved.x[..., :width]
+        W, (T, N, B) = self.matrices(params), saved.h.shape
         dW = [
-            matrix_gradient(self.matrix, W_k, h_before, h, d[:, k])
+            matrix_gradient(self.matrix, W_k, saved.before[0], saved.h, d[:, k])
             for W_k, k in zip(W, self.d_of_W, strict=True)
         ]
-        d_of_U = d[:, : len(W)].reshape(T, len(W) * N, width)
-        dU, dx = input_gradients(params["U"], x, d_of_U, input_gradient)
+        d_of_U = d[:, : len(W)].reshape(T, len(W) * N, B)
+        dU, dx = input_gradients(params["U"], saved.x, d_of_U, input_gradient)
         for name, rows in self.d_of_bias.items():
-            dbias[name] = over_time(d[:, rows].reshape(T, -1, width))
-        dx = None if dx is None else with_columns(dx, saved.x.shape[-1])
+            dbias[name] = over_time(d[:, rows].reshape(T, -1, B))
         return dW, {"U": dU, **dbias}, dx
 
     def init(self, rng: np.random.Generator) -> Params:

@@ -86,5 +86,5 @@ def _states(cell: Cell, params: dict[str, Array], x: ArrayLike) -> Array:
     shape = before[0].shape
     states = tuple(np.empty((len(x), *shape), np.complex128) for _ in before)
     gates = np.empty((len(x), cell.n_kept, *shape), np.complex128)
-    cell.run_numpy(params, x, before, states, gates, width=x.shape[-1])
+    cell.run_numpy(params, x, before, states, gates)
     return states[0]
