@@ -36,7 +36,7 @@ class ArchiveError(ValueError):
         super().__init__(f"{path} is no .npz of plain arrays: {self.reason}")
 
 
-def read_npz(path: Path, largest: int | None = None) -> Arrays:
+def read_npz(path: Path, largest: int | None = None, *, with_text: bool = False) -> Arrays:
     """Read all arrays of an .npz archive.
 
     Parameters
@@ -45,6 +45,8 @@ def read_npz(path: Path, largest: int | None = None) -> Arrays:
     largest : int, optional
         Bytes that all arrays together may take; if not given, those of the file, as for an archive
         that is not compressed. Checked before any is read.
+    with_text : bool
+        Whether arrays of strings are taken, too.
 
     Returns
     -------
@@ -73,7 +75,7 @@ def read_npz(path: Path, largest: int | None = None) -> Arrays:
             with warnings.catch_warnings(action="error"), zipfile.ZipFile(file) as archive:
                 size = os.fstat(file.fileno()).st_size
                 names = _checked_names(archive, size if largest is None else largest)
-                return {name: _array(info, archive) for name, info in names.items()}
+                return {name: _array(info, archive, with_text) for name, info in names.items()}
         except MemoryError:
             raise
         except Exception as error:  # a damaged archive raises anything, zlib.error and EOFError too
@@ -103,7 +105,9 @@ def _checked_names(archive: zipfile.ZipFile, largest: int) -> dict[str, zipfile.
     return names
 
 
-def _array(info: zipfile.ZipInfo, archive: zipfile.ZipFile) -> NDArray[Any]:
+def _array(
+    info: zipfile.ZipInfo, archive: zipfile.ZipFile, with_text: bool = False
+) -> NDArray[Any]:
     name = info.filename[:60]
     content = archive.read(info)
     file = io.BytesIO(content)
@@ -117,7 +121,7 @@ def _array(info: zipfile.ZipInfo, archive: zipfile.ZipFile) -> NDArray[Any]:
         raise ValueError(f"{name} is no NPY file of version 1.0 or 2.0") from None
     if dtype.hasobject:
         raise ValueError(f"{name}: it holds Python objects")
-    if dtype.kind not in "biufc" or dtype.subdtype is not None:
+    if dtype.kind not in "biufc" + "U" * with_text or dtype.subdtype is not None:
         raise ValueError(f"{name} must hold numbers, got {shortened(str(dtype))}")
     n = math.prod(shape)
     if min(shape, default=0) < 0 or n * dtype.itemsize != len(content) - file.tell():

@@ -253,12 +253,15 @@ class FullUnitary(Matrix):
 
 def warn_of_a_large_prime(N: int, prime: int) -> None:
     """Warn that a factor is nearly, or wholly, a dense matrix; name sizes that have small ones."""
-    near = [
-        next(n for n in itertools.count(N, step) if max(factor_sizes(n)) <= 7) for step in (-1, 1)
-    ]
+    remedy = "choose the shapes with factors"
+    if N <= 2**16:  # beyond, sizes of small primes lie far apart
+        near = [
+            next(n for n in itertools.count(N, step) if max(factor_sizes(n)) <= 7)
+            for step in (-1, 1)
+        ]
+        remedy = f"{near[0]} and {near[1]} have small ones; or {remedy}"
     warnings.warn(
-        f"hidden_size {N} has the prime factor {prime}: a dense {prime}×{prime} factor. "
-        f"{near[0]} and {near[1]} have small ones; or choose the shapes with factors",
+        f"hidden_size {N} has the prime factor {prime}: a dense {prime}×{prime} factor. {remedy}",
         UserWarning,
         stacklevel=2,
     )

@@ -173,6 +173,8 @@ class RecurrentForecaster(BaseEstimator):
         check_is_fitted(self)
         horizon = checked_size("horizon", horizon)
         if self.strategy == "direct":
+            if exogenous is not None:
+                raise ValueError("exogenous is not read by the strategy 'direct': leave it out")
             if horizon > self.horizon:
                 raise ValueError(
                     f"horizon must be at most {self.horizon}, for which the strategy 'direct' was "
@@ -296,13 +298,17 @@ def back_test(
         As :meth:`RecurrentForecaster.fit`, of the first split too.
     """
     values = check_array(series, ensure_2d=False, dtype=np.float64, input_name="series")
-    more = None if exogenous is None else _columns("exogenous", exogenous)
+    more = None if exogenous is None else _with_exogenous(_columns("series", values), exogenous)
+    more = None if more is None else more[:, 1 if values.ndim == 1 else values.shape[1] :]
+    horizon = checked_size("horizon", horizon)
     errors: dict[str, list[float]] = {"forecaster": [], "naive": [], "seasonal naive": []}
     for past, future in TimeSeriesSplit(n_splits, test_size=horizon).split(values):
         before = values[past]
         fitted = clone(forecaster).fit(before, None if more is None else more[past])
         forecasts = {
-            "forecaster": fitted.predict(horizon, None if more is None else more[future]),
+            "forecaster": fitted.predict(
+                horizon, None if more is None or fitted.strategy == "direct" else more[future]
+            ),
             "naive": naive(before, horizon),
             "seasonal naive": seasonal_naive(before, horizon, period),
         }

@@ -50,6 +50,7 @@ from .sequences import (
     learn_scaling,
     scaling_of,
     side_by_side,
+    unchanged_on_error,
 )
 
 CELLS = ("rnn", "lstm", "gru")
@@ -177,12 +178,18 @@ class Recurrent(TransformerMixin, BaseEstimator, ABC):
         ConvergenceWarning
             The loss stopped being finite; the best parameters before that are kept.
         """
-        self._check_settings()
-        goes_on = self.warm_start and hasattr(self, "params_")
-        part = self._read(X, y, sample_weight, reset=not goes_on, is_known=goes_on)
-        training, validation = self._split(part)
-        if not goes_on:
-            self._begin(training)
+        with unchanged_on_error(self):
+            self._check_settings()
+            goes_on = self.warm_start and hasattr(self, "params_")
+            part = self._read(X, y, sample_weight, reset=not goes_on, is_known=goes_on)
+            training, validation = self._split(part)
+            if not goes_on:
+                self._begin(training)
+            elif self._model(self.scaling_.input_size, self._n_outputs()) != self.model_:
+                raise ValueError(
+                    "warm_start goes on with the network there is, but its settings were changed: "
+                    "give warm_start=False"
+                )
         held_out = None if validation is None else self._scaled(validation)
         self._epochs(self._scaled(training), held_out)
         return self
@@ -205,12 +212,13 @@ class Recurrent(TransformerMixin, BaseEstimator, ABC):
         ValueError, TypeError
             As :meth:`fit`; a class that the first call did not have.
         """
-        self._check_settings()
-        is_first = not hasattr(self, "params_")
-        is_known = not is_first or hasattr(self, "classes_")
-        part = self._read(X, y, sample_weight, reset=is_first, is_known=is_known)
-        if is_first:
-            self._begin(part)
+        with unchanged_on_error(self):
+            self._check_settings()
+            is_first = not hasattr(self, "params_")
+            is_known = not is_first or hasattr(self, "classes_")
+            part = self._read(X, y, sample_weight, reset=is_first, is_known=is_known)
+            if is_first:
+                self._begin(part)
         self._epoch(self._scaled(part), scale=1.0)
         return self
 
@@ -221,7 +229,10 @@ class Recurrent(TransformerMixin, BaseEstimator, ABC):
         targets = self._checked_y(y, len(sequences), is_known=is_known)
         weights = checked_weights(sample_weight, len(sequences))
         weights = np.ones(len(sequences)) if weights is None else weights
-        return Part(sequences, targets, weights * self._class_weights(targets))
+        weights = weights * self._class_weights(targets)
+        if not weights.any():
+            raise ValueError("all weights are zero: of the classes that are there, too")
+        return Part(sequences, targets, weights)
 
     def _class_weights(self, y: NDArray[Any]) -> NDArray[np.float64] | float:
         return 1.0
@@ -230,8 +241,10 @@ class Recurrent(TransformerMixin, BaseEstimator, ABC):
         """Hold out a share of the sequences for early stopping, if it is to be."""
         n, classes = len(part.x), part.y if part.y.ndim == 1 else None
         rarest = n if classes is None else np.unique(classes, return_counts=True)[1].min()
+        n_classes = 1 if classes is None else len(np.unique(classes))
+        is_enough = int(n * self.validation_fraction) >= n_classes
         if self.early_stopping == "auto":
-            stops_early = n >= MANY and rarest > 1
+            stops_early = n >= MANY and rarest > 1 and is_enough
         else:
             stops_early = self.early_stopping
         if not stops_early:
@@ -241,6 +254,11 @@ class Recurrent(TransformerMixin, BaseEstimator, ABC):
                 "early_stopping holds out sequences of every class, but one class has a single "
                 "sequence: add more, or give early_stopping=False"
             )
+        if not is_enough:
+            raise ValueError(
+                f"early_stopping holds out {int(n * self.validation_fraction)} of {n} sequences, "
+                f"fewer than there are classes, {n_classes}: raise validation_fraction"
+            )
         seed = check_random_state(self.random_state).randint(2**31 - 1)
         training, validation = train_test_split(
             np.arange(n),
@@ -248,6 +266,8 @@ class Recurrent(TransformerMixin, BaseEstimator, ABC):
             stratify=classes,
             random_state=seed,
         )
+        if not (part.weights[training].any() and part.weights[validation].any()):
+            raise ValueError("early_stopping holds out sequences, and all others have weight zero")
         return part.at(training), part.at(validation)
 
     def _scaled(self, part: Part) -> Part:
@@ -262,6 +282,7 @@ class Recurrent(TransformerMixin, BaseEstimator, ABC):
         self._optimizer = self._adam(1.0).init(self.params_)
         self.loss_curve_, self.validation_scores_ = list[float](), list[float]()
         self.n_iter_ = 0
+        self.longest_ = max(x.shape[-1] for x in part.x)
 
     def _model(self, input_size: int, output_size: int) -> SequenceModel:
         numbers = self.dtype or ("complex64" if self.cell == "rnn" else "float32")
@@ -353,14 +374,31 @@ class Recurrent(TransformerMixin, BaseEstimator, ABC):
         check_is_fitted(self)
         sequences = as_sequences(X, allow_nan=self.missing == "mask")
         check_channels(self, X, sequences, reset=False)
+        longest = max(x.shape[-1] for x in sequences)
+        if longest > 2 * self.longest_ and self.activation != "tanh":
+            warnings.warn(
+                f"sequences of up to {longest:,} steps are more than twice as long as any in the "
+                f"fit, {self.longest_:,}: states may have grown to where nothing was learned",
+                UserWarning,
+                stacklevel=3,
+            )
         return self._outputs(self.params_, self.scaling_.transform(sequences))
 
+    @np.errstate(over="ignore", invalid="ignore")
     def _outputs(self, params: Params, scaled: Sequences) -> NDArray[np.floating]:
-        outputs = [
-            (chosen, self.model_.predict(params, x, lengths)[0].T)
-            for chosen, x, lengths in self._batches(scaled)
-        ]
-        return in_order(outputs)
+        outputs = in_order(
+            [
+                (chosen, self.model_.predict(params, x, lengths)[0].T)
+                for chosen, x, lengths in self._batches(scaled)
+            ]
+        )
+        if not np.isfinite(outputs).all():
+            longest = max(len(x) for x in scaled)
+            raise ValueError(
+                f"the states overflow: the longest sequence has {longest:,} steps, those of the "
+                f"fit had {self.longest_:,} at most; cut it, or fit to longer ones"
+            )
+        return outputs
 
     def transform(self, X: Any) -> NDArray[np.floating]:
         """Return what the readout reads of each sequence: pooled states, as features.
@@ -403,6 +441,7 @@ class Recurrent(TransformerMixin, BaseEstimator, ABC):
             "validation_scores_": self.validation_scores_,
             "best_epoch_": getattr(self, "best_epoch_", 0),
             "n_iter_": self.n_iter_,
+            "longest_": self.longest_,
         }
 
     def restore_state(self, arrays: dict[str, Array], facts: dict[str, Any]) -> None:
@@ -416,7 +455,8 @@ class Recurrent(TransformerMixin, BaseEstimator, ABC):
         self.params_ = check_params(given, self.model_.layout)
         for name in ("loss_curve_", "validation_scores_"):
             setattr(self, name, [float(value) for value in facts[name]])
-        self.best_epoch_, self.n_iter_ = int(facts["best_epoch_"]), int(facts["n_iter_"])
+        for name in ("best_epoch_", "n_iter_", "longest_"):
+            setattr(self, name, int(facts[name]))
         self._rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31 - 1))
         self._optimizer = self._adam(1.0).init(self.params_)
 
@@ -503,7 +543,8 @@ class RecurrentClassifier(ClassifierMixin, Recurrent):
     n_features_in_ : int
         Channels; of a 2-D X its columns.
     loss_curve_, validation_scores_ : list of float
-        Of each epoch.
+        Of each epoch. The score is the accuracy, less a thousandth of the loss, which decides
+        between epochs of the same accuracy.
     best_epoch_, n_iter_ : int
         The epoch whose parameters were kept, and how many there were.
     model_ : SequenceModel

@@ -117,7 +117,7 @@ def held_out(
         rare = np.unique(y)[np.unique(y, return_counts=True)[1].argmin()]
         raise ValueError(
             f"each of {n_folds} folds needs a sequence of every class, but {rare} has fewer: give "
-            "fewer folds, or more data"
+            "fewer folds or more data; or, if the target is a quantity, the task regression"
         )
     split, score = folds_of(task, n_folds, seed), SCORES[task][1]
     scores, plain, predicted = [], [], np.empty_like(y)
@@ -142,9 +142,11 @@ def learning_curve(
     """
     folds, score = folds_of(task, n_folds, 0), SCORES[task][1]
     sizes, fitted, left = [], [], []
+    rng = np.random.default_rng(0)
     for share in (0.25, 0.5, 0.75, 1.0):
         of_folds = []
         for chosen, left_out in folds.split(np.zeros(len(y)), y):
+            chosen = rng.permutation(chosen)  # files may be sorted
             kinds = y[chosen] if task == "classification" else np.zeros(len(chosen))
             some = np.concatenate([
                 chosen[kinds == k][: int(np.ceil(share * (kinds == k).sum()))]
@@ -209,6 +211,14 @@ def fit_file(options: Any) -> int:
     missing: Any = "mask" if table.n_missing else "error"
     estimator = estimator_of(options.model, task, missing=missing, random_state=options.seed)
     found = held_out(estimator, table.X, y, task, options.folds, options.seed)
+    print_rows(
+        {
+            f"held-out {SCORES[task][0]}": spread(found.scores),
+            "the same of a baseline": f"{spread(found.baseline)}: a ridge on plain statistics",
+        }
+    )
+    if found.scores.mean() <= found.baseline.mean():
+        print("The baseline, which knows nothing of the order of time, does as well or better.")
     folder = options.pictures or options.out.with_suffix(".report")
     drawn = [str(path) for path in pictures(folder, estimator, table.X, y, task, found)]
     if options.model != "reservoir":
@@ -218,14 +228,10 @@ def fit_file(options: Any) -> int:
     save(estimator, options.out)
     print_rows(
         {
-            f"held-out {SCORES[task][0]}": spread(found.scores),
-            "the same of a baseline": f"{spread(found.baseline)}: a ridge on plain statistics",
             "pictures": ", ".join(drawn),
             "model": f"{options.out}: {type(estimator).__name__} of all {len(y):,} sequences",
         }
     )
-    if found.scores.mean() <= found.baseline.mean():
-        print("The baseline, which knows nothing of the order of time, does as well or better.")
     return 0
 
 

@@ -49,7 +49,7 @@ STATISTICS = ("proportion", "mean", "deviation", "maximum", "last")
 AT_ONCE = 2**22
 # Strengths of the ridge to choose from, for features of variance 1.
 ALPHAS = np.logspace(-3, 3, 10)
-# Sequences, and steps of each, whose states say where thresholds lie.
+# So many sequences, and steps of each, say by their states where thresholds lie.
 SAMPLED = 64
 
 
@@ -180,9 +180,16 @@ class KroneckerReservoir(TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         return self._transform(self._sequences(X, reset=False))
 
+    @np.errstate(over="ignore", invalid="ignore")
     def _transform(self, sequences: Sequences) -> NDArray[np.floating]:
         scaled = self.scaling_.transform(sequences)
-        return np.concatenate([self._features(part, scaled) for part in self.parts_], axis=1)
+        found = np.concatenate([self._features(part, scaled) for part in self.parts_], axis=1)
+        if not np.isfinite(found).all():
+            raise ValueError(
+                "the states overflow: X holds numbers much larger than those of the fit, or a "
+                "spectral radius is above 1"
+            )
+        return found
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -231,13 +238,19 @@ class KroneckerReservoir(TransformerMixin, BaseEstimator):
             thresholds = arrays[f"part.{i}.thresholds"]
             thresholds = checked_array("thresholds", thresholds, shape, cell.real_dtype)
             self.parts_.append(Part(cell, params, thresholds))
-        if "coef_" in arrays:
+        if isinstance(self, ReservoirClassifier) and not hasattr(self, "classes_"):
+            raise ValueError("it has no classes")
+        if "coef_" in arrays or type(self) is not KroneckerReservoir:
             self._restore_readout(arrays, facts)
 
     def _restore_readout(self, arrays: dict[str, Array], facts: dict[str, Any]) -> None:
         coef, intercept = arrays["coef_"], arrays["intercept_"]
         if coef.shape != (intercept.size, self.n_features_out_) or intercept.ndim != 1:
             raise ValueError(f"its readout is {coef.shape} and {intercept.shape}")
+        classes = getattr(self, "classes_", None)
+        n_outputs = intercept.size if classes is None else len(classes) - (len(classes) == 2)
+        if n_outputs != intercept.size:
+            raise ValueError(f"it has {intercept.size} outputs for other {n_outputs}")
         self.coef_, self.intercept_, self.alpha_ = coef, intercept, float(facts["alpha_"])
         self.is_one_column_ = bool(facts.get("is_one_column_", True))
 
@@ -262,11 +275,15 @@ class KroneckerReservoir(TransformerMixin, BaseEstimator):
         checked_size("washout", self.washout, least=0)
         checked_choice("missing", self.missing, ("error", "mask"))
         for name in ("input_scaling", "bias_scaling"):
-            checked_number(name, getattr(self, name))
-        if isinstance(self.statistics, str) or not len(self.statistics):
+            if checked_number(name, getattr(self, name)) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        is_list = isinstance(self.statistics, list | tuple)
+        if not is_list or not len(self.statistics):
             raise ValueError(f"statistics must be a list of names, got {self.statistics!r}")
         for statistic in self.statistics:
             checked_choice("statistics", statistic, STATISTICS)
+        if len(set(self.statistics)) < len(self.statistics):
+            raise ValueError(f"statistics must be different ones, got {list(self.statistics)}")
         radii = np.atleast_1d(np.asarray(self.spectral_radius, float))
         if radii.ndim != 1 or not len(radii) or not ((radii >= 0) & np.isfinite(radii)).all():
             raise ValueError(
@@ -305,18 +322,25 @@ class KroneckerReservoir(TransformerMixin, BaseEstimator):
     ) -> NDArray[np.floating]:
         """Return random quantiles of each number's values, one in each of equal shares."""
         some = [scaled[i] for i in rng.permutation(len(scaled))[:SAMPLED]]
+        some.sort(key=len, reverse=True)
+        lengths = np.array([len(s) for s in some])
+        begins = np.minimum(self.washout, lengths - 1)
+        steps = rng.integers(begins, lengths, size=(SAMPLED, len(some)))
         rows = []
-        for chosen in batches_by_length([len(s) for s in some], SAMPLED):
-            for h, _, ends in self._states(part, [some[i] for i in chosen]):
-                picked = rng.integers(ends, size=(max(1, len(h) * SAMPLED // 256), len(ends)))
-                rows.append(h[picked, :, np.arange(len(ends))].reshape(-1, h.shape[1]))
+        for h, first, _ in self._states(part, some):
+            sample, b = np.nonzero((steps >= first) & (steps < first + len(h)))
+            rows.append(h[steps[sample, b] - first, :, b])
         values = np.sort(np.concatenate(rows), axis=0)
         n, n_features = self.n_thresholds, values.shape[1]
         quantiles = (np.arange(n)[:, None] + rng.uniform(size=(n, n_features))) / n
         below = (quantiles * (len(values) - 1)).astype(int)
-        # between two values: one of them would be above or not by a rounding
-        at = below, np.arange(n_features)
-        return (values[at] + values[np.minimum(below + 1, len(values) - 1), at[1]]) / 2
+        thresholds = np.empty((n, n_features), values.dtype)
+        for j, column in enumerate(values.T):
+            # between two values: one of them would be above or not by a rounding
+            low = column[below[:, j]]
+            above = np.searchsorted(column, low, side="right").clip(max=len(column) - 1)
+            thresholds[:, j] = (low + column[above]) / 2
+        return thresholds
 
     def _features(self, part: Part, sequences: Sequences) -> NDArray[np.floating]:
         """Return the statistics of one recurrence, batch by batch."""
@@ -456,8 +480,8 @@ class ReservoirClassifier(ClassifierMixin, KroneckerReservoir):
         self._check_settings()
         sequences = self._sequences(X, reset=True)
         y = checked_labels(y, len(sequences))
-        self.classes_ = np.unique(y)
         _fit_readout(self, sequences, RidgeClassifierCV(ALPHAS), y, sample_weight)
+        self.classes_ = np.unique(y)
         return self
 
     def decision_function(self, X: Any) -> NDArray[np.floating]:
@@ -537,7 +561,9 @@ def _fit_readout(
 
 def _outputs(reservoir: Any, X: Any) -> NDArray[np.floating]:
     """Return what the readout says of each sequence, (n, n_outputs)."""
-    states = reservoir.transform(X).astype(np.float64)
+    check_is_fitted(reservoir)
+    sequences = reservoir._sequences(X, reset=False)
+    states = reservoir._transform(sequences).astype(np.float64)
     return states @ reservoir.coef_.T + reservoir.intercept_
 
 

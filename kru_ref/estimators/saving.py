@@ -19,6 +19,8 @@ from .recurrent import RecurrentClassifier, RecurrentRegressor
 from .reservoir import KroneckerReservoir, ReservoirClassifier, ReservoirRegressor
 
 FORMAT = 1
+# What a header or tensors that do not fit one another lead to.
+DAMAGE = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
 KEY = "kru_ref"
 ESTIMATORS = {
     kind.__name__: kind
@@ -47,6 +49,8 @@ def save(estimator: Any, path: str | Path) -> None:
         The estimator was not fitted.
     TypeError
         It is of another class, or its labels are neither strings nor numbers.
+    ValueError
+        Settings were changed after the fit.
     OSError
         The file cannot be written.
     ImportError
@@ -72,8 +76,15 @@ def save(estimator: Any, path: str | Path) -> None:
         header["table"] = estimator.table_
     if hasattr(estimator, "feature_names_in_"):
         header["feature_names"] = [str(name) for name in estimator.feature_names_in_]
+    text = json.dumps(header)
+    try:
+        _rebuilt(json.loads(text), {name: as_pairs(a) for name, a in arrays.items()})
+    except DAMAGE as error:
+        raise ValueError(
+            f"the settings are not those of the fit ({shortened(str(error))}): fit again"
+        ) from error
     content = require("safetensors.numpy", "sklearn").save(
-        {name: as_pairs(a) for name, a in arrays.items()}, {KEY: json.dumps(header)}
+        {name: as_pairs(a) for name, a in arrays.items()}, {KEY: text}
     )
     write_atomically(Path(path), lambda file: file.write(content))
 
@@ -102,27 +113,34 @@ def load(path: str | Path) -> Any:
     path = Path(path)
     header, arrays = _read(path)
     try:
-        kind = ESTIMATORS[header["estimator"]]
-        settings = dict(header["settings"])
-        unknown = settings.keys() ^ kind().get_params(deep=False).keys()
-        if unknown:
-            raise ValueError(f"it has other settings: {', '.join(sorted(unknown)[:5])}")
-        estimator = kind(**{name: _setting(value) for name, value in settings.items()})
-        estimator.n_features_in_ = int(header["facts"].pop("n_features_in_"))
-        if "classes" in header:
-            estimator.classes_ = _classes(header["classes"])
-        if "table" in header:
-            estimator.table_ = _table(header["table"])
-        if "feature_names" in header:
-            estimator.feature_names_in_ = np.array(header["feature_names"], object)
-        complexes = set(header["complex"])
-        estimator.restore_state(
-            {name: from_pairs(a) if name in complexes else a for name, a in arrays.items()},
-            header["facts"],
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        return _rebuilt(header, arrays)
+    except DAMAGE as error:
         what = shortened(str(error)) or type(error).__name__
         raise ValueError(f"{path} is damaged, or was written by another version: {what}") from error
+
+
+def _rebuilt(header: dict[str, Any], arrays: dict[str, Array]) -> Any:
+    """Return the estimator of a header and its tensors; raise DAMAGE where they do not fit."""
+    kind = ESTIMATORS[header["estimator"]]
+    settings = dict(header["settings"])
+    unknown = settings.keys() ^ kind().get_params(deep=False).keys()
+    if unknown:
+        raise ValueError(f"it has other settings: {', '.join(sorted(unknown)[:5])}")
+    if not all(np.isfinite(a).all() for a in arrays.values()):
+        raise ValueError("its numbers must be finite")
+    estimator = kind(**{name: _setting(value) for name, value in settings.items()})
+    estimator.n_features_in_ = int(header["facts"].pop("n_features_in_"))
+    if "classes" in header:
+        estimator.classes_ = _classes(header["classes"])
+    if "table" in header:
+        estimator.table_ = _table(header["table"])
+    if "feature_names" in header:
+        estimator.feature_names_in_ = np.array(header["feature_names"], object)
+    complexes = set(header["complex"])
+    estimator.restore_state(
+        {name: from_pairs(a) if name in complexes else a for name, a in arrays.items()},
+        header["facts"],
+    )
     return estimator
 
 
@@ -156,6 +174,8 @@ def plain(value: Any) -> Any:
         return value.item()
     if isinstance(value, np.ndarray):
         return value.tolist()
+    if isinstance(value, type | np.dtype):
+        return np.dtype(value).name
     if isinstance(value, Mapping):  # JSON's keys are strings
         return {"pairs": [[plain(k), plain(v)] for k, v in value.items()]}
     if isinstance(value, list | tuple):

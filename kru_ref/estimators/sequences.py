@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +16,9 @@ from ..training.tasks.task import pad
 
 # (n_channels, n_timepoints), or (n_timepoints,) symbols
 Sequences = list[NDArray[Any]]
+
+# Beyond, the square of a number is none.
+LARGEST = 1e150
 
 FORMS = (
     "X must be an array (n_cases, n_channels, n_timepoints), or (n_cases, n_timepoints) for one "
@@ -31,7 +35,8 @@ def as_sequences(X: Any, allow_nan: bool) -> Sequences:
         X has no such form, or holds NaN where that is not allowed, or infinity.
     """
     if is_list_of_arrays(X):
-        return _listed(list(X), allow_nan)
+        return _listed([_unmasked(x) for x in X], allow_nan)
+    X = _unmasked(X)
     finite: Any = "allow-nan" if allow_nan else True
     X = check_array(X, dtype=np.float64, allow_nd=True, ensure_all_finite=finite, input_name="X")
     if X.ndim > 3:
@@ -39,6 +44,13 @@ def as_sequences(X: Any, allow_nan: bool) -> Sequences:
     if 0 in X.shape:
         raise ValueError(f"every sequence must have a channel and a time point, got X {X.shape}")
     return list(X if X.ndim == 3 else X[:, None])
+
+
+def _unmasked(x: Any) -> Any:
+    """Return a masked array with NaN for what is masked; anything else as it is."""
+    if not isinstance(x, np.ma.MaskedArray):
+        return x
+    return np.ma.filled(x.astype(np.float64), np.nan)
 
 
 def is_list_of_arrays(X: Any) -> bool:
@@ -69,6 +81,18 @@ def _listed(X: list[NDArray[Any]], allow_nan: bool) -> Sequences:
             advice = "" if allow_nan else "; with missing='mask' NaN stands for what is missing"
             raise ValueError(f"X[{i}] contains NaN or infinity{advice}")
     return found
+
+
+@contextlib.contextmanager
+def unchanged_on_error(estimator: Any) -> Iterator[None]:
+    """Leave an estimator as it was where fitting it again cannot begin."""
+    before = dict(vars(estimator))
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise
 
 
 def checked_labels(y: Any, n: int, least: int = 2) -> NDArray[Any]:
@@ -184,6 +208,8 @@ def scaling_of(arrays: Mapping[str, NDArray[Any]]) -> Scaling:
         raise ValueError(f"its scaling is {mean.shape}, {scale.shape}, {symbols.shape}")
     if not len(mean) + len(symbols) or not (scale > 0).all() or symbols.dtype.kind != "i":
         raise ValueError("its scaling must have channels, or symbols, and a size above 0 for each")
+    if (np.diff(symbols) <= 0).any() or not np.isfinite([mean, scale]).all():
+        raise ValueError("its symbols must be sorted, its scaling finite")
     return Scaling(mean.astype(np.float64), scale.astype(np.float64), symbols, marks)
 
 
@@ -204,6 +230,8 @@ def learn_scaling(sequences: Sequences, normalize: bool, missing: str) -> Scalin
     if not normalize:
         return Scaling(np.zeros(D), np.ones(D), none.astype(np.int64), marks)
     values = np.concatenate(sequences, axis=1)
+    if np.abs(values[np.isfinite(values)]).max(initial=0) > LARGEST:
+        raise ValueError(f"X must hold numbers below {LARGEST:g} in size: scale it")
     known = [row[np.isfinite(row)] for row in values]
     mean = np.array([row.mean() if row.size else 0.0 for row in known])
     scale = np.array([row.std() if row.size else 0.0 for row in known])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -88,12 +89,13 @@ def read_table(
 
 
 def _of_npz(path: Path, target: str | None) -> Table:
-    arrays = read_npz(path, largest=2**40)
+    arrays = read_npz(path, largest=2**40, with_text=True)
     for name in ("X", *([target] if target else [])):
         if name not in arrays:
             raise ValueError(f"{path} has no array {name!r}, but {', '.join(sorted(arrays))}")
     X = as_sequences(arrays["X"], allow_nan=True)
     y = arrays[target] if target else None
+    y = y[:, 0] if y is not None and y.ndim == 2 and y.shape[1] == 1 else y
     if y is not None and len(y) != len(X):
         raise ValueError(f"{path}: {target} has {len(y)} entries, X has {len(X)} sequences")
     return Table(X, y, [str(i) for i in range(len(X))], _numbered(X))
@@ -137,20 +139,41 @@ class Rows:
             raise ValueError(f"{path} has no column of values beside {', '.join(sorted(own))}")
 
     def _texts(self, frame: Any) -> Any:
-        return frame.reset_index(drop=True).astype(str).fillna("")
+        frame = frame.reset_index(drop=True)
+        if not frame.columns.is_unique:
+            raise ValueError(f"the frame has columns of one name: {', '.join(frame.columns)}")
+        return frame.astype(object).where(frame.notna(), "").astype(str)
 
     def _read(self) -> Any:
         pandas = require("pandas", "sklearn")
+        refused = pandas.errors.ParserError, pandas.errors.EmptyDataError, UnicodeError
         try:
-            return pandas.read_csv(
-                self.path,
-                sep=KINDS[self.path.suffix],
-                dtype=str,
-                keep_default_na=False,
-                encoding="utf-8-sig",
-            )
-        except (pandas.errors.ParserError, pandas.errors.EmptyDataError, UnicodeError) as error:
+            with warnings.catch_warnings(
+                action="error"
+            ):  # of rows with more fields than the header
+                rows = pandas.read_csv(
+                    self.path,
+                    sep=KINDS[self.path.suffix],
+                    dtype=str,
+                    keep_default_na=False,
+                    index_col=False,
+                    skip_blank_lines=False,
+                    encoding="utf-8-sig",
+                )
+        except (*refused, pandas.errors.ParserWarning) as error:
             raise ValueError(f"{self.path} is no table: {str(error).strip()}") from error
+        unnamed = [name for name in rows if str(name).startswith("Unnamed: ")]
+        if unnamed:
+            raise ValueError(
+                f"{self.path} has a column without a name, such as the index that pandas writes: "
+                "name it, or write the file with index=False"
+            )
+        # a field in quotes may go over several lines
+        breaks = sum(rows[name].str.count("\n") for name in rows)
+        self.lines = 2 + np.arange(len(rows)) + np.cumsum(breaks) - breaks
+        is_blank = (rows == "").all(axis=1)
+        self.lines = self.lines[~is_blank].to_numpy()
+        return rows[~is_blank].reset_index(drop=True)
 
     def _check_columns(self, channels: Sequence[str] | None) -> None:
         for name in (
@@ -189,9 +212,14 @@ class Rows:
         column = self.rows[self.time]
         times = pandas.to_numeric(column, errors="coerce")
         if times.isna().all():
-            dates = pandas.to_datetime(column, errors="coerce", format="mixed", utc=True)
-            self._refuse(dates.isna(), self.time, "a time must be a number or a date")
+            dates = pandas.to_datetime(column, errors="coerce", format="ISO8601", utc=True)
+            if dates.isna().any():  # in the form of the first: each by itself would be a guess
+                with warnings.catch_warnings(action="ignore"):
+                    dates = pandas.to_datetime(column, errors="coerce", utc=True)
+            self._refuse(dates.isna(), self.time, "a time must be a number or a date, as the first")
             return dates.astype("int64").to_numpy()
+        if times.dtype.kind == "i":  # of more digits than a double has, too
+            return times.to_numpy()
         self._refuse(times.isna(), self.time, "a time must be a number, as the others are")
         return times.to_numpy(dtype=np.float64)
 
@@ -246,7 +274,9 @@ class Rows:
             raise ValueError(f"{self._line(int(bad[0]))}: {what}, got {value!r} in {column}{more}")
 
     def _line(self, row: int) -> str:
-        return f"{self.path}, row {row}" if self.is_frame else f"{self.path}, line {row + 2}"
+        return (
+            f"{self.path}, row {row}" if self.is_frame else f"{self.path}, line {self.lines[row]}"
+        )
 
 
 def as_targets(y: NDArray[Any], task: str) -> tuple[NDArray[Any], str]:

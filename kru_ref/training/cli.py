@@ -465,8 +465,12 @@ class Fit:
         """Fit, report and save."""
         from ..estimators.report import fit_file
 
+        if self.out.exists() and self.out.samefile(self.data):
+            raise ValueError(f"out must be another file than the data, got {self.out} for both")
         if self.out.exists() and not self.replace:
             raise FileExistsError(f"{self.out} is there already: give --replace to write over it")
+        if not self.out.parent.is_dir():
+            raise FileNotFoundError(f"no folder {self.out.parent} to write the model to: make it")
         return fit_file(self)
 
 
@@ -485,6 +489,8 @@ class Predict:
         """Predict, and write."""
         from ..estimators.report import predict_file
 
+        if self.out is not None and self.out.exists():
+            raise FileExistsError(f"{self.out} is there already: give another file")
         text = predict_file(self.model, self.data)
         if self.out is None:
             print(text, end="")

@@ -144,5 +144,11 @@ def test_bad_series():
             forecaster.fit(series)
     with pytest.raises(ValueError, match="exogenous must have the series' 9 steps, got 8"):
         forecaster.fit(np.arange(9.0), np.arange(8.0))
+    with pytest.raises(ValueError, match="exogenous is not read by the strategy 'direct'"):
+        forecaster.fit(np.arange(9.0), np.arange(9.0)).predict(2, np.zeros((2, 1)))
+    with pytest.raises(ValueError, match="exogenous must have the series' 30 steps, got 4"):
+        back_test(forecaster, np.arange(30.0), 2, exogenous=np.arange(4.0))
+    with pytest.raises(ValueError, match="horizon"):
+        back_test(forecaster, np.arange(30.0), 0)
     with pytest.raises(ValueError, match="horizon must be at most 2, for which"):
         forecaster.fit(np.arange(9.0)).predict(3)

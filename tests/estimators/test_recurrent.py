@@ -277,7 +277,7 @@ def test_a_bar_shows_loss_and_score(rng, capsys):
 @pytest.mark.parametrize("kind", [RecurrentClassifier, ReservoirClassifier])
 def test_predictions_need_no_memory_for_states(rng, kind):
     """Of 300 sequences of 400 steps at N = 256 the states alone would be 250 MB."""
-    X, y = waves(rng)
+    X, y = waves(rng, T=250)
     settings = {"max_epochs": 1} if kind is RecurrentClassifier else {}
     classifier = kind(256, random_state=0, **settings).fit(X, y)
     many = rng.standard_normal((300, 2, 400))
@@ -301,3 +301,38 @@ def test_optuna_searches(rng):
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
     study.optimize(score, n_trials=2)
     assert 0 <= study.best_value <= 1
+
+
+def test_sequences_far_longer_than_those_of_the_fit(rng):
+    """A linear recurrence whose matrix is unitary but nearly may have grown beyond all bounds."""
+    X, y = waves(rng)
+    classifier = RecurrentClassifier(8, max_epochs=5, learning_rate=0.05, random_state=0).fit(X, y)
+    with pytest.warns(UserWarning, match="up to 50 steps are more than twice as long"):
+        classifier.predict(np.zeros((2, 2, 50)))
+    classifier.params_["cell.W.0"] = 2 * classifier.params_["cell.W.0"]
+    with (
+        pytest.warns(UserWarning, match="more than twice"),
+        np.errstate(all="ignore"),
+        pytest.raises(ValueError, match=r"the longest sequence has 500 steps, .* 20 at most"),
+    ):
+        classifier.predict(np.ones((2, 2, 500)))
+
+
+def test_many_classes_and_weights_of_nothing(rng):
+    X, y = rng.standard_normal((600, 1, 4)), np.arange(600) % 80
+    assert RecurrentClassifier(2, max_epochs=1).fit(X, y).validation_scores_ == []
+    with pytest.raises(ValueError, match=r"holds out 60 of 600 .* fewer than .* classes, 80"):
+        RecurrentClassifier(2, early_stopping=True).fit(X, y)
+    few, labels = waves(rng)
+    weights = np.r_[1.0, np.zeros(23)]
+    with pytest.raises(ValueError, match="all others have weight zero"):
+        RecurrentClassifier(2, early_stopping=True).fit(few, labels, weights)
+    with pytest.raises(ValueError, match="all weights are zero"):
+        RecurrentClassifier(2, class_weight={"noise": 0, "wave": 0}).fit(few, labels)
+
+
+def test_a_warm_start_with_other_settings_is_refused(rng):
+    X, y = waves(rng)
+    classifier = RecurrentClassifier(4, max_epochs=1, warm_start=True).fit(X, y)
+    with pytest.raises(ValueError, match="settings were changed: give warm_start=False"):
+        classifier.set_params(hidden_size=8).fit(X, y)

@@ -9,6 +9,7 @@ pytest.importorskip("pandas", reason="pandas is not installed: kru_ref[sklearn]"
 import pandas as pd
 
 from kru_ref.estimators import load
+from kru_ref.estimators.report import estimator_of, learning_curve
 from kru_ref.training import cli
 
 pytest.importorskip("matplotlib", reason="matplotlib, which draws the report, is not installed")
@@ -93,6 +94,13 @@ def test_what_is_refused(tmp_path, rng, capsys):
     out.write_text("mine")
     assert run("fit", data, *options) == 1
     assert "is there already: give --replace" in capsys.readouterr().err
+    assert run("fit", data, "--target", "kind", "--out", data, "--replace") == 1
+    assert "out must be another file than the data" in capsys.readouterr().err
+    assert run("fit", data, "--target", "kind", "--out", tmp_path / "no" / "m") == 1
+    assert "no folder" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+    assert run("predict", out, data, "--out", data) == 1
+    assert "is there already: give another file" in capsys.readouterr().err
     assert out.read_text() == "mine"
     assert run("fit", data, *options, "--folds", 16, "--replace") == 1
     assert "each of 16 folds needs a sequence of every class, but noise" in capsys.readouterr().err
@@ -114,3 +122,15 @@ def test_a_baseline_that_does_as_well_is_named(tmp_path, rng, capsys):
     pd.DataFrame(rows, columns=["id", "time", "a", "kind"]).to_csv(data, index=False)
     assert run("fit", data, "--target", "kind", "--out", tmp_path / "m", "--folds", 2) == 0
     assert "does as well or better" in capsys.readouterr().out
+
+
+def test_a_learning_curve_of_a_sorted_file_is_that_of_its_rows(rng):
+    X = [rng.standard_normal((1, 12)) for _ in range(60)]
+    y = np.array([x.mean() for x in X])
+    order = np.argsort(y)
+    curve = learning_curve(
+        estimator_of("reservoir", "regression", random_state=0), [X[i] for i in order], y[order],
+        "regression", 3,
+    )  # fmt: skip
+    assert curve["test_scores"].shape == (4, 3)
+    assert curve["test_scores"][1].mean() > -0.5

@@ -1,5 +1,7 @@
 """Reservoirs: their features against sums over time, their readouts, scikit-learn's checks."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -158,6 +160,9 @@ def test_a_large_reservoir_needs_no_matrix(rng):
         ("spectral_radius", np.inf, "spectral_radius must be at least 0"),
         ("statistics", "mean", "statistics must be a list of names"),
         ("statistics", ["median"], "statistics must be one of"),
+        ("statistics", ["mean", "mean"], "statistics must be different ones"),
+        ("statistics", None, "statistics must be a list of names"),
+        ("bias_scaling", -1.0, "bias_scaling must be at least 0"),
         ("n_thresholds", 0, "n_thresholds"),
         ("washout", -1, "washout"),
         ("leak", 0.0, "leak must be above 0"),
@@ -170,3 +175,24 @@ def test_bad_settings(rng, setting, value, message):
     X, _ = waves(rng)
     with pytest.raises((ValueError, TypeError), match=message):
         KroneckerReservoir(**{"hidden_size": 8, setting: value}).fit(X)
+
+
+def test_washout_takes_no_part_in_thresholds(rng):
+    X = rng.standard_normal((30, 1, 100))
+    X[:, :, :50] += 1000
+    reservoir = KroneckerReservoir(
+        16, 0.5, washout=60, normalize=False, statistics=["proportion"], random_state=0
+    )
+    features = reservoir.fit_transform(X)
+    assert (np.ptp(features, axis=0) > 0).all()
+
+
+def test_fitting_keeps_no_states_over_time(rng):
+    peaks = []
+    for T in (8000, 32000):
+        X = rng.standard_normal((16, 1, T))
+        tracemalloc.start()
+        KroneckerReservoir(32, 0.9, random_state=0).fit(X)
+        peaks.append(tracemalloc.get_traced_memory()[1] - 6 * X.nbytes)
+        tracemalloc.stop()
+    assert peaks[1] < 1.3 * peaks[0]

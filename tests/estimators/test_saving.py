@@ -203,3 +203,31 @@ def test_labels_that_json_has_not(tmp_path):
         found = load(tmp_path / "m").predict(X)
         np.testing.assert_array_equal(found, estimator.predict(X))
         assert found.dtype == y.dtype
+
+
+def test_dtypes_as_numpy_has_them(tmp_path):
+    X, y = FORMS["3-D"]
+    estimator = ReservoirClassifier(8, dtype=np.complex128).fit(X, y)
+    save(estimator, tmp_path / "m")
+    np.testing.assert_array_equal(load(tmp_path / "m").predict(X), estimator.predict(X))
+
+
+def test_settings_that_were_changed_after_the_fit(tmp_path):
+    estimator = ReservoirClassifier(8).fit(*FORMS["3-D"]).set_params(hidden_size=16)
+    with pytest.raises(ValueError, match=r"settings are not those of the fit .*: fit again"):
+        save(estimator, tmp_path / "m")
+    assert not list(tmp_path.iterdir())
+
+
+def test_readouts_that_do_not_fit_their_classes(tmp_path):
+    for change in (
+        lambda h, t: h["classes"].update(labels=[0, 1, 2]),
+        lambda h, t: h.pop("classes"),
+        lambda h, t: t.pop("coef_"),
+        lambda h, t: t.update(coef_=t["coef_"] * np.nan),
+        lambda h, t: t.update({"scaling.symbols": t["scaling.symbols"][::-1].copy()}),
+    ):
+        header, tensors = contents(tmp_path, "reservoir classifier")
+        change(header, tensors)
+        with pytest.raises(ValueError, match="is damaged"):
+            load(written(tmp_path, header, tensors))

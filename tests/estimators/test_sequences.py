@@ -179,3 +179,48 @@ def test_weights_that_are_none_are_refused():
         ):
             with pytest.raises(ValueError, match=message):
                 classifier.fit(X, Y, sample_weight=weights)
+
+
+def test_what_is_masked_is_missing(rng):
+    X, y = waves(rng)
+    is_masked = np.broadcast_to(np.arange(20) == 3, X.shape)
+    masked = np.ma.masked_array(np.where(is_masked, -9999.0, X), is_masked)
+    for classifier in classifiers(missing="mask"):
+        assert abs(classifier.fit(masked, y).scaling_.mean).max() < 1
+        assert abs(classifier.fit(list(masked), y).scaling_.mean).max() < 1
+    with pytest.raises(ValueError, match="NaN"):
+        classifiers()[0].fit(masked, y)
+
+
+def test_numbers_too_large_to_be_squared(rng):
+    for classifier in classifiers():
+        with pytest.raises(ValueError, match="below 1e\\+150 in size"):
+            classifier.fit(X * 1e200, Y)
+
+
+@pytest.mark.parametrize("what", ["weights", "labels"])
+def test_a_fit_that_cannot_begin_leaves_all_as_it_was(what):
+    for classifier in classifiers():
+        classifier.fit(X, Y)
+        before = classifier.predict(X)
+        given = np.full_like(X, np.inf) if what == "labels" else X
+        with pytest.raises(ValueError, match=r"zero|infinity"):
+            classifier.fit(given, np.repeat(["q", "r"], 12), np.zeros(24))
+        np.testing.assert_array_equal(classifier.predict(X), before)
+
+
+def test_states_that_overflow_are_said_to():
+    reservoir, trained = classifiers()[1].fit(X, Y), classifiers()[0].fit(X, Y)
+    for classifier in (reservoir, trained):
+        with pytest.raises(ValueError, match=r"the states overflow|finite"):
+            classifier.predict(X * 1e38)
+
+
+def test_pandas_output_changes_features_alone():
+    for classifier in classifiers():
+        classifier.fit(X, Y)
+        predicted = classifier.predict(X)
+        if hasattr(classifier, "get_feature_names_out"):
+            classifier.set_output(transform="pandas")
+            np.testing.assert_array_equal(classifier.predict(X), predicted)
+            assert list(classifier.transform(X).columns) == list(classifier.get_feature_names_out())
