@@ -24,8 +24,10 @@ class BuildKernels(build_ext):
 
     def build_extension(self, ext):
         msvc = self.compiler.compiler_type == "msvc"
-        # -fno-math-errno lets a square root be one instruction; it changes no result.
-        flags = [] if msvc else ["-O3", "-fno-math-errno"]
+        # -fno-math-errno lets a square root be one instruction; it changes no result. Where a
+        # function begins within 128 bytes made a fifth of the difference to a kernel's time, and
+        # depended on what was linked before it.
+        flags = [] if msvc else ["-O3", "-fno-math-errno", "-falign-functions=128"]
         wants_symbols = any(f.startswith("-g") for f in os.environ.get("CFLAGS", "").split())
         if not msvc and not wants_symbols:
             flags.append("-g0")  # Python's own flags ask for them, at a quarter of the time
