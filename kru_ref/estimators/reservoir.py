@@ -338,8 +338,13 @@ class KroneckerReservoir(TransformerMixin, BaseEstimator):
         for j, column in enumerate(values.T):
             # between two values: one of them would be above or not by a rounding
             low = column[below[:, j]]
-            above = np.searchsorted(column, low, side="right").clip(max=len(column) - 1)
-            thresholds[:, j] = (low + column[above]) / 2
+            above = np.searchsorted(column, low, side="right")
+            before = np.searchsorted(column, low) - 1
+            other = np.where(
+                above < len(column), column[above.clip(max=len(column) - 1)], column[before]
+            )
+            is_alone = column[0] == column[-1]
+            thresholds[:, j] = low + abs(low) + 1 if is_alone else (low + other) / 2
         return thresholds
 
     def _features(self, part: Part, sequences: Sequences) -> NDArray[np.floating]:

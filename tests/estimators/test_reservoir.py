@@ -190,6 +190,19 @@ def test_washout_takes_no_part_in_thresholds(rng):
     assert (np.ptp(features, axis=0) > 0).all()
 
 
+def test_no_state_that_was_seen_is_a_threshold(rng):
+    """By a rounding it would be above, or not: not the largest either, nor one that never moves."""
+    X = rng.integers(0, 2, (9, 2, 3)).astype(float)
+    X[:, 1] = 1
+    reservoir = KroneckerReservoir(16, (0.0, 0.5), dtype="complex128", n_thresholds=9)
+    for seed in range(20):
+        reservoir.set_params(random_state=seed).fit(X)
+        scaled = reservoir.scaling_.transform(list(X))
+        for part in reservoir.parts_:
+            h = np.concatenate([plain_states(part, x) for x in scaled])
+            assert np.abs(h[:, None] - part.thresholds).min() > 1e-9
+
+
 def test_fitting_keeps_no_states_over_time(rng):
     peaks = []
     for T in (8000, 32000):
