@@ -11,13 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import scipy.special
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import (
-    BaseEstimator,
-    ClassifierMixin,
-    MultiOutputMixin,
-    RegressorMixin,
-    TransformerMixin,
-)
+from sklearn.base import ClassifierMixin, MultiOutputMixin, RegressorMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import r2_score
 from sklearn.model_selection import train_test_split
@@ -39,11 +33,10 @@ from ..optimizers import Adam, clip_by_global_norm
 from ..readout import POOLINGS
 from ..training.tasks.task import make_cell, make_matrix
 from .sequences import (
+    OfSequences,
     Sequences,
     arrays_of,
-    as_sequences,
     batches_by_length,
-    check_channels,
     checked_labels,
     checked_targets,
     checked_weights,
@@ -73,7 +66,7 @@ class Part(NamedTuple):
         return Part([self.x[i] for i in chosen], self.y[chosen], self.weights[chosen])
 
 
-class Recurrent(TransformerMixin, BaseEstimator, ABC):
+class Recurrent(OfSequences, ABC):
     """What classifier and regressor share: settings, model, training.
 
     The parameters are those of :class:`RecurrentClassifier`.
@@ -219,13 +212,13 @@ class Recurrent(TransformerMixin, BaseEstimator, ABC):
             part = self._read(X, y, sample_weight, reset=is_first, is_known=is_known)
             if is_first:
                 self._begin(part)
-        self._epoch(self._scaled(part), scale=1.0)
+        if not math.isfinite(self._epoch(self._scaled(part), scale=1.0)):
+            self._diverged(self.params_)
         return self
 
     def _read(self, X: Any, y: Any, sample_weight: Any, *, reset: bool, is_known: bool) -> Part:
         """Return sequences as they came, with checked targets and weights."""
-        sequences = as_sequences(X, allow_nan=self.missing == "mask")
-        check_channels(self, X, sequences, reset=reset)
+        sequences = self._sequences(X, reset=reset)
         targets = self._checked_y(y, len(sequences), is_known=is_known)
         weights = checked_weights(sample_weight, len(sequences))
         weights = np.ones(len(sequences)) if weights is None else weights
@@ -372,8 +365,7 @@ class Recurrent(TransformerMixin, BaseEstimator, ABC):
     def _logits(self, X: Any) -> NDArray[np.floating]:
         """Return the outputs for sequences, (n, M)."""
         check_is_fitted(self)
-        sequences = as_sequences(X, allow_nan=self.missing == "mask")
-        check_channels(self, X, sequences, reset=False)
+        sequences = self._sequences(X, reset=False)
         longest = max(x.shape[-1] for x in sequences)
         if longest > 2 * self.longest_ and self.activation != "tanh":
             warnings.warn(
@@ -413,8 +405,7 @@ class Recurrent(TransformerMixin, BaseEstimator, ABC):
         features : ndarray, shape (n_cases, n_features_out)
         """
         check_is_fitted(self)
-        sequences = as_sequences(X, allow_nan=self.missing == "mask")
-        check_channels(self, X, sequences, reset=False)
+        sequences = self._sequences(X, reset=False)
         return in_order(
             [
                 (chosen, self.model_.pooled_states(self.params_, x, lengths).T)
@@ -459,13 +450,6 @@ class Recurrent(TransformerMixin, BaseEstimator, ABC):
             setattr(self, name, int(facts[name]))
         self._rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31 - 1))
         self._optimizer = self._adam(1.0).init(self.params_)
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = []
-        tags.input_tags.three_d_array = True
-        tags.input_tags.allow_nan = self.missing == "mask"
-        return tags
 
     def _check_settings(self) -> None:
         for name in ("hidden_size", "n_layers", "batch_size", "max_epochs", "n_epochs_no_change"):

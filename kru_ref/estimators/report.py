@@ -37,7 +37,7 @@ class Found(NamedTuple):
 
 
 class PlainStatistics(TransformerMixin, BaseEstimator):
-    """Mean, deviation, extremes, first, last and length: what a sequence is without its order.
+    """Mean, deviation, extremes, first, last and length: next to nothing of a sequence's order.
 
     Of symbols, how often each of the first 128 code points is there.
     """
@@ -218,7 +218,7 @@ def fit_file(options: Any) -> int:
         }
     )
     if found.scores.mean() <= found.baseline.mean():
-        print("The baseline, which knows nothing of the order of time, does as well or better.")
+        print("The baseline, which knows next to nothing of order, does as well or better.")
     folder = options.pictures or options.out.with_suffix(".report")
     drawn = [str(path) for path in pictures(folder, estimator, table.X, y, task, found)]
     if options.model != "reservoir":

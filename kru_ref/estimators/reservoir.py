@@ -7,13 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import (
-    BaseEstimator,
-    ClassifierMixin,
-    MultiOutputMixin,
-    RegressorMixin,
-    TransformerMixin,
-)
+from sklearn.base import ClassifierMixin, MultiOutputMixin, RegressorMixin
 from sklearn.linear_model import RidgeClassifierCV, RidgeCV
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
@@ -31,17 +25,17 @@ from ..cells import KRU, RNN
 from ..cells.cell import States
 from ..readout import features
 from .sequences import (
+    OfSequences,
     Sequences,
     arrays_of,
-    as_sequences,
     batches_by_length,
-    check_channels,
     checked_labels,
     checked_targets,
     checked_weights,
     learn_scaling,
     scaling_of,
     side_by_side,
+    unchanged_on_error,
 )
 
 STATISTICS = ("proportion", "mean", "deviation", "maximum", "last")
@@ -61,7 +55,7 @@ class Part(NamedTuple):
     thresholds: NDArray[np.floating]  # (n_thresholds, n_features)
 
 
-class KroneckerReservoir(TransformerMixin, BaseEstimator):
+class KroneckerReservoir(OfSequences):
     """Turn sequences into features: statistics of the states of recurrences that are not trained.
 
     By default the recurrence is linear: h_t = ρ W h_{t-1} + U x_t with W unitary, a filter bank
@@ -159,8 +153,9 @@ class KroneckerReservoir(TransformerMixin, BaseEstimator):
         ValueError, TypeError
             Settings or sequences that are not what they must be.
         """
-        self._check_settings()
-        self._fit(self._sequences(X, reset=True))
+        with unchanged_on_error(self):
+            self._check_settings()
+            self._fit(self._sequences(X, reset=True))
         return self
 
     def _fit(self, sequences: Sequences) -> None:
@@ -190,13 +185,6 @@ class KroneckerReservoir(TransformerMixin, BaseEstimator):
                 "spectral radius is above 1"
             )
         return found
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = []
-        tags.input_tags.three_d_array = True
-        tags.input_tags.allow_nan = self.missing == "mask"
-        return tags
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
         """Return a name for each feature: the recurrence's number, the statistic's, the state's."""
@@ -294,11 +282,6 @@ class KroneckerReservoir(TransformerMixin, BaseEstimator):
                 f"hidden_size must be at least 1 for each spectral radius, got {self.hidden_size} "
                 f"for {len(radii)}"
             )
-
-    def _sequences(self, X: Any, *, reset: bool) -> Sequences:
-        sequences = as_sequences(X, allow_nan=self.missing == "mask")
-        check_channels(self, X, sequences, reset=reset)
-        return sequences
 
     def _draw(self, size: int, radius: float, scaled: Sequences, rng: np.random.Generator) -> Part:
         """Draw a recurrence, and find its thresholds in the states of some sequences."""
@@ -482,11 +465,12 @@ class ReservoirClassifier(ClassifierMixin, KroneckerReservoir):
         ValueError, TypeError
             As :class:`KroneckerReservoir`; labels of one class only, or not one for each sequence.
         """
-        self._check_settings()
-        sequences = self._sequences(X, reset=True)
-        y = checked_labels(y, len(sequences))
-        _fit_readout(self, sequences, RidgeClassifierCV(ALPHAS), y, sample_weight)
-        self.classes_ = np.unique(y)
+        with unchanged_on_error(self):
+            self._check_settings()
+            sequences = self._sequences(X, reset=True)
+            y = checked_labels(y, len(sequences))
+            _fit_readout(self, sequences, RidgeClassifierCV(ALPHAS), y, sample_weight)
+            self.classes_ = np.unique(y)
         return self
 
     def decision_function(self, X: Any) -> NDArray[np.floating]:
@@ -537,11 +521,12 @@ class ReservoirRegressor(MultiOutputMixin, RegressorMixin, KroneckerReservoir):
             As :class:`KroneckerReservoir`; targets that are not finite, or not one for each
             sequence.
         """
-        self._check_settings()
-        sequences = self._sequences(X, reset=True)
-        y = checked_targets(y, len(sequences))
-        self.is_one_column_ = y.ndim == 1
-        _fit_readout(self, sequences, RidgeCV(ALPHAS), y, sample_weight)
+        with unchanged_on_error(self):
+            self._check_settings()
+            sequences = self._sequences(X, reset=True)
+            y = checked_targets(y, len(sequences))
+            self.is_one_column_ = y.ndim == 1
+            _fit_readout(self, sequences, RidgeCV(ALPHAS), y, sample_weight)
         return self
 
     def predict(self, X: Any) -> NDArray[np.floating]:

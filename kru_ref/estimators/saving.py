@@ -76,16 +76,14 @@ def save(estimator: Any, path: str | Path) -> None:
         header["table"] = estimator.table_
     if hasattr(estimator, "feature_names_in_"):
         header["feature_names"] = [str(name) for name in estimator.feature_names_in_]
-    text = json.dumps(header)
+    text, tensors = json.dumps(header), {name: as_pairs(a) for name, a in arrays.items()}
     try:
-        _rebuilt(json.loads(text), {name: as_pairs(a) for name, a in arrays.items()})
+        _rebuilt(json.loads(text), tensors)
     except DAMAGE as error:
         raise ValueError(
             f"the settings are not those of the fit ({shortened(str(error))}): fit again"
         ) from error
-    content = require("safetensors.numpy", "sklearn").save(
-        {name: as_pairs(a) for name, a in arrays.items()}, {KEY: text}
-    )
+    content = require("safetensors.numpy", "sklearn").save(tensors, {KEY: text})
     write_atomically(Path(path), lambda file: file.write(content))
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import check_array, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
@@ -146,6 +147,25 @@ def check_channels(estimator: Any, X: Any, sequences: Sequences, *, reset: bool)
     elif not hasattr(X, "shape"):
         X = np.asarray(X)
     validate_data(estimator, X, reset=reset, skip_check_array=True)
+
+
+class OfSequences(TransformerMixin, BaseEstimator):
+    """What all estimators of sequences share: how they read X, and what they say of that."""
+
+    missing: str
+
+    def _sequences(self, X: Any, *, reset: bool) -> Sequences:
+        """Return X as sequences, of the channels that are learned or were."""
+        sequences = as_sequences(X, allow_nan=self.missing == "mask")
+        check_channels(self, X, sequences, reset=reset)
+        return sequences
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = []
+        tags.input_tags.three_d_array = True
+        tags.input_tags.allow_nan = self.missing == "mask"
+        return tags
 
 
 class Scaling(NamedTuple):

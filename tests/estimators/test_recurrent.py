@@ -178,6 +178,11 @@ def test_a_loss_that_is_no_longer_finite_keeps_what_was_learned(rng, monkeypatch
         classifier.fit(X, y)
     assert all(np.isfinite(p).all() for p in classifier.params_.values())
     assert classifier.n_iter_ == 2
+    kept = classifier.params_
+    monkeypatch.setattr(RecurrentClassifier, "_loss", lambda self, y, part: (np.nan, 0 * y))
+    with pytest.warns(ConvergenceWarning, match="no longer finite"):
+        classifier.partial_fit(X, y)
+    assert classifier.params_ is kept
 
 
 def test_the_same_seed_gives_the_same_bits(rng, monkeypatch):

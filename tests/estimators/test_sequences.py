@@ -207,6 +207,9 @@ def test_a_fit_that_cannot_begin_leaves_all_as_it_was(what):
         with pytest.raises(ValueError, match=r"zero|infinity"):
             classifier.fit(given, np.repeat(["q", "r"], 12), np.zeros(24))
         np.testing.assert_array_equal(classifier.predict(X), before)
+        with pytest.raises(ValueError, match="one class"):
+            classifier.fit(X[:, :1], np.repeat("q", 24))
+        np.testing.assert_array_equal(classifier.predict(X), before)
 
 
 def test_states_that_overflow_are_said_to():
