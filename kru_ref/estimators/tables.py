@@ -148,9 +148,8 @@ class Rows:
         pandas = require("pandas", "sklearn")
         refused = pandas.errors.ParserError, pandas.errors.EmptyDataError, UnicodeError
         try:
-            with warnings.catch_warnings(
-                action="error"
-            ):  # of rows with more fields than the header
+            # a warning is all that pandas has for rows with more fields than the header
+            with warnings.catch_warnings(action="error"):
                 rows = pandas.read_csv(
                     self.path,
                     sep=KINDS[self.path.suffix],
