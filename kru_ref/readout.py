@@ -100,10 +100,12 @@ class Readout:
         of = dict(zip(self.parts, np.split(dz, len(self.parts), axis=1), strict=True))
         steps = np.full(B, T) if ends is None else ends
         dh = np.zeros((T, N, B), dz.dtype)
-        if "mean" in of:
-            np.multiply(of["mean"] / steps.astype(real), before_ends(T, steps), out=dh)
         if "square" in of:  # h is 0 behind the ends
-            dh += by_parts(np.multiply, h, 2 * of["square"] / steps.astype(real))
+            scale = 2 * of["square"] / steps.astype(real)
+            np.multiply(real_numbers(h), real_numbers(scale), out=real_numbers(dh))
+        if "mean" in of:
+            has_step = True if ends is None else before_ends(T, ends)
+            np.add(dh, of["mean"] / steps.astype(real), out=dh, where=has_step)
         if "last" in of:
             dh[steps - 1, :, np.arange(B)] += of["last"][0].T
         return dh
@@ -164,7 +166,9 @@ class Pooled:
         for steps in time_pieces(len(h) if self.readout.has_mean else 0, width):
             self.total[:, :width] += h[steps].sum(axis=0)
             if "square" in self.readout.parts:
-                self.squares[:, :width] += by_parts(np.multiply, h[steps], h[steps]).sum(axis=0)
+                numbers = real_numbers(h[steps])
+                squares = np.einsum("tnb,tnb->nb", numbers, numbers)
+                self.squares[:, :width] += squares.view(h.dtype)
 
     def z(self, ends: NDArray[np.intp]) -> Array:
         """Return what is read of sequences of so many steps, (1, N, B) for each part."""
@@ -173,11 +177,9 @@ class Pooled:
         return z.astype(self.last.dtype)[None]
 
 
-def by_parts(ufunc: np.ufunc, a: Array, b: Array) -> Array:
-    """Return a ufunc of real parts and of imaginary parts."""
-    if not np.iscomplexobj(a):
-        return ufunc(a, b)
-    return ufunc(a.real, b.real) + 1j * ufunc(a.imag, b.imag)
+def real_numbers(h: Array) -> Array:
+    """Return complex states (…, B) as a view of their real and imaginary parts (…, 2B)."""
+    return h.view(h.real.dtype)
 
 
 def before_ends(T: int, ends: NDArray[np.intp]) -> NDArray[np.bool_]:

@@ -23,7 +23,7 @@ from ..arrays import Array, Params
 from ..cells import Cell
 from ..cells.cell import Dual, input_product
 from ..model import SequenceModel
-from ..readout import Readout, by_parts, features
+from ..readout import Readout, features, real_numbers
 
 
 @np.errstate(under="ignore")
@@ -140,8 +140,8 @@ def pooled_jvp(readout: Readout, h: Array, h_dot: Array) -> Dual:
     """Return what is read of states (T, N, B), and how it moves."""
     z, z_dot = readout.pool(h, ends=None), readout.pool(h_dot, ends=None)
     if "square" in readout.parts:  # the last of them, and alone not linear
-        N = h.shape[1]
-        z_dot[:, -N:] = 2 * by_parts(np.multiply, h, h_dot).mean(axis=0)
+        N, moves = h.shape[1], real_numbers(h) * real_numbers(h_dot)
+        z_dot[:, -N:] = (2 * moves.mean(axis=0)).view(h.dtype)
     return z, z_dot
 
 

@@ -79,6 +79,7 @@ def subjects() -> Iterator[Subject]:
         "RNN identity": lambda W: RNN(D, N, W, "identity", "float64"),
         "RNN modrelu, complex": lambda W: RNN(D, N, W, "modrelu", "complex128"),
         "RNN identity, complex": lambda W: RNN(D, N, W, "identity", "complex128"),
+        "RNN modrelu, complex, leaky": lambda W: RNN(D, N, W, "modrelu", "complex128", leak=0.3),
         "LSTM": lambda W: LSTM(D, N, W, "float64"),
         "GRU": lambda W: GRU(D, N, W, "float64"),
     }

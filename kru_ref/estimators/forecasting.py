@@ -81,7 +81,8 @@ class RecurrentForecaster(BaseEstimator):
         Read windows, and forecast, relative to a window's last value: a level that drifts is then
         nothing new.
     regressor : estimator, optional
-        By default ``RecurrentRegressor()``; any that takes (n, channels, window).
+        Any that takes (n, channels, window). By default ``RecurrentRegressor``, which holds nothing
+        out: windows overlap, so what is held out at random is known.
 
     Attributes
     ----------
@@ -143,8 +144,8 @@ class RecurrentForecaster(BaseEstimator):
         if self.relative:
             last = X[:, : self.n_channels_, -1]
             y = (y.reshape(len(y), -1, self.n_channels_) - last[:, None]).reshape(y.shape)
-        regressor = RecurrentRegressor() if self.regressor is None else clone(self.regressor)
-        self.regressor_ = regressor.fit(self._read(X), y)
+        regressor = self.regressor or RecurrentRegressor(early_stopping=False)
+        self.regressor_ = clone(regressor).fit(self._read(X), y)
         self._end = _with_exogenous(values, exogenous)[-self.window :]
         return self
 

@@ -365,8 +365,8 @@ class Recurrent(OfSequences, ABC):
     def _logits(self, X: Any) -> NDArray[np.floating]:
         """Return the outputs for sequences, (n, M)."""
         check_is_fitted(self)
-        sequences = self._sequences(X, reset=False)
-        longest = max(x.shape[-1] for x in sequences)
+        scaled = self.scaling_.transform(self._sequences(X, reset=False))
+        longest = max(map(len, scaled))
         if longest > 2 * self.longest_ and self.activation != "tanh":
             warnings.warn(
                 f"sequences of up to {longest:,} steps are more than twice as long as any in the "
@@ -374,7 +374,7 @@ class Recurrent(OfSequences, ABC):
                 UserWarning,
                 stacklevel=3,
             )
-        return self._outputs(self.params_, self.scaling_.transform(sequences))
+        return self._outputs(self.params_, scaled)
 
     @np.errstate(over="ignore", invalid="ignore")
     def _outputs(self, params: Params, scaled: Sequences) -> NDArray[np.floating]:
@@ -641,7 +641,7 @@ class RecurrentRegressor(MultiOutputMixin, RegressorMixin, Recurrent):
         """Return the targets of each sequence, as many columns as y had."""
         scaled = self._logits(X).astype(np.float64)
         found = scaled * self.target_scale_ + self.target_mean_
-        return found[:, 0] if self._is_one_column else found
+        return found[:, 0] if self.is_one_column_ else found
 
     def _check_settings(self) -> None:
         super()._check_settings()
@@ -653,10 +653,10 @@ class RecurrentRegressor(MultiOutputMixin, RegressorMixin, Recurrent):
     def _checked_y(self, y: Any, n: int, *, is_known: bool) -> NDArray[np.float64]:
         y = checked_targets(y, n)
         if not is_known:
-            self._is_one_column = y.ndim == 1
+            self.is_one_column_ = y.ndim == 1
             self.target_mean_ = y.mean(axis=0)
             self.target_scale_ = np.where(y.std(axis=0) > 0, y.std(axis=0), 1.0)
-        if y.ndim != 2 - self._is_one_column or np.shape(y[0]) != np.shape(self.target_mean_):
+        if y.ndim != 2 - self.is_one_column_ or np.shape(y[0]) != np.shape(self.target_mean_):
             raise ValueError(f"y must have the columns of the first fit, got shape {y.shape}")
         return ((y - self.target_mean_) / self.target_scale_).reshape(n, -1)
 
@@ -675,7 +675,7 @@ class RecurrentRegressor(MultiOutputMixin, RegressorMixin, Recurrent):
         if mean.shape != scale.shape or mean.ndim > 1:
             raise ValueError(f"its targets are scaled by {mean.shape} and {scale.shape}")
         self.target_mean_, self.target_scale_ = mean, scale
-        self._is_one_column = mean.ndim == 0
+        self.is_one_column_ = mean.ndim == 0
         super().restore_state(arrays, facts)
 
     def _loss(self, logits: Array, part: Part) -> tuple[float, Array]:

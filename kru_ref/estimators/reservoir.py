@@ -23,7 +23,7 @@ from ..arguments import (
 from ..arrays import Array, Params
 from ..cells import KRU, RNN
 from ..cells.cell import States
-from ..readout import features
+from ..readout import features, real_numbers
 from .sequences import (
     OfSequences,
     Sequences,
@@ -39,12 +39,12 @@ from .sequences import (
 )
 
 STATISTICS = ("proportion", "mean", "deviation", "maximum", "last")
-# Numbers of states in memory at once: some tens of megabytes.
-AT_ONCE = 2**22
+# Numbers of states in memory at once, some megabytes; and steps, whose counts fit into bytes.
+AT_ONCE, STEPS_AT_ONCE = 2**20, 255
 # Strengths of the ridge to choose from, for features of variance 1.
 ALPHAS = np.logspace(-3, 3, 10)
 # So many sequences, and steps of each, say by their states where thresholds lie.
-SAMPLED = 64
+SAMPLED = 32
 
 
 class Part(NamedTuple):
@@ -158,12 +158,14 @@ class KroneckerReservoir(OfSequences):
             self._fit(self._sequences(X, reset=True))
         return self
 
-    def _fit(self, sequences: Sequences) -> None:
+    def _fit(self, sequences: Sequences) -> Sequences:
+        """Learn and draw; return the sequences scaled."""
         self.scaling_ = learn_scaling(sequences, self.normalize, self.missing)
         seed = check_random_state(self.random_state).randint(2**31 - 1)
         rng = np.random.default_rng(seed)
         scaled = self.scaling_.transform(sequences)
         self.parts_ = [self._draw(*of_part, scaled, rng) for of_part in self._sizes()]
+        return scaled
 
     def transform(self, X: Any) -> NDArray[np.floating]:
         """Return the features of each sequence.
@@ -172,12 +174,14 @@ class KroneckerReservoir(OfSequences):
         -------
         features : ndarray, shape (n_cases, n_features_out_)
         """
+        return self._read(X)
+
+    def _read(self, X: Any) -> NDArray[np.floating]:
         check_is_fitted(self)
-        return self._transform(self._sequences(X, reset=False))
+        return self._transform(self.scaling_.transform(self._sequences(X, reset=False)))
 
     @np.errstate(over="ignore", invalid="ignore")
-    def _transform(self, sequences: Sequences) -> NDArray[np.floating]:
-        scaled = self.scaling_.transform(sequences)
+    def _transform(self, scaled: Sequences) -> NDArray[np.floating]:
         found = np.concatenate([self._features(part, scaled) for part in self.parts_], axis=1)
         if not np.isfinite(found).all():
             raise ValueError(
@@ -313,22 +317,11 @@ class KroneckerReservoir(OfSequences):
         for h, first, _ in self._states(part, some):
             sample, b = np.nonzero((steps >= first) & (steps < first + len(h)))
             rows.append(h[steps[sample, b] - first, :, b])
-        values = np.sort(np.concatenate(rows), axis=0)
-        n, n_features = self.n_thresholds, values.shape[1]
+        values = np.sort(features(np.concatenate(rows).T), axis=1)
+        n, (n_features, n_values) = self.n_thresholds, values.shape
         quantiles = (np.arange(n)[:, None] + rng.uniform(size=(n, n_features))) / n
-        below = (quantiles * (len(values) - 1)).astype(int)
-        thresholds = np.empty((n, n_features), values.dtype)
-        for j, column in enumerate(values.T):
-            # between two values: one of them would be above or not by a rounding
-            low = column[below[:, j]]
-            above = np.searchsorted(column, low, side="right")
-            before = np.searchsorted(column, low) - 1
-            other = np.where(
-                above < len(column), column[above.clip(max=len(column) - 1)], column[before]
-            )
-            is_alone = column[0] == column[-1]
-            thresholds[:, j] = low + abs(low) + 1 if is_alone else (low + other) / 2
-        return thresholds
+        chosen = (quantiles * (n_values - 1)).astype(int)
+        return np.stack([beside(values, values[np.arange(n_features), at]) for at in chosen])
 
     def _features(self, part: Part, sequences: Sequences) -> NDArray[np.floating]:
         """Return the statistics of one recurrence, batch by batch."""
@@ -353,7 +346,7 @@ class KroneckerReservoir(OfSequences):
         cell, params = part.cell, part.params
         x, lengths = side_by_side(sequences, cell.real_dtype)
         state: States = cell.initial_states(params, len(lengths), None)
-        at_once = max(16, AT_ONCE // (cell.n_features * len(lengths)))
+        at_once = min(max(16, AT_ONCE // (cell.n_features * len(lengths))), STEPS_AT_ONCE)
         for first in range(0, len(x), at_once):
             width = int(np.count_nonzero(lengths > first))
             ends = np.minimum(lengths[:width] - first, at_once)
@@ -361,54 +354,80 @@ class KroneckerReservoir(OfSequences):
             before = tuple(np.ascontiguousarray(s[:, :width]) for s in state)
             h, saved = cell.run(params, piece, before, False, ends)
             state = (saved.last,)  # type: ignore[assignment]
-            yield features(h), first, ends
+            yield h, first, ends
+
+
+def beside(values: NDArray[np.floating], low: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return a number between each row's value `low` and the next one of the row.
+
+    On a value that comes again a state would be above it or not by a rounding.
+    """
+    column = low[:, None]
+    above = np.where(values > column, values, np.inf).min(axis=1)
+    below = np.where(values < column, values, -np.inf).max(axis=1)
+    other = np.where(np.isfinite(above), above, below)
+    return np.where(np.isfinite(other), (low + other) / 2, low + abs(low) + 1)
 
 
 class Collected:
-    """Statistics over time of the states of a batch, as its pieces come."""
+    """Statistics over time of the states of a batch, as its pieces come.
+
+    Of each real number in h: of a complex state real and imaginary parts lie side by side, (N, 2B).
+    """
 
     def __init__(self, part: Part, lengths: Sequence[int], washout: int) -> None:
-        n, B, real = part.cell.n_features, len(lengths), part.cell.real_dtype
-        self.part, self.lengths = part, np.asarray(lengths)
+        cell = part.cell
+        N, real = cell.hidden_size, cell.real_dtype
+        self.n_parts = cell.n_features // N
+        shape = N, self.n_parts * len(lengths)
+        self.lengths = np.asarray(lengths)
         self.begins = np.minimum(washout, self.lengths - 1)
-        self.above = np.zeros((len(part.thresholds), n, B))
-        self.sum, self.squares = np.zeros((n, B)), np.zeros((n, B))
-        self.maximum = np.full((n, B), -np.inf, real)
-        self.last = np.zeros((n, B), real)
+        of_parts = part.thresholds.reshape(-1, self.n_parts, N).swapaxes(1, 2)
+        self.thresholds = np.tile(of_parts, (1, 1, len(lengths)))  # as fast as it can be compared
+        self.above = np.zeros(self.thresholds.shape)
+        self.sum, self.squares = np.zeros(shape), np.zeros(shape)
+        self.maximum = np.full(shape, -np.inf, real)
+        self.last = np.zeros(shape, real)
 
     def add(self, h: Array, first: int, ends: NDArray[np.intp], statistics: Sequence[str]) -> None:
-        """Take states h (T, n, width) from step `first` on."""
-        T, _, width = h.shape
+        """Take states h (T, N, B') of the first B' sequences from step `first` on."""
+        T, n_parts = len(h), self.n_parts
+        h = real_numbers(h)
+        width = h.shape[-1]
         steps = np.arange(T)[:, None]
-        counts = (steps < ends) & (steps + first >= self.begins[:width])  # (T, width)
+        counts = (steps < ends) & (steps + first >= self.begins[: len(ends)])
+        counts = np.repeat(counts, n_parts, axis=1)[:, None]  # (T, 1, width)
         all_count = bool(counts.all())
         if "proportion" in statistics:
-            for above, threshold in zip(self.above, self.part.thresholds, strict=True):
-                is_above = h > threshold[:, None]
+            for k, threshold in enumerate(self.thresholds):
+                is_above = h > threshold[:, :width]
                 if not all_count:
-                    is_above &= counts[:, None]
-                above[:, :width] += np.count_nonzero(is_above, axis=0)
+                    is_above &= counts
+                self.above[k, :, :width] += np.add.reduce(is_above.view(np.uint8), dtype=np.uint8)
         if "mean" in statistics or "deviation" in statistics:
-            counted = h if all_count else h * counts[:, None]
+            counted = h if all_count else h * counts
             self.sum[:, :width] += counted.sum(axis=0, dtype=np.float64)
             self.squares[:, :width] += np.einsum("tnb,tnb->nb", counted, counted, dtype=np.float64)
         if "maximum" in statistics:
-            counted = h if all_count else np.where(counts[:, None], h, -np.inf)
+            counted = h if all_count else np.where(counts, h, -np.inf)
             np.maximum(self.maximum[:, :width], counted.max(axis=0), out=self.maximum[:, :width])
-        self.last[:, :width] = h[ends - 1, :, np.arange(width)].T
+        at_end = np.repeat(ends - 1, n_parts)
+        self.last[:, :width] = h[at_end, :, np.arange(width)].T
 
     def rows(self, statistics: Sequence[str]) -> NDArray[np.floating]:
-        """Return the statistics, a row for each sequence."""
-        n_steps = self.lengths - self.begins
+        """Return the statistics, a row for each sequence; real parts before imaginary ones."""
+        n_steps = np.repeat(self.lengths - self.begins, self.n_parts)
         mean = self.sum / n_steps
         of_name = {
-            "proportion": np.concatenate(list(self.above / n_steps)),
-            "mean": mean,
-            "deviation": np.sqrt(np.maximum(self.squares / n_steps - mean**2, 0)),
-            "maximum": self.maximum,
-            "last": self.last,
+            "proportion": self.above / n_steps,
+            "mean": mean[None],
+            "deviation": np.sqrt(np.maximum(self.squares / n_steps - mean**2, 0))[None],
+            "maximum": self.maximum[None],
+            "last": self.last[None],
         }
-        rows = np.concatenate([of_name[name] for name in statistics]).T
+        chosen = np.concatenate([of_name[name] for name in statistics])
+        apart = chosen.reshape(*chosen.shape[:2], len(self.lengths), self.n_parts)
+        rows = apart.transpose(2, 0, 3, 1).reshape(len(self.lengths), -1)
         return rows.astype(self.last.dtype)
 
 
@@ -540,8 +559,7 @@ def _fit_readout(
 ) -> None:
     """Draw a reservoir, and fit a readout to the features of sequences."""
     weights = checked_weights(sample_weight, len(sequences))
-    reservoir._fit(sequences)
-    states = reservoir._transform(sequences).astype(np.float64)
+    states = reservoir._transform(reservoir._fit(sequences)).astype(np.float64)
     scaler = StandardScaler().fit(states, sample_weight=weights)
     readout.fit(scaler.transform(states), y, sample_weight=weights)
     coef = np.atleast_2d(readout.coef_) / scaler.scale_
@@ -551,9 +569,7 @@ def _fit_readout(
 
 def _outputs(reservoir: Any, X: Any) -> NDArray[np.floating]:
     """Return what the readout says of each sequence, (n, n_outputs)."""
-    check_is_fitted(reservoir)
-    sequences = reservoir._sequences(X, reset=False)
-    states = reservoir._transform(sequences).astype(np.float64)
+    states = reservoir._read(X).astype(np.float64)
     return states @ reservoir.coef_.T + reservoir.intercept_
 
 

@@ -37,6 +37,7 @@ def as_sequences(X: Any, allow_nan: bool) -> Sequences:
     """
     if is_list_of_arrays(X):
         return _listed([_unmasked(x) for x in X], allow_nan)
+    _check_whole(X)
     X = _unmasked(X)
     finite: Any = "allow-nan" if allow_nan else True
     X = check_array(X, dtype=np.float64, allow_nd=True, ensure_all_finite=finite, input_name="X")
@@ -45,6 +46,15 @@ def as_sequences(X: Any, allow_nan: bool) -> Sequences:
     if 0 in X.shape:
         raise ValueError(f"every sequence must have a channel and a time point, got X {X.shape}")
     return list(X if X.ndim == 3 else X[:, None])
+
+
+def _check_whole(X: Any) -> None:
+    """Refuse what NumPy would not make one array of."""
+    if isinstance(X, np.ndarray) and X.dtype == object and X.ndim == 1 and len(X):
+        if isinstance(X[0], np.ndarray | list):
+            raise TypeError(f"{FORMS}; got an array of arrays: give list(X)")
+    elif isinstance(X, list) and len({len(x) for x in X if isinstance(x, list)}) > 1:
+        raise TypeError(f"{FORMS}; got lists of different lengths: make each an array")
 
 
 def _unmasked(x: Any) -> Any:
@@ -146,6 +156,13 @@ def check_channels(estimator: Any, X: Any, sequences: Sequences, *, reset: bool)
         X = np.empty((1, 1 if sequences[0].ndim == 1 else len(sequences[0])))
     elif not hasattr(X, "shape"):
         X = np.asarray(X)
+    if not reset and len(estimator.scaling_.mean) == 1:
+        # (n, T) and (n, 1, T) are the same sequences: as the fit had them
+        was_table = estimator.n_features_in_ != 1
+        if was_table and X.ndim == 3 and X.shape[1] == 1:
+            X = X[:, 0]
+        elif not was_table and X.ndim == 2:
+            X = np.asarray(X)[:, None]
     validate_data(estimator, X, reset=reset, skip_check_array=True)
 
 
@@ -211,6 +228,11 @@ class Scaling(NamedTuple):
         return np.where(self.symbols[place] == x, place, len(self.symbols))
 
     def _scaled(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        if len(x) != len(self.mean):
+            raise ValueError(
+                f"the estimator was fitted on sequences of {len(self.mean)} channels, X has "
+                f"sequences of {len(x)}; a table is (n_cases, n_timepoints) of one channel"
+            )
         scaled = (x - self.mean[:, None]) / self.scale[:, None]
         if not self.marks_missing:
             return scaled

@@ -19,6 +19,7 @@ KINDS = {".csv": ",", ".tsv": "\t", ".npz": "", ".ts": ""}
 MOST_CLASSES = 20
 # What a CSV says where a value is missing.
 MISSING = ("", "na", "nan", "null", "none", "?")
+DECIMAL_COMMA = r"\s*[+-]?\d*,\d+\s*"
 
 
 class Table(NamedTuple):
@@ -240,6 +241,8 @@ class Rows:
             column = self.rows[name]
             numbers = pandas.to_numeric(column, errors="coerce")
             is_missing = column.str.strip().str.lower().isin(MISSING)
+            has_comma = numbers.isna() & column.str.fullmatch(DECIMAL_COMMA)
+            self._refuse(has_comma, name, "decimals must follow a point, not a comma")
             if len(self.channels) == 1 and numbers.isna().all() and not is_missing.any():
                 long = column.str.len() != 1
                 self._refuse(long, name, "a symbol must be a single character")

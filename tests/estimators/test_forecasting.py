@@ -25,6 +25,7 @@ def flat(X):
     return X.reshape(len(X), -1)
 
 
+FEW_EPOCHS = RecurrentRegressor.__init__.__kwdefaults__ | {"max_epochs": 1}
 LINEAR = make_pipeline(FunctionTransformer(flat), LinearRegression())
 
 
@@ -88,6 +89,13 @@ def test_recurrent_regressors_beat_the_naive_forecasts(rng, regressor):
     forecaster = RecurrentForecaster(24, regressor=chosen)
     errors = back_test(forecaster, series, 12, period=12, n_splits=2)
     assert errors["forecaster"].mean() < errors["seasonal naive"].mean() < errors["naive"].mean()
+
+
+def test_nothing_is_held_out_of_windows_that_overlap(rng, monkeypatch):
+    monkeypatch.setattr(RecurrentRegressor.__init__, "__kwdefaults__", FEW_EPOCHS)
+    regressor = RecurrentForecaster(window=5).fit(rng.standard_normal(700)).regressor_
+    assert len(regressor.loss_curve_) == 1
+    assert regressor.validation_scores_ == []
 
 
 def test_the_naive_forecasts():

@@ -203,6 +203,17 @@ def test_no_state_that_was_seen_is_a_threshold(rng):
             assert np.abs(h[:, None] - part.thresholds).min() > 1e-9
 
 
+def test_counts_of_many_steps(rng):
+    """More than a byte holds, of states that are nearly always above their thresholds."""
+    X = rng.standard_normal((3, 1, 1300))
+    X[1:, :, 10:] += 1000
+    reservoir = KroneckerReservoir(6, 0.5, statistics=["proportion"], random_state=0)
+    (part,) = reservoir.fit(X).parts_
+    for x, row in zip(reservoir.scaling_.transform(list(X)), reservoir.transform(X), strict=True):
+        above = [(plain_states(part, x) > t).mean(axis=0) for t in part.thresholds]
+        np.testing.assert_allclose(row, np.concatenate(above), atol=2.5e-3)
+
+
 def test_fitting_keeps_no_states_over_time(rng):
     peaks = []
     for T in (8000, 32000):

@@ -37,6 +37,25 @@ def test_a_list_is_the_array_it_is_of(rng):
         np.testing.assert_array_equal(classifier.fit(list(X), y).decision_function(X), of_array)
 
 
+def test_a_table_and_one_channel_are_the_same_sequences(rng):
+    X, y = waves(rng, D=1)
+    for classifier in classifiers():
+        expected = classifier.fit(X, y).decision_function(X)
+        np.testing.assert_array_equal(classifier.decision_function(X[:, 0]), expected)
+        np.testing.assert_array_equal(classifier.fit(X[:, 0], y).decision_function(X), expected)
+        with pytest.raises(ValueError, match=r"X has 5 features, but .* is expecting 20 features"):
+            classifier.predict(X[:, :, :5])
+
+
+def test_channels_are_not_a_table_s_columns(rng):
+    X, y = waves(rng, D=3)
+    for classifier in classifiers():
+        with pytest.raises(ValueError, match="fitted on sequences of 3 channels"):
+            classifier.fit(X, y).predict(X[:, 0, :3])
+        with pytest.raises(ValueError, match="fitted on sequences of 1 channels"):
+            classifier.fit(X[:, 0, :3], y).predict(X)
+
+
 def test_a_frame_of_numbers(rng):
     X, y = waves(rng, D=1)
     frame = pd.DataFrame(X[:, 0], columns=[f"t{t}" for t in range(20)])
@@ -46,6 +65,12 @@ def test_a_frame_of_numbers(rng):
         assert list(classifier.fit(frame, y).feature_names_in_) == list(frame.columns)
         with pytest.raises(ValueError, match="feature names"):
             classifier.predict(frame[frame.columns[::-1]])
+
+
+def of_arrays(X):
+    found = np.empty(len(X), object)
+    found[:] = list(X)
+    return found
 
 
 X, Y = waves(np.random.default_rng(1))
@@ -61,6 +86,8 @@ WRONG_X = {
     "transposed": ([*X[:-1], X[-1].T], r"give x\.T"),
     "strings": (np.full((24, 3), "a"), "could not convert|dtype='numeric'|not compatible"),
     "objects": ([np.array([object()] * 3)] * 24, "must hold real numbers, got object"),
+    "an array of arrays": (of_arrays(X), r"got an array of arrays: give list\(X\)"),
+    "lists": ([[1.0, 2.0], [1.0]] * 12, "got lists of different lengths: make each an array"),
     "complex numbers": (X + 1j, "Complex data not supported"),
     "fewer": (X[:-1], "one target for each of 23 sequences in X, got 24"),
     "nothing": ([], "Expected 2D array"),

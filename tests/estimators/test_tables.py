@@ -79,6 +79,10 @@ def test_symbols(tmp_path):
 BAD = {
     "no number": (("1e1", "ten"), r"line 6: a value must be a number, got 'ten' in a$"),
     "two of them": (("3,,", "x,y,"), r"line 2: .* got 'x' in a$"),
+    "a comma": (
+        ("1e1", '"1,5"'),
+        "line 6: decimals must follow a point, not a comma, got '1,5' in a",
+    ),
     "infinity": (("1e1", "inf"), "line 6: a value must be finite, got 'inf' in a"),
     "no identifier": (("y,10", ",10"), "line 6: an identifier is missing"),
     "no time": (("y,10", "y,"), "line 6: a time must be a number, as the others are, got ''"),
@@ -111,6 +115,9 @@ def test_a_bad_row_is_named_by_file_and_line(tmp_path, what):
 def test_columns_that_are_no_values(tmp_path):
     with pytest.raises(ValueError, match="has no column of values beside id, kind, time"):
         read_table(written(tmp_path, "id,time,kind\na,1,b\n"), target="kind")
+    commas = "id;time;s\na;1;1,5\na;2;,7\n".replace(";", "\t")
+    with pytest.raises(ValueError, match="line 2: decimals must follow a point, not a comma"):
+        read_table(written(tmp_path, commas, "data.tsv"))
     with pytest.raises(ValueError, match="line 3: a symbol must be a single character, got 'bc'"):
         read_table(written(tmp_path, "id,time,s\na,1,b\na,2,bc\n"))
     with pytest.raises(ValueError, match=r"a time must be a number or a date, .* got 'soon'"):
