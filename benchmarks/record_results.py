@@ -2,11 +2,10 @@
 
     python benchmarks/record_results.py runs/*
 
-What was recorded before stays in benchmarks/results/runs and is part of the tables.
+What was recorded before stays in kru_ref/training/recorded and is part of the tables.
 """
 
 import argparse
-import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -15,16 +14,10 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 
-from kru_ref.training.config import read_config
-from kru_ref.training.folder import CONFIG, METRICS
-from kru_ref.training.loop import FREE
-from kru_ref.training.recipes import RECIPES
+from kru_ref.training import paper
+from kru_ref.training.records import RECORDED, record_of, recorded
 
 HERE = Path(__file__).parent
-RUNS = HERE / "results" / "runs"
-METRIC_NAMES = ("loss", "accuracy", "bits", "frame_error")
-POINTS = 60  # of a recorded learning curve, beside those with an evaluation
-CURVE = {"loss", "defect", *(f"validation_{name}" for name in METRIC_NAMES)}
 
 
 class Section(NamedTuple):
@@ -149,53 +142,11 @@ SECTIONS = [
 
 
 def record(folder):
-    """Turn a run's folder into a file of benchmarks/results/runs."""
-    task = read_config(folder)
-    names = [name for name, recipe in RECIPES.items() if same_run(recipe, task)]
-    if not names:
-        raise SystemExit(f"{folder} is no run of a recipe: {folder / CONFIG}")
-    lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
-    model = task.model()
-    last = lines[-1]
-    curve = [line for line in lines if "test_loss" not in line]
-    kept = {id(line) for line in curve[:: max(1, len(curve) // POINTS)]}
-    curve = [line for line in curve if id(line) in kept or "validation_loss" in line]
-    found = {
-        "recipe": names[0],
-        "seed": task.seed,
-        "updates": last["step"],
-        "planned_updates": RECIPES[names[0]].updates,
-        "seconds": last["seconds"],
-        "recurrent_parameters": model.n_recurrent_parameters,
-        "parameters": model.n_parameters,
-        "hidden_size": task.hidden_size,
-        "baseline": task.baseline[1],
-        "last": last,
-        "curve": [
-            {name: float(f"{value:.4g}") for name, value in line.items() if name in CURVE}
-            | {"step": line["step"]}
-            for line in curve
-        ],
-    }
-    RUNS.mkdir(parents=True, exist_ok=True)
-    path = RUNS / f"{names[0]}-{task.seed}.json"
+    """Turn a run's folder into a file of what was recorded."""
+    found = record_of(folder)
+    path = RECORDED / f"{found['recipe']}-{found['seed']}.json"
     path.write_text(json.dumps(found) + "\n")
     print(path)
-
-
-def same_run(recipe, task):
-    """Tell whether a task is a recipe's, but for seed, place and number of updates."""
-    if type(recipe) is not type(task):
-        return False
-    free = FREE | {"seed", "updates", "backend"}
-    ours, theirs = (
-        dataclasses.asdict(t)
-        | {"dtype": t.numbers, "penalty": t.strength}
-        # given or not, these are the same
-        | {"activation": t.activation or "modrelu", "init": t.init or "haar"}
-        for t in (recipe, task)
-    )
-    return all(ours[name] == theirs[name] for name in ours if name not in free)
 
 
 def figure(value, metric):
@@ -313,11 +264,13 @@ def draw_penalty(runs, path):
 
 def write(path):
     """Write RESULTS.md from all that was recorded."""
-    runs = [json.loads(file.read_text()) for file in sorted(RUNS.glob("*.json"))]
-    order = list(RECIPES)
-    runs = [run for run in runs if run["recipe"] in RECIPES]
-    runs.sort(key=lambda run: (order.index(run["recipe"]), run["seed"]))
+    runs = recorded()
     text = [(HERE / "results" / "introduction.md").read_text()]
+    text.append("## The paper's tables and figures\n")
+    for option, tables in (("table", paper.TABLES), ("figure", paper.FIGURES)):
+        for number, table_of_paper in tables.items():
+            text += [f"`kru-ref reproduce --{option} {number}`\n"]
+            text += [*paper.lines(table_of_paper, runs), ""]
     shown = []
     for section in SECTIONS:
         own = [run for run in runs if run["recipe"].startswith(section.recipes)]

@@ -104,7 +104,7 @@ class KroneckerReservoir(OfSequences):
 
     def __init__(
         self,
-        hidden_size: int = 640,
+        hidden_size: int = 1280,
         spectral_radius: float | Sequence[float] = (0.5, 0.8, 0.95, 0.99, 0.999),
         *,
         factors: Sequence[tuple[int, int]] | None = None,

@@ -29,7 +29,7 @@ from ..files import write_atomically
 from ..kronecker import factor_sizes
 from ..matrices import Dense
 from ..model import SequenceModel
-from . import loop
+from . import loop, paper, records
 from .config import read_config
 from .data import datasets, download
 from .folder import CHECKPOINT, RunWarning
@@ -85,12 +85,17 @@ class Train:
 
 @dataclass(frozen=True)
 class Reproduce:
-    """Repeat a run of RESULTS.md: data, model, settings and seed."""
+    """Repeat a run of RESULTS.md, or show the paper's tables with the runs that repeat them."""
 
     # Name of the run, such as copying-1000-kru.
     name: Annotated[str | None, tyro.conf.Positional] = None
     # Show the names, and how each differs from its task's defaults.
     list: bool = False
+    # Print one of the paper's tables, in Markdown: its figures beside those of recorded runs, and
+    # of runs of your own in runs/.
+    table: Literal[2, 3, 4] | None = None
+    # Print what can be read off one of its figures.
+    figure: Literal[1, 2] | None = None
     # Folder of the run; runs/NAME-SEED if not given.
     out: Path | None = None
     # Seed of everything random.
@@ -105,7 +110,13 @@ class Reproduce:
     quiet: bool = False
 
     def run(self) -> int:
-        """Train, or print the names."""
+        """Train, or print the names or a table."""
+        if self.table is not None or self.figure is not None:
+            if self not in (Reproduce(table=self.table), Reproduce(figure=self.figure)):
+                raise ValueError("--table and --figure print and run nothing: give one alone")
+            found = records.recorded_and_in(Path("runs"))
+            print("\n".join(paper.lines(paper.numbered(self.table, self.figure), found)))
+            return 0
         if self.list:
             if self != Reproduce(list=True):
                 raise ValueError("--list shows all names and runs nothing: leave the rest out")

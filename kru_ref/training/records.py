@@ -1,0 +1,105 @@
+"""What runs of recipes reached: recorded in files beside this one, and read from their folders."""
+
+import contextlib
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from ..files import read_at_most
+from .config import read_config
+from .folder import CONFIG, METRICS
+from .loop import FREE
+from .metrics import LARGEST_METRICS
+from .recipes import RECIPES
+from .tasks import Task
+
+RECORDED = Path(__file__).with_name("recorded")
+POINTS = 60  # of a learning curve that is kept, beside those with an evaluation
+CURVE = {"loss", "defect"} | {
+    f"validation_{name}" for name in ("loss", "accuracy", "bits", "frame_error")
+}
+
+# "recipe", "seed", "updates", "planned_updates", "seconds", "hidden_size", "parameters",
+# "recurrent_parameters", "batch_size", "baseline"; "last", the last line of metrics, and "curve"
+Record = dict[str, Any]
+
+
+def recorded() -> list[Record]:
+    """Return what was recorded, in the order of the recipes and seeds."""
+    found = [json.loads(path.read_text()) for path in RECORDED.glob("*.json")]
+    order = list(RECIPES)
+    known = [record for record in found if record["recipe"] in RECIPES]
+    return sorted(known, key=lambda record: (order.index(record["recipe"]), record["seed"]))
+
+
+def recorded_and_in(runs: Path) -> list[Record]:
+    """Return what was recorded, and of other recipes and seeds what runs in a folder reached."""
+    found = recorded()
+    known = {(record["recipe"], record["seed"]) for record in found}
+    for config in sorted(runs.glob(f"*/{CONFIG}")):
+        with contextlib.suppress(ValueError, OSError):  # something else
+            record = record_of(config.parent)
+            found += [record] if (record["recipe"], record["seed"]) not in known else []
+    return found
+
+
+def record_of(folder: Path) -> Record:
+    """Return what the run in a folder has reached.
+
+    Raises
+    ------
+    ValueError
+        It is no run of a recipe, or has made no update.
+    OSError
+        It cannot be read.
+    """
+    task = read_config(folder)
+    names = [name for name, recipe in RECIPES.items() if same_run(recipe, task)]
+    if not names:
+        raise ValueError(f"{folder} is no run of a recipe: {folder / CONFIG}")
+    content = read_at_most(LARGEST_METRICS, folder / METRICS)
+    lines = [json.loads(line) for line in content.splitlines()]
+    if not lines:
+        raise ValueError(f"{folder} has made no update")
+    model, last = task.model(), lines[-1]
+    curve = [line for line in lines if "test_loss" not in line]
+    kept = {id(line) for line in curve[:: max(1, len(curve) // POINTS)]}
+    return {
+        "recipe": names[0],
+        "seed": task.seed,
+        "updates": last["step"],
+        "planned_updates": RECIPES[names[0]].updates,
+        "seconds": last["seconds"],
+        "recurrent_parameters": model.n_recurrent_parameters,
+        "parameters": model.n_parameters,
+        "hidden_size": task.hidden_size,
+        "baseline": task.baseline[1],
+        "last": last,
+        "curve": [
+            {name: float(f"{value:.4g}") for name, value in line.items() if name in CURVE}
+            | {"step": line["step"]}
+            for line in curve
+            if id(line) in kept or "validation_loss" in line
+        ],
+    }
+
+
+def is_whole(record: Record) -> bool:
+    """Whether a run has ended, with all of its recipe's updates."""
+    return record["updates"] >= record["planned_updates"] and "test_loss" in record["last"]
+
+
+def same_run(recipe: Task, task: Task) -> bool:
+    """Whether a task is a recipe's, but for seed, place and number of updates."""
+    if type(recipe) is not type(task):
+        return False
+    free = FREE | {"seed", "updates", "backend"}
+    ours, theirs = (
+        dataclasses.asdict(t)
+        | {"dtype": t.numbers, "penalty": t.strength}
+        # given or not, these are the same
+        | {"activation": t.activation or "modrelu", "init": t.init or "haar"}
+        for t in (recipe, task)
+    )
+    return all(ours[name] == theirs[name] for name in ours if name not in free)

@@ -1,0 +1,69 @@
+"""What was recorded, and what the folder of a run says of itself."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+pytest.importorskip("filelock", reason="training needs the extra 'train'")
+from kru_ref.training import loop, records
+from kru_ref.training.recipes import RECIPES
+from kru_ref.training.tasks import Copying
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Train a small recipe, and return the folder of its run."""
+    out = tmp_path_factory.mktemp("runs") / "copying"
+    with pytest.MonkeyPatch.context() as patch:
+        short = Copying(delay=5, updates=30, evaluate_every=10, hidden_size=8)
+        patch.setitem(RECIPES, "short", short)
+        loop.train(short, out)
+    return out
+
+
+def test_what_was_recorded_is_of_recipes():
+    found = records.recorded()
+    assert len(found) > 50
+    names = [record["recipe"] for record in found]
+    assert names == sorted(names, key=list(RECIPES).index)
+    for record in found:
+        recipe, n = RECIPES[record["recipe"]], record["parameters"]
+        assert record["planned_updates"] == recipe.updates
+        assert recipe.model().n_parameters == n
+        assert records.is_whole(record) == ("test_loss" in record["last"])
+
+
+def test_a_folder_is_recorded(folder, monkeypatch):
+    monkeypatch.setitem(RECIPES, "short", Copying(delay=5, updates=30, hidden_size=8))
+    record = records.record_of(folder)
+    assert (record["recipe"], record["seed"], record["updates"]) == ("short", 0, 30)
+    assert records.is_whole(record)
+    assert record["parameters"] == RECIPES["short"].model().n_parameters
+    assert record["baseline"] == pytest.approx(10 * np.log(8) / 25)
+    assert [line["step"] for line in record["curve"] if "validation_loss" in line] == [10, 20, 30]
+    assert record["last"] == json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    monkeypatch.setitem(RECIPES, "short", Copying(delay=5, updates=31, hidden_size=8))
+    assert not records.is_whole(records.record_of(folder))
+
+
+def test_other_folders_are_refused(folder, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="is no run of a recipe"):
+        records.record_of(folder)
+    monkeypatch.setitem(RECIPES, "short", Copying(delay=5, updates=30, hidden_size=8))
+    shutil.copytree(folder, tmp_path / "copy")
+    (tmp_path / "copy" / "metrics.jsonl").write_bytes(b"")
+    with pytest.raises(ValueError, match="has made no update"):
+        records.record_of(tmp_path / "copy")
+
+
+def test_runs_of_ones_own_come_behind_what_was_recorded(folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(RECIPES, "short", Copying(delay=5, updates=30, hidden_size=8))
+    shutil.copytree(folder, tmp_path / "short-0")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text("{}")
+    found = records.recorded_and_in(tmp_path)
+    assert found[:-1] == records.recorded()
+    assert found[-1]["recipe"] == "short"
+    assert records.recorded_and_in(tmp_path / "nowhere") == records.recorded()
