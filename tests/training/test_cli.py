@@ -121,6 +121,11 @@ def test_errors_are_one_sentence(tmp_path, capsys, line, message):
             "backend 'cython' acts only",
         ),
         ("train pixels --out x --permutation-seed 3", "permutation_seed acts only with permute"),
+        ("train pixels --out x --permutation exprnn", "permutation acts only with permute"),
+        (
+            "train pixels --out x --permute --permutation exprnn --permutation-seed 3",
+            "permutation 'exprnn' has a seed of its own",
+        ),
     ],
 )
 def test_options_that_are_refused(capsys, line, message):

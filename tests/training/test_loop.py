@@ -30,7 +30,7 @@ from kru_ref.losses import softmax_cross_entropy
 from kru_ref.training import checkpoint, config
 from kru_ref.training.folder import Locked, RunWarning
 from kru_ref.training.loop import Diverged, train
-from kru_ref.training.tasks import Adding, Batch, Characters, Music, Task, epoch_of, pad
+from kru_ref.training.tasks import Adding, Batch, Characters, Music, Pixels, Task, epoch_of, pad
 
 
 def test_what_a_run_leaves(tmp_path):
@@ -634,6 +634,21 @@ def test_a_run_of_an_earlier_version_goes_on(tmp_path, whole):
     assert len(caught) == 2
     assert_same_run(whole, tmp_path)
     train(SMALL, tmp_path, resume=True)
+
+
+def test_settings_that_came_later_are_the_defaults(tmp_path):
+    """They are not in the file of a run of before; all others must be."""
+    task = Pixels(updates=3, permute=True)
+    settings = config.config(task)["settings"]
+    for name, refused in (("permutation", False), ("permutation_seed", True)):
+        of_before = {key: value for key, value in settings.items() if key != name}
+        content = {"task": "pixels", "kru_ref": "0.1.0", "settings": of_before}
+        (tmp_path / "config.json").write_text(json.dumps(content))
+        if refused:
+            with pytest.raises(ValueError, match="settings lack permutation_seed"):
+                config.read_config(tmp_path)
+        else:
+            assert config.read_config(tmp_path) == task
 
 
 def test_data_of_ones_own_is_part_of_the_record(tmp_path):

@@ -30,6 +30,9 @@ class Pixels(Task):
         Read the pixels in one fixed random order instead of row by row.
     permutation_seed
         Seed of that order, 0 if not given: the same for all runs that are to be compared.
+    permutation
+        Read them in the order of expRNN (Lezcano-Casado and Martínez-Rubio 2019), NumPy's
+        RandomState(92916), to set a result beside theirs; if not given, in that of the seed.
     data_dir
         Folder with the four IDX files, gzipped or not, or with a folder `mnist` that has them.
     own_data
@@ -50,6 +53,7 @@ class Pixels(Task):
 
     permute: bool = False
     permutation_seed: int | None = None
+    permutation: Literal["exprnn"] | None = None
     data_dir: Path | None = None
     own_data: bool = False
     hidden_size: int = 512
@@ -66,6 +70,10 @@ class Pixels(Task):
             self._check_least(0, "permutation_seed")
             if not self.permute:
                 raise ValueError("permutation_seed acts only with permute: leave it out")
+        if self.permutation is not None and not self.permute:
+            raise ValueError("permutation acts only with permute: leave it out")
+        if self.permutation is not None and self.permutation_seed is not None:
+            raise ValueError("permutation 'exprnn' has a seed of its own: leave one of both out")
         if self.batch_size >= N_TRAIN:
             raise ValueError(
                 f"batch_size must be below {N_TRAIN:,}, the pictures to train and validate on, "
@@ -127,6 +135,8 @@ class Pixels(Task):
     def _order(self) -> NDArray[np.intp]:
         if not self.permute:
             return np.arange(SIDE * SIDE)
+        if self.permutation == "exprnn":
+            return np.random.RandomState(92916).permutation(SIDE * SIDE)
         return np.random.default_rng(self.permutation_seed or 0).permutation(SIDE * SIDE)
 
     @cached_property

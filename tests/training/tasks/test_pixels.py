@@ -50,3 +50,6 @@ def test_permuted_pixels(real):
     np.testing.assert_array_equal(x_permuted, x[order])
     assert not np.array_equal(x_permuted, x_other)
     np.testing.assert_array_equal(next(reseeded.held_out("test"))[0], x_permuted)
+    x_theirs = next(dataclasses.replace(permuted, permutation="exprnn").held_out("test"))[0]
+    order = np.random.RandomState(92916).permutation(784)
+    np.testing.assert_array_equal(x_theirs, x[order])
