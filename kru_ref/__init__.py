@@ -4,7 +4,7 @@ __version__ = "0.2.0"
 
 # first: it lets Ctrl-C end the command without a traceback while all else is imported
 from .training import interrupts as interrupts  # isort: skip
-from .cells import GRU, KRU, LSTM, RNN
+from .cells import GRU, KRU, LRU, LSTM, RNN
 from .checks.adjoints import Jacobian, check_adjoint
 from .checks.gradients import assert_gradient, check_gradient
 from .checks.rtrl import RealTimeLearning, rtrl
@@ -18,7 +18,7 @@ from .kronecker import (
     kron_matvec_jvp,
 )
 from .losses import bernoulli_cross_entropy, mean_squared_error, softmax_cross_entropy
-from .matrices import Dense, FullUnitary, Kronecker
+from .matrices import Dense, Diagonal, FullUnitary, Kronecker
 from .model import SequenceModel
 from .optimizers import SGD, Adam, RMSprop, clip_by_global_norm
 from .restricted import RestrictedUnitary
@@ -27,11 +27,13 @@ from .unitary import random_unitary, soft_unitary, spread_unitary, unitarity_def
 __all__ = [
     "GRU",
     "KRU",
+    "LRU",
     "LSTM",
     "RNN",
     "SGD",
     "Adam",
     "Dense",
+    "Diagonal",
     "FullUnitary",
     "Jacobian",
     "Kronecker",

@@ -410,6 +410,24 @@ def check_halves(N: int) -> None:
         )
 
 
+def check_ring(r_min: Any, r_max: Any, max_phase: Any) -> None:
+    """Raise unless eigenvalues can start between these radii, at angles up to that."""
+    inner, outer = checked_number("r_min", r_min), checked_number("r_max", r_max)
+    if not 0 <= inner <= outer < 1 or outer == 0:
+        raise ValueError(
+            f"r_min and r_max must be 0 ≤ r_min ≤ r_max < 1, r_max above 0, got {r_min!r} and "
+            f"{r_max!r}"
+        )
+    if not 0 < checked_number("max_phase", max_phase) <= 2 * math.pi:
+        raise ValueError(f"max_phase must be above 0 and at most 2π, got {max_phase!r}")
+
+
+def check_complex(what: str, dtype: np.dtype) -> None:
+    """Raise for a real dtype."""
+    if dtype.kind != "c":
+        raise TypeError(f"{what} has complex states: use complex64 or complex128, got {dtype}")
+
+
 def is_labels(x: NDArray[Any]) -> bool:
     """Whether x (T, B) holds labels, which stand for one-hot columns."""
     return x.ndim == 2 and x.dtype.kind in "iu"

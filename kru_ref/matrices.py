@@ -10,6 +10,7 @@ Dense                 any                                         N², complex 2
 Kronecker             W_0 ⊗ … ⊗ W_{F-1}                           Σ P_f Q_f, complex twice
 RestrictedUnitary     D_3 R_2 F^-1 D_2 Π R_1 F D_1, restricted.py 7N complex, 7N/2 real
 FullUnitary           any unitary matrix                          N², complex 2N²
+Diagonal              diag(λ), λ = exp(-exp ν + i exp θ)          2N
 ====================  ==========================================  =========================
 """
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -249,6 +251,90 @@ class FullUnitary(Matrix):
     def penalty(self, W: Sequence[Array]) -> tuple[float, list[Array]]:
         """Return 0 and its gradient: the optimizer keeps W unitary."""
         return 0.0, [np.zeros_like(W[0])]
+
+
+@dataclass(frozen=True)
+class Diagonal(Matrix):
+    """W = diag(λ) with λ = exp(-exp ν + i exp θ), the matrix of a linear recurrent unit.
+
+    Orvieto et al. 2023. |λ| < 1 whatever the parameters. W h is N multiplications.
+
+    Parameters
+    ----------
+    r_min, r_max : float
+        λ starts uniform on the ring r_min ≤ |λ| ≤ r_max, within [0, 1).
+    max_phase : float
+        Its angles start uniform between 0 and this, in radians.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Numbers outside these ranges; from :meth:`layout`, a real dtype.
+
+    Notes
+    -----
+    Parameters: "W.nu" and "W.theta" (N,), real.
+    """
+
+    r_min: float = 0.9
+    r_max: float = 0.999
+    max_phase: float = 2 * math.pi
+
+    def __post_init__(self) -> None:
+        arguments.check_ring(self.r_min, self.r_max, self.max_phase)
+
+    def layout(self, N: int, dtype: np.dtype) -> Layout:
+        """Return ν and θ, (N,), real."""
+        arguments.check_complex("a Diagonal matrix", dtype)
+        real = np.finfo(dtype).dtype
+        return {".nu": ((N,), real), ".theta": ((N,), real)}
+
+    def init(self, N: int, rng: np.random.Generator, dtype: np.dtype) -> list[Array]:
+        """Draw |λ|² uniform between r_min² and r_max², and angles."""
+        squares = rng.uniform(self.r_min**2, self.r_max**2, N)
+        angles = self.max_phase * (1 - rng.uniform(size=N))  # above 0
+        real = np.finfo(dtype).dtype
+        return [np.log(-0.5 * np.log(squares)).astype(real), np.log(angles).astype(real)]
+
+    def eigenvalues(self, W: Sequence[Array]) -> Array:
+        """Return λ, (N,)."""
+        nu, theta = W
+        return np.exp(-np.exp(nu) + 1j * np.exp(theta))
+
+    def matvec(self, W: Sequence[Array], h: Array) -> Array:
+        """Return λ h."""
+        return self.eigenvalues(W)[:, None] * h
+
+    def adjoint(self, W: Sequence[Array], dy: Array) -> Array:
+        """Return conj(λ) dy."""
+        return self.eigenvalues(W).conj()[:, None] * dy
+
+    def gradient(self, W: Sequence[Array], h: Array, dy: Array) -> list[Array]:
+        """Return dν and dθ.
+
+        dλ = Σ_b dy conj(h), and δλ = λ (-e^ν δν + i e^θ δθ), so with a = conj(dλ) λ
+
+            dν = -e^ν Re a,   dθ = -e^θ Im a.
+        """
+        nu, theta = W
+        a = np.sum(dy.conj() * h, axis=1) * self.eigenvalues(W)
+        return [-np.exp(nu) * a.real, -np.exp(theta) * a.imag]
+
+    def jvp(
+        self, W: Sequence[Array], h: Array, W_dot: Sequence[Array], h_dot: Array
+    ) -> tuple[Array, Array]:
+        """Return λ h and how it moves."""
+        (nu, theta), (nu_dot, theta_dot), lam = W, W_dot, self.eigenvalues(W)
+        lam_dot = lam * (-np.exp(nu) * nu_dot + 1j * np.exp(theta) * theta_dot)
+        return lam[:, None] * h, lam_dot[:, None] * h + lam[:, None] * h_dot
+
+    def penalty(self, W: Sequence[Array]) -> tuple[float, list[Array]]:
+        """Return 0 and its gradient: an LRU is to forget."""
+        return 0.0, [np.zeros_like(w) for w in W]
+
+    def defect(self, W: Sequence[Array]) -> float:
+        """Return the largest 1 - |λ|²."""
+        return float(np.max(1 - abs(self.eigenvalues(W)) ** 2))
 
 
 def warn_of_a_large_prime(N: int, prime: int) -> None:

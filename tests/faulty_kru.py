@@ -22,7 +22,7 @@ class Faulty:
 
     def compute(self, settings, arrays):
         """Return outputs and gradients by their names, or nothing of what is not known."""
-        if any(cell["matrix"] == "restricted" for cell in settings.get("cells", [])):
+        if any(c["matrix"] in ("restricted", "diagonal") for c in settings.get("cells", [])):
             return None
         return (self.product_case if settings["kind"] == "product" else self.network)(
             settings, arrays

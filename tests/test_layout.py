@@ -26,6 +26,7 @@ TESTED_BY = {
     "sweeps.py": "test_kronecker.py",
     "cells/__init__.py": "cells/test_cell.py",
     "cells/gru.py": "cells/test_gates.py",
+    "cells/lru.py": "cells/test_cell.py",
     "cells/lstm.py": "cells/test_gates.py",
     "cells/rnn.py": "cells/test_cell.py",
     "checks/__init__.py": "test_readme.py",

@@ -74,6 +74,60 @@ def test_the_adjoint(rng, draw, matrix, dtype):
     assert forward.real == pytest.approx(backward.real, rel=1e-12)
 
 
+DIAGONAL = kru.Diagonal(0.5, 0.9, max_phase=1.0)
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
+def test_a_diagonal_matrix_is_one(rng, draw, dtype):
+    dtype = np.dtype(dtype)
+    W = DIAGONAL.init(N, rng, dtype)
+    assert [(w.shape, w.dtype) for w in W] == list(DIAGONAL.layout(N, dtype).values())
+    nu, theta = (w.astype(float) for w in W)
+    dense = np.diag(np.exp(-np.exp(nu)) * np.exp(1j * np.exp(theta)))
+    h, dy, tolerance = draw((N, 3), dtype), draw((N, 3), dtype), 50 * np.finfo(dtype).eps
+    for found, expected in (
+        (DIAGONAL.matvec(W, h), dense @ h),
+        (DIAGONAL.adjoint(W, dy), dense.conj().T @ dy),
+    ):
+        assert found.dtype == dtype
+        np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
+    assert DIAGONAL.defect(W) == pytest.approx(1 - (np.abs(np.diag(dense)) ** 2).min(), rel=1e-5)
+    value, gradients = DIAGONAL.penalty(W)
+    assert value == 0
+    assert all(w.shape == d.shape and not d.any() for w, d in zip(W, gradients, strict=True))
+
+
+@pytest.mark.parametrize("B", [1, 3])
+def test_every_gradient_of_a_diagonal_matrix(rng, draw, B, record_error):
+    W = moved(DIAGONAL, np.dtype("complex128"), rng)
+    h, dy = draw((N, B), "complex128"), draw((N, B), "complex128")
+
+    def loss(p):
+        return float(np.vdot(dy, DIAGONAL.matvec([p["nu"], p["theta"]], p["h"])).real)
+
+    grads = dict(zip(("nu", "theta"), DIAGONAL.gradient(W, h, dy), strict=True))
+    values = {"nu": W[0], "theta": W[1], "h": h}
+    report = kru.check_gradient(
+        loss, values, grads | {"h": DIAGONAL.adjoint(W, dy)}, tolerance=1e-7
+    )
+    record_error("finite differences, matrices", report.max_error)
+    assert report, report
+
+
+def test_where_eigenvalues_start(rng):
+    """Uniform on the ring: as much of its area, as many of them."""
+    matrix = kru.Diagonal(0.4, 0.8, max_phase=math.pi)
+    values = matrix.eigenvalues(matrix.init(20_000, rng, np.dtype("complex128")))
+    radii, angles = np.abs(values), np.angle(values)
+    assert 0.4 <= radii.min() < 0.405
+    assert 0.795 < radii.max() <= 0.8
+    assert np.mean(radii < 0.6) == pytest.approx((0.36 - 0.16) / (0.64 - 0.16), abs=0.02)
+    assert 0 < angles.min() < 0.01
+    assert 3.13 < angles.max() <= math.pi
+    assert np.mean(angles < 1) == pytest.approx(1 / math.pi, abs=0.02)
+    assert kru.LRU(1, 7).n_recurrent_parameters == 14
+
+
 def test_parameter_counts():
     for N in (128, 512):
         cell = kru.RNN(1, N, kru.RestrictedUnitary(), "modrelu", "complex64")
@@ -156,6 +210,10 @@ def test_other_parameters_move_as_without(rng, draw):
     [
         (lambda: kru.RestrictedUnitary(-1), "permutation_seed must be at least 0, got -1"),
         (lambda: kru.RNN(3, 5, kru.RestrictedUnitary()), "hidden_size must be even, got 5"),
+        (lambda: kru.Diagonal(0.9, 0.8), "0 ≤ r_min ≤ r_max < 1, .* got 0.9 and 0.8"),
+        (lambda: kru.Diagonal(0.9, 1.0), "r_max < 1, .* got 0.9 and 1.0"),
+        (lambda: kru.Diagonal(0.0, 0.0), "r_max above 0"),
+        (lambda: kru.Diagonal(max_phase=7), "max_phase must be above 0 and at most 2π, got 7"),
         (lambda: kru.Adam(unitary=["V"]).init({"W": np.eye(3)}), "no square matrix is called 'V'"),
         (lambda: kru.Adam(unitary=["U"]).init({"U": np.ones((3, 2))}), "no square matrix"),
     ],

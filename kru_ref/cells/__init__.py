@@ -21,7 +21,8 @@ from ..arguments import check_params
 from ..arrays import Params
 from .cell import Cell, Saved, State
 from .gru import GRU
+from .lru import LRU
 from .lstm import LSTM
 from .rnn import KRU, RNN
 
-__all__ = ["GRU", "KRU", "LSTM", "RNN", "Cell", "Params", "Saved", "State", "check_params"]
+__all__ = ["GRU", "KRU", "LRU", "LSTM", "RNN", "Cell", "Params", "Saved", "State", "check_params"]

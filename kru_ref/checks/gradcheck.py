@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ..arrays import Array
-from ..cells import GRU, LSTM, RNN, Cell, Params
+from ..cells import GRU, LRU, LSTM, RNN, Cell, Params
 from ..engine.backend import Backend, kernels
-from ..matrices import Dense, FullUnitary, Kronecker, Matrix
+from ..matrices import Dense, Diagonal, FullUnitary, Kronecker, Matrix
 from ..model import SequenceModel
 from ..restricted import RestrictedUnitary
 from . import oracles
@@ -85,6 +85,9 @@ def subjects() -> Iterator[Subject]:
     }
     for (cell, make), (matrix, backend) in itertools.product(makers.items(), matrices):
         yield Subject(f"{cell} over {type(matrix).__name__}", make(matrix), backend)
+    modrelu = RNN(D, N, Diagonal(0.5, 0.9, 1.0), "modrelu", "complex128")
+    yield Subject("RNN modrelu, complex over Diagonal", modrelu, "numpy")
+    yield Subject("LRU", LRU(D, N, Diagonal(0.5, 0.9, 1.0), "complex128"), "numpy")
 
 
 def check(subject: Subject, rng: np.random.Generator, every_loss: bool = False) -> Row:

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays import Array
-from ..cells import GRU, LSTM, RNN, Cell, Params
+from ..cells import GRU, LRU, LSTM, RNN, Cell, Params
 from ..extras import require
 from ..losses import bernoulli_cross_entropy, mean_squared_error, softmax_cross_entropy
-from ..matrices import Kronecker
+from ..matrices import Diagonal, Kronecker
 from ..model import SequenceModel
 from ..restricted import RestrictedUnitary, permutation
 
@@ -141,7 +141,7 @@ def objective(xp: Any, array: Callable[[Any], Any], problem: Problem, p: Mapping
 
 def _penalty(array: Callable[[Any], Any], cell: Cell, p: Mapping[str, Any]) -> Any:
     """Return how far a cell's matrices are from unitary, where they are not by construction."""
-    if cell.matrix.kept_unitary or isinstance(cell.matrix, RestrictedUnitary):
+    if cell.matrix.kept_unitary or isinstance(cell.matrix, RestrictedUnitary | Diagonal):
         return 0.0
     errors = [W.conj().T @ W - array(np.eye(W.shape[1])) for W in (p[k] for k in cell.matrix_names)]
     return sum((E * E.conj()).real.sum() for E in errors)
@@ -158,10 +158,19 @@ def _matrices(
         if isinstance(cell.matrix, RestrictedUnitary):
             restricted = _restricted(xp, array, cell.matrix, *W)
             functions.append(functools.partial(_apply_restricted, xp, restricted, cell.is_complex))
+        elif isinstance(cell.matrix, Diagonal):
+            nu, theta = W
+            functions.append(functools.partial(xp.matmul, xp.diag(_on_the_disk(xp, nu, theta))))
         else:
             dense = functools.reduce(xp.kron, W) if isinstance(cell.matrix, Kronecker) else W[0]
             functions.append(functools.partial(xp.matmul, dense))
     return functions
+
+
+def _on_the_disk(xp: Any, nu: Any, theta: Any) -> Any:
+    """Return λ of an LRU: its modulus, turned by its angle."""
+    modulus, angle = xp.exp(-xp.exp(nu)), xp.exp(theta)
+    return modulus * xp.cos(angle) + 1j * modulus * xp.sin(angle)
 
 
 def _restricted(
@@ -206,6 +215,8 @@ def _states(
         if isinstance(cell, RNN):
             s = _activated(xp, cell.activation, gates[0](state[0]) + u, p["b"][:, None])
             state = [(1 - cell.leak) * state[0] + cell.leak * s]
+        elif isinstance(cell, LRU):
+            state = [gates[0](state[0]) + xp.exp(p["gamma"])[:, None] * u]
         elif isinstance(cell, LSTM):
             h, c = state
             u = u + p["b"][:, None]

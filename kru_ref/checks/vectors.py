@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 
 from .. import __version__
 from ..arrays import Array
-from ..cells import GRU, LSTM, RNN, Cell
+from ..cells import GRU, LRU, LSTM, RNN, Cell
 from ..engine.backend import Backend
 from ..files import ArchiveError, read_npz, write_atomically
 from ..kronecker import kron_matvec, kron_matvec_backward
-from ..matrices import Dense, FullUnitary, Kronecker, Matrix
+from ..matrices import Dense, Diagonal, FullUnitary, Kronecker, Matrix
 from ..model import SequenceModel
 from ..restricted import RestrictedUnitary, permutation
 from .oracles import LOSSES
@@ -64,6 +64,7 @@ def cases(backend: Backend = "numpy") -> Iterator[Case]:
     yield from _losses_and_factors(backend)
     yield from _gated(backend)
     yield from _other_matrices(backend)
+    yield from _diagonal()
 
 
 def _activations(backend: Backend) -> Iterator[Case]:
@@ -139,11 +140,24 @@ def _other_matrices(backend: Backend) -> Iterator[Case]:
         yield _network(f"{what}-penalty", [rnn], 3, 4, strength=STRENGTH)
 
 
+def _diagonal() -> Iterator[Case]:
+    """Compute a linear recurrent unit, and a simple cell over its matrix."""
+    lru = LRU(D, N, Diagonal(), "complex128")
+    for T, B in LONG:
+        yield _network(f"lru-{T}x{B}", [lru], T, B)
+    yield _network("lru-one-hot", [lru], 4, 3, one_hot=True)
+    yield _network("lru-penalty", [lru], 3, 4, strength=STRENGTH)
+    above = LRU(2 * N, 4, Diagonal(), "complex128")
+    yield _network("lru-two-layers", [lru, above], 3, 8)
+    yield _network("diagonal-rnn", [RNN(D, N, Diagonal(), "modrelu", "complex128")], 4, 3)
+
+
 KINDS: dict[type, str] = {
     Dense: "dense",
     Kronecker: "kronecker",
     RestrictedUnitary: "restricted",
     FullUnitary: "full",
+    Diagonal: "diagonal",
 }
 
 
@@ -163,7 +177,7 @@ def _product(shapes: list[tuple[int, int]], dtype: str, B: int, backend: Backend
 
 def _network(
     name: str,
-    cells: list[RNN | LSTM | GRU],
+    cells: list[RNN | LSTM | GRU | LRU],
     T: int,
     B: int,
     *,
@@ -254,10 +268,12 @@ def _parameters(name: str, model: SequenceModel) -> dict[str, Array]:
     params = {}
     for key, shape in shapes.items():
         drawn = numbers(f"{name} {key}", shape, dtypes[key].name)
-        is_matrix = ".W" in key and not key.endswith(("phases", "reflections"))
+        is_matrix = ".W" in key and len(shape) > 1 and not key.endswith(("phases", "reflections"))
         # so that products keep about their length
         size = 1.0 if np.iscomplexobj(drawn) else 1.25
         params[key] = drawn * (size / np.sqrt(shape[1])) if is_matrix else drawn
+        if key.endswith(".gamma"):  # as that of eigenvalues near the unit circle
+            params[key] = drawn / 2 - 1
     for prefix, cell in zip(model.prefixes, model.cells, strict=True):
         if isinstance(cell.matrix, FullUnitary):
             params[f"{prefix}.W"] = _householder(
@@ -480,7 +496,7 @@ _KINDS: dict[str, dict[str, Condition]] = {
     },
 }
 _CELL: dict[str, Condition] = {
-    "cell": _one_of("rnn", "lstm", "gru"),
+    "cell": _one_of("rnn", "lstm", "gru", "lru"),
     "input_size": _whole,
     "hidden_size": _whole,
     "matrix": _one_of(*KINDS.values()),

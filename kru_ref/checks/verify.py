@@ -402,13 +402,17 @@ def _kinds(settings: Mapping[str, Any]) -> set[str]:
     if settings["kind"] == "product":
         return {"outputs/y", "grads/x", "grads/W.#"}
     kinds = {"outputs/h", "outputs/logits", "outputs/loss", "grads/readout.V", "grads/readout.c"}
-    gates = {"rnn": ("",), "lstm": (".i", ".f", ".g", ".o"), "gru": (".r", ".z", ".n")}
+    gates = {"lstm": (".i", ".f", ".g", ".o"), "gru": (".r", ".z", ".n")}
+    own = {"rnn": ("b",), "lstm": ("b", "c0"), "gru": ("b", "b_h"), "lru": ("gamma",)}
+    endings = {
+        "restricted": (".phases", ".reflections"),
+        "kronecker": (".#",),
+        "diagonal": (".nu", ".theta"),
+    }
     for cell in settings["cells"]:
-        kinds |= {f"grads/{name}" for name in ("U", "b", "h0")}
-        kinds |= {"lstm": {"grads/c0"}, "gru": {"grads/b_h"}}.get(cell["cell"], set())
-        endings = {"restricted": (".phases", ".reflections"), "kronecker": (".#",)}
+        kinds |= {f"grads/{name}" for name in ("U", "h0", *own[cell["cell"]])}
         ends = endings.get(cell["matrix"], ("",))
-        kinds |= {f"grads/W{gate}{end}" for gate in gates[cell["cell"]] for end in ends}
+        kinds |= {f"grads/W{gate}{end}" for gate in gates.get(cell["cell"], ("",)) for end in ends}
     return kinds
 
 

@@ -247,17 +247,17 @@ class Gradcheck:
     # differences, real-time recurrent learning, and PyTorch and JAX where they are installed.
     all: bool = False
     # Recurrent cell; rnn over kronecker is the KRU.
-    cell: Literal["rnn", "lstm", "gru"] = "rnn"
-    # Recurrent matrix.
-    matrix: Literal["kronecker", "dense", "restricted", "full"] = "kronecker"
+    cell: Literal["rnn", "lstm", "gru", "lru"] = "rnn"
+    # Recurrent matrix; that of the cell lru is diagonal.
+    matrix: Literal["kronecker", "dense", "restricted", "full", "diagonal"] = "kronecker"
     # Shapes of the Kronecker factors, P Q P Q …; their product is the hidden size with any matrix.
     factors: tuple[tuple[int, int], ...] = ((2, 3), (3, 2), (2, 2))
     # Nonlinearity of the simple cell, modrelu if not given.
     activation: Literal["modrelu", "tanh", "relu", "identity"] | None = None
-    # Numbers of the hidden state and of W; if not given, complex128 for the simple cell and
-    # float64 for the others, which are real.
+    # Numbers of the hidden state and of W; if not given, complex128 for the simple cell and the
+    # LRU, float64 for the others, which are real.
     dtype: Literal["float32", "float64", "complex64", "complex128"] | None = None
-    # Engine of the recurrence; matrix restricted has no compiled one.
+    # Engine of the recurrence; matrices restricted and diagonal have no compiled one.
     backend: Backend = "auto"
     # Time steps T.
     steps: int = 5
@@ -343,7 +343,7 @@ class Gradcheck:
 
     @property
     def _dtype(self) -> str:
-        return self.dtype or ("complex128" if self.cell == "rnn" else "float64")
+        return self.dtype or ("complex128" if self.cell in ("rnn", "lru") else "float64")
 
     def make(self, dtype: str) -> Cell:
         """Return the cell in a dtype."""

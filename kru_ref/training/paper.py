@@ -48,7 +48,11 @@ class Table(NamedTuple):
 
 def result(metric: str, scale: float = 1.0) -> Callable[[Record], float | None]:
     """Return what reads a metric on test data, of a run that has ended."""
-    return lambda run: scale * run["last"][f"test_{metric}"] if is_whole(run) else None
+
+    def value(run: Record) -> float | None:
+        return scale * run["last"][f"test_{metric}"] if is_whole(run) else None
+
+    return value
 
 
 def samples_until(loss: float) -> Callable[[Record], float | None]:
@@ -63,7 +67,11 @@ def samples_until(loss: float) -> Callable[[Record], float | None]:
 
 def updates_until(share: float) -> Callable[[Record], float | None]:
     """Return what finds after how many updates it was first below a share of the baseline."""
-    return lambda run: _updates_until(run, share * run["baseline"])
+
+    def updates(run: Record) -> float | None:
+        return _updates_until(run, share * run["baseline"])
+
+    return updates
 
 
 def _updates_until(run: Record, loss: float) -> float | None:

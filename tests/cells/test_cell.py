@@ -312,6 +312,8 @@ def test_same_seed_same_parameters():
         (lambda: kru.RNN(3, 4, kru.Dense), TypeError, r"such as Dense\(\) or Kronecker\(\)"),
         (lambda: kru.RNN(3, 4, "dense"), TypeError, "matrix must be a matrix"),
         (lambda: kru.RNN(3, 4).init(0), TypeError, "rng must be a numpy.random.Generator"),
+        (lambda: kru.LRU(3, 4, dtype="float32"), TypeError, "complex states: use complex64 or"),
+        (lambda: kru.LRU(3, 4, kru.Kronecker()), TypeError, r"matrix must be Diagonal\(\)"),
         (lambda: kru.Dense("zeros"), ValueError, "haar, glorot, identity, got 'zeros'"),
     ],
 )
@@ -469,3 +471,57 @@ def test_equations_of_ones_own_are_computed(rng, N):
     named, linear = (of(D, N, kru.Dense(), "identity", "float64") for of in (Named, kru.RNN))
     params = linear.init(rng)
     np.testing.assert_allclose(named.forward(params, x)[0], linear.forward(params, x)[0])
+
+
+def lru(rng, N=5, D=3):
+    cell = kru.LRU(D, N, kru.Diagonal(0.5, 0.9, 1.0), "complex128")
+    return cell, {name: p + rng.uniform(-0.2, 0.2, p.shape) for name, p in cell.init(rng).items()}
+
+
+def test_an_lru_is_its_recurrence(rng, draw):
+    cell, p = lru(rng)
+    x = draw((4, 3, 2), "float64")
+    h, _ = cell.forward(p, x)
+    state = np.repeat(p["h0"][:, None], 2, axis=1)
+    for t in range(4):
+        turned = np.exp(-np.exp(p["W.nu"]) + 1j * np.exp(p["W.theta"]))[:, None] * state
+        state = turned + np.exp(p["gamma"])[:, None] * (p["U"] @ x[t])
+        np.testing.assert_allclose(h[t], state, rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize(("T", "B"), [(1, 1), (4, 3)])
+@pytest.mark.parametrize("inputs", ["real", "complex", "one-hot"])
+def test_every_gradient_of_an_lru(rng, draw, T, B, inputs, record_error):
+    cell, params = lru(rng)
+    x = rng.integers(3, size=(T, B)) if inputs == "one-hot" else draw((T, 3, B), "complex128")
+    x = x.real.copy() if inputs == "real" else x
+    target, h0 = draw((T, 5, B), "complex128"), draw((5, B), "complex128")
+    values = {**params, "given": h0} if inputs == "complex" else dict(params)
+    values |= {} if inputs == "one-hot" else {"x": x}
+
+    def run(p):
+        of_cell = {name: p[name] for name in params}
+        return cell.forward(of_cell, p.get("x", x), p.get("given"))
+
+    h, saved = run(values)
+    grads, dx, dh0 = cell.backward(params, saved, 2 * (h - target))
+    found = (
+        grads | ({"given": dh0} if "given" in values else {}) | ({} if dx is None else {"x": dx})
+    )
+    report = kru.check_gradient(
+        lambda p: float(np.sum(np.abs(run(p)[0] - target) ** 2)), values, found, tolerance=1e-7
+    )
+    record_error("finite differences, cells", report.max_error)
+    assert report, report
+
+
+def test_states_of_an_lru_are_of_one_size(rng):
+    """Whatever their memory: that is what γ is for."""
+    cell = kru.LRU(1, 4000, kru.Diagonal(0.5, 0.99), "complex128", False)
+    params = cell.init(rng)
+    assert list(params) == ["W.nu", "W.theta", "U", "gamma"]
+    h, _ = cell.forward(params, rng.standard_normal((600, 1, 1)))
+    size = np.sqrt(np.mean(np.abs(h[300:, :, 0]) ** 2, axis=0))
+    short, long = np.exp(params["gamma"]) > 0.6, np.exp(params["gamma"]) < 0.3
+    assert np.mean(size[short]) == pytest.approx(np.mean(size[long]), rel=0.15)
+    assert np.mean(size) == pytest.approx(0.9, abs=0.15)

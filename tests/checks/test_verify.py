@@ -20,11 +20,11 @@ OUTSIDE = Path(__file__).parents[1] / "pytorch_kru.py"
 def test_verify_passes_what_is_right(written, tmp_path, capsys):
     results = results_of(written, tmp_path / "results")
     assert cli.main(["vectors", "verify", str(written), str(results)]) == 0
-    assert "86 of 86 cases passed, 0 not attempted" in capsys.readouterr().out
+    assert "93 of 93 cases passed, 0 not attempted" in capsys.readouterr().out
     for path in sorted(results.iterdir())[5:]:
         path.unlink()
     assert cli.main(["vectors", "verify", str(written), str(results)]) == 0
-    assert "5 of 5 cases passed, 81 not attempted" in capsys.readouterr().out
+    assert "5 of 5 cases passed, 88 not attempted" in capsys.readouterr().out
 
 
 def test_single_precision_results(written, tmp_path):
@@ -69,7 +69,7 @@ def test_verify_says_what_is_wrong(written, tmp_path, capsys, message):
     assert wrong[0].startswith("  grads/cell.U")
     assert message in wrong[0]
     assert "kronecker-lstm-17x3: wrong" in out
-    assert "85 of 86 cases passed" in out
+    assert "92 of 93 cases passed" in out
 
 
 def test_verify_finds_what_wrong_cases_have_in_common(written, tmp_path):
@@ -100,7 +100,7 @@ def test_a_program_from_outside_passes(tmp_path):
     """Written from the page alone, without kru_ref: products and all KRU networks."""
     assert "kru_ref" not in OUTSIDE.read_text().split('"""')[2]
     lines = outside(tmp_path)
-    assert lines[-1] == "59 of 59 cases passed, 27 not attempted"
+    assert lines[-1] == "59 of 59 cases passed, 34 not attempted"
 
 
 NAMED = {
@@ -260,7 +260,7 @@ def solved():
 def test_an_implementation_with_gradients_of_its_own_passes(solved):
     module = faulty()
     verdicts = said_of(module.Faulty(), solved)
-    assert verify.report(verdicts).endswith("80 of 80 cases passed, 6 not attempted")
+    assert verify.report(verdicts).endswith("80 of 80 cases passed, 13 not attempted")
     assert set(SAID) == module.MISTAKES
 
 
@@ -300,7 +300,7 @@ def test_sizes_can_be_told_apart(solved):
         assert len(set(values)) == len(values), (case.name, sizes)
         assert abs(case.arrays["outputs/logits"]).max() < 30  # exp of it is no problem
     assert len(batches) == 4
-    for cell in ("rnn", "lstm", "gru"):
+    for cell in ("rnn", "lstm", "gru", "lru"):
         networks = [c.settings for c in solved if c.settings["kind"] == "network"]
         those = [s for s in networks if s["cells"][0]["cell"] == cell]
         assert {(s["T"] > 1, s["B"] > 1) for s in those} >= {
@@ -463,7 +463,7 @@ def test_what_may_not_be_read_is_not_called_damaged(written, tmp_path, monkeypat
         assert cli.main(["vectors", "verify", str(written), str(results)]) == 1
     out = capsys.readouterr().out
     assert "kru-all.npz cannot be read: Permission denied" in out
-    assert "85 of 86" in out
+    assert "92 of 93" in out
     with monkeypatch.context() as patch:
         patch.setattr("os.listdir", refused)
         assert cli.main(["vectors", "verify", str(written), str(results)]) == 1

@@ -181,6 +181,12 @@ def test_gradcheck_of_every_cell_and_matrix(capsys, cell, matrix, more):
     assert "cell.W" in out
 
 
+@pytest.mark.parametrize("what", ["--cell lru", "", "--activation identity"])
+def test_gradcheck_of_a_diagonal_matrix(capsys, what):
+    assert run(f"gradcheck --matrix diagonal {what}") == 0
+    assert "cell.W.theta" in capsys.readouterr().out
+
+
 def test_gradcheck_tells_a_wrong_gradient(capsys, monkeypatch):
     from kru_ref import unitary
 
@@ -215,7 +221,7 @@ def test_each_option_has_its_own_help(task):
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     words = " ".join(shown.replace("│", " ").split())
     for option, text in {
-        "cell {rnn,lstm,gru}": "Recurrent cell; rnn over kronecker is the KRU.",
+        "cell {rnn,lstm,gru,lru}": "Recurrent cell; rnn over kronecker is the KRU, lru is over",
         "hidden-size INT": "Size N of the hidden state.",
         "batch-size INT": "Sequences in a batch.",
         "optimizer {sgd,rmsprop,adam}": "Rule of the updates.",

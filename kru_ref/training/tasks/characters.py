@@ -46,7 +46,7 @@ class Characters(Task):
     length: int = 100
     data_dir: Path | None = None
     own_data: bool = False
-    cell: Literal["rnn", "lstm", "gru"] = "lstm"
+    cell: Literal["rnn", "lstm", "gru", "lru"] = "lstm"
     hidden_size: int = 512
     batch_size: int = 50
     updates: int = 3000

@@ -49,7 +49,7 @@ class Music(Task):
     excerpt: int | None = None
     data_dir: Path | None = None
     own_data: bool = False
-    cell: Literal["rnn", "lstm", "gru"] = "lstm"
+    cell: Literal["rnn", "lstm", "gru", "lru"] = "lstm"
     hidden_size: int = 512
     batch_size: int = 20
     updates: int = 1000

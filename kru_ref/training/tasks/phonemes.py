@@ -91,7 +91,7 @@ class Phonemes(Task):
     output_size: ClassVar[int] = len(LABELS)
 
     data_dir: Path | None = None
-    cell: Literal["rnn", "lstm", "gru"] = "lstm"
+    cell: Literal["rnn", "lstm", "gru", "lru"] = "lstm"
     hidden_size: int = 512
     batch_size: int = 16
     updates: int = 500

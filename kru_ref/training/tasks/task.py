@@ -16,11 +16,11 @@ from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_origin, get
 import numpy as np
 from numpy.typing import NDArray
 
-from ...cells import GRU, LSTM, RNN, Cell
+from ...cells import GRU, LRU, LSTM, RNN, Cell
 from ...engine.backend import Backend
 from ...files import checked_path, shortened
 from ...losses import Loss
-from ...matrices import Dense, FullUnitary, Kronecker, Matrix
+from ...matrices import Dense, Diagonal, FullUnitary, Kronecker, Matrix
 from ...model import SequenceModel
 from ...optimizers import OPTIMIZERS, Optimizer
 from ...restricted import RestrictedUnitary
@@ -78,10 +78,10 @@ class Task(ABC):
     Attributes
     ----------
     cell
-        Recurrent cell; rnn over kronecker is the KRU.
+        Recurrent cell; rnn over kronecker is the KRU, lru is over diagonal alone.
     matrix
-        Recurrent matrix: a Kronecker product, a free matrix, the product of RC-uRNN, or a unitary
-        matrix moved along its manifold as in FC-uRNN.
+        Recurrent matrix: a Kronecker product, a free matrix, the product of RC-uRNN, a unitary
+        matrix moved along its manifold as in FC-uRNN, or the diagonal one of an LRU.
     hidden_size
         Size N of the hidden state.
     layers
@@ -98,9 +98,9 @@ class Task(ABC):
         Nonlinearity of the simple cell, modrelu if not given; tanh and relu need a real dtype.
     dtype
         Numbers of the hidden state and of W: real or complex, single or double precision. If not
-        given, complex64 for the simple cell and float32 for the others, which are real.
+        given, complex64 for the simple cell and the LRU, float32 for the others, which are real.
     backend
-        Engine of the recurrence; matrix restricted has no compiled one.
+        Engine of the recurrence; matrices restricted and diagonal have no compiled one.
     batch_size
         Sequences in a batch.
     updates
@@ -147,8 +147,8 @@ class Task(ABC):
     # Whether batches may continue the one before.
     carries: ClassVar[bool] = False
 
-    cell: Literal["rnn", "lstm", "gru"] = "rnn"
-    matrix: Literal["kronecker", "dense", "restricted", "full"] = "kronecker"
+    cell: Literal["rnn", "lstm", "gru", "lru"] = "rnn"
+    matrix: Literal["kronecker", "dense", "restricted", "full", "diagonal"] = "kronecker"
     hidden_size: int = 128
     layers: int = 1
     dropout: float = 0.0
@@ -303,8 +303,8 @@ class Task(ABC):
 
     @property
     def numbers(self) -> str:
-        """The dtype given, else complex64 for the simple cell and float32 for the others."""
-        return self.dtype or ("complex64" if self.cell == "rnn" else "float32")
+        """The dtype given, else complex64 for the simple cell and the LRU, else float32."""
+        return self.dtype or ("complex64" if self.cell in ("rnn", "lru") else "float32")
 
     @property
     def strength(self) -> float:
@@ -383,6 +383,7 @@ def make_matrix(
         "dense": Dense(backend=backend),
         "restricted": RestrictedUnitary(),
         "full": FullUnitary(backend),
+        "diagonal": Diagonal(),
     }
     if not isinstance(name, str) or name not in matrices:
         raise ValueError(f"matrix must be one of {', '.join(matrices)}, got {_shown(name)}")
@@ -399,7 +400,11 @@ def make_cell(
         return GRU(input_size, hidden_size, matrix, dtype)
     if name == "rnn":
         return RNN(input_size, hidden_size, matrix, activation, dtype)
-    raise ValueError(f"cell must be one of rnn, lstm, gru, got {_shown(name)}")
+    if name == "lru":
+        if not isinstance(matrix, Diagonal):
+            raise ValueError("cell lru is over matrix diagonal: choose that matrix, or cell rnn")
+        return LRU(input_size, hidden_size, matrix, dtype)
+    raise ValueError(f"cell must be one of rnn, lstm, gru, lru, got {_shown(name)}")
 
 
 def checked_setting(name: str, value: Any, hint: Any) -> Any:
@@ -479,7 +484,7 @@ def checked_index(name: str, value: Any) -> int:
 
 def check_backend(backend: str, matrix: str) -> None:
     """Raise ValueError if compiled code is asked for where there is none."""
-    if backend == "cython" and matrix == "restricted":
+    if backend == "cython" and matrix in ("restricted", "diagonal"):
         raise ValueError(
             "backend 'cython' acts only with matrix kronecker, dense or full, and this is "
             f"{matrix}: leave it out"

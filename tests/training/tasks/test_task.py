@@ -120,8 +120,8 @@ def test_the_readout_may_have_a_rate_of_its_own():
         (lambda: Copying(init="spread", hidden_size=8, factors=((2, 4), (4, 2))), "square factors"),
         (lambda: Pixels(data_dir=""), "data_dir must name a file or folder, got ''"),
         (lambda: Pixels(data_dir="a\0b"), "data_dir must name a file or folder"),
-        (lambda: Copying(cell=["rnn"]), "cell must be one of rnn, lstm, gru, got"),
-        (lambda: Copying(cell=None), "cell must be one of rnn, lstm, gru, got None"),
+        (lambda: Copying(cell=["rnn"]), "cell must be one of rnn, lstm, gru, lru, got"),
+        (lambda: Copying(cell=None), "cell must be one of rnn, lstm, gru, lru, got None"),
     ],
 )
 def test_bad_settings(make, message):
@@ -227,13 +227,28 @@ def test_settings_may_be_numbers_of_any_library(task):
         *(({"matrix": m, "factors": ((2, 4), (4, 2))}, "factors") for m in ("dense", "full")),
         *(({"matrix": m, "init": "haar"}, "init") for m in ("dense", "restricted", "full")),
         *(({"matrix": m, "penalty": 0.0}, "penalty") for m in ("restricted", "full")),
-        ({"matrix": "restricted", "backend": "cython"}, "backend 'cython'"),
+        *(
+            ({"matrix": m, "backend": "cython"}, "backend 'cython'")
+            for m in ("restricted", "diagonal")
+        ),
+        ({"cell": "lru", "matrix": "diagonal", "activation": "identity"}, "activation"),
+        ({"cell": "lru", "matrix": "diagonal", "penalty": 0.1}, "penalty"),
     ],
 )
 @pytest.mark.parametrize("task", [Copying, Phonemes])
 def test_settings_that_cannot_act(task, settings, name):
     with pytest.raises(ValueError, match=f"^{name} acts only .*: leave it out"):
         task(hidden_size=8, **{"cell": "rnn"} | settings)
+
+
+def test_an_lru_is_over_a_diagonal_matrix():
+    task = Copying(cell="lru", matrix="diagonal", hidden_size=8)
+    assert type(task.model().cells[0]).__name__ == "LRU"
+    assert task.strength == 0
+    with pytest.raises(ValueError, match="cell lru is over matrix diagonal: choose that matrix"):
+        Copying(cell="lru", hidden_size=8)
+    with pytest.raises(TypeError, match="complex states"):
+        Copying(cell="lstm", matrix="diagonal", hidden_size=8)
 
 
 def test_a_seed_of_an_order_that_is_not_drawn():
@@ -319,7 +334,7 @@ def test_samples_of_no_sound(samples):
 
 @pytest.mark.parametrize("name", [None, "", "Dense", "KRU", 0, ["rnn"]])
 def test_names_of_no_cell_and_no_matrix(name):
-    with pytest.raises(ValueError, match="cell must be one of rnn, lstm, gru, got"):
+    with pytest.raises(ValueError, match="cell must be one of rnn, lstm, gru, lru, got"):
         make_cell(name, 1, 2, make_matrix("dense", None, "auto"), "tanh", "float32")
     with pytest.raises(ValueError, match="matrix must be one of kronecker, dense, restricted"):
         make_matrix(name, None, "auto")
