@@ -83,6 +83,14 @@ class Matrix:
         """Return what runs a recurrence over W in compiled code, all steps in one call, if any."""
         return None
 
+    def multipliers(self, W: Sequence[Array]) -> list[Array]:
+        """Return what that multiplies by: factors, a matrix, or a diagonal (N,)."""
+        return list(W)
+
+    def multipliers_backward(self, W: Sequence[Array], d: Sequence[Array]) -> Sequence[Array]:
+        """Return dW for the gradients of what :meth:`multipliers` returned."""
+        return d
+
     def penalty(self, W: Sequence[Array]) -> tuple[float, list[Array]]:
         """Return ‖W^H W - I‖²_F, of each factor if there are several, and its gradient."""
         return soft_unitary(W)
@@ -265,11 +273,13 @@ class Diagonal(Matrix):
         λ starts uniform on the ring r_min ≤ |λ| ≤ r_max, within [0, 1).
     max_phase : float
         Its angles start uniform between 0 and this, in radians.
+    backend : {"auto", "numpy", "cython"}
 
     Raises
     ------
-    ValueError, TypeError
-        Numbers outside these ranges; from :meth:`layout`, a real dtype.
+    ValueError, TypeError, ImportError
+        Numbers outside these ranges; an unknown or missing backend; from :meth:`layout`, a real
+        dtype.
 
     Notes
     -----
@@ -279,8 +289,10 @@ class Diagonal(Matrix):
     r_min: float = 0.9
     r_max: float = 0.999
     max_phase: float = 2 * math.pi
+    backend: Backend = "auto"
 
     def __post_init__(self) -> None:
+        resolve(self.backend)
         arguments.check_ring(self.r_min, self.r_max, self.max_phase)
 
     def layout(self, N: int, dtype: np.dtype) -> Layout:
@@ -310,14 +322,26 @@ class Diagonal(Matrix):
         return self.eigenvalues(W).conj()[:, None] * dy
 
     def gradient(self, W: Sequence[Array], h: Array, dy: Array) -> list[Array]:
-        """Return dν and dθ.
+        """Return dν and dθ for dλ = Σ_b dy conj(h)."""
+        return self.multipliers_backward(W, [np.sum(dy * h.conj(), axis=1)])
 
-        dλ = Σ_b dy conj(h), and δλ = λ (-e^ν δν + i e^θ δθ), so with a = conj(dλ) λ
+    def engine(self, N: int) -> ModuleType | None:
+        """Return the compiled engine, if it is there."""
+        return engine_for(((N, N),), self.backend)
+
+    def multipliers(self, W: Sequence[Array]) -> list[Array]:
+        """Return λ."""
+        return [self.eigenvalues(W)]
+
+    def multipliers_backward(self, W: Sequence[Array], d: Sequence[Array]) -> list[Array]:
+        """Return dν and dθ for dλ.
+
+        δλ = λ (-e^ν δν + i e^θ δθ), so with a = conj(dλ) λ
 
             dν = -e^ν Re a,   dθ = -e^θ Im a.
         """
         nu, theta = W
-        a = np.sum(dy.conj() * h, axis=1) * self.eigenvalues(W)
+        a = d[0].conj() * self.eigenvalues(W)
         return [-np.exp(nu) * a.real, -np.exp(theta) * a.imag]
 
     def jvp(

@@ -22,6 +22,7 @@ STACKS = {
     "dense lstm": lambda backend: kru.LSTM(D, 35, kru.Dense(backend=backend), "float64"),
     "full": lambda backend: kru.RNN(D, 5, kru.FullUnitary(backend), "modrelu", "complex128"),
     "restricted": lambda _: kru.RNN(D, 6, kru.RestrictedUnitary(), "modrelu", "complex128"),
+    "lru": lambda b: kru.LRU(D, 6, kru.Diagonal(0.5, 0.9, 1.0, b), "complex128"),
     "layers": lambda backend: [
         kru.KRU(D, 6, dtype="complex128", backend=backend),
         kru.LSTM(12, 4, kru.Kronecker(backend=backend), "float64"),

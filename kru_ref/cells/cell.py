@@ -248,8 +248,8 @@ class Cell(ABC):
             if engine is None:
                 self.run_numpy(params, *piece.columns(width)[:4])
             else:
-                W = self.matrices(params)
-                engine.recurrence_forward(self.engine_key, W, params, *piece[:4], width)
+                W, of_steps = self.multipliers(params), self.for_engine(params)
+                engine.recurrence_forward(self.engine_key, W, of_steps, *piece[:4], width)
             saved.clear_behind_ends(steps, width)
         h = states[0].view()
         h.setflags(write=False)
@@ -369,8 +369,11 @@ class Cell(ABC):
         else:
             given = *saved[:4], width, (dh, dlast), input_gradient
             dbefore, grads, dW, dx, d = engine.recurrence_backward(
-                self.engine_key, self.matrices(params), params, *given
+                self.engine_key, self.multipliers(params), self.for_engine(params), *given
             )
+            grads = self.for_engine_backward(params, grads)
+            of_gates = zip(self.matrices(params), dW, strict=True) if dW else ()
+            dW = [self.matrix.multipliers_backward(W_k, d_k) for W_k, d_k in of_gates]
         if d is not None:
             piece = saved.columns(width)
             dW, grads, dx = self._sums_over_time(params, piece, d, grads, input_gradient)
@@ -492,7 +495,7 @@ class Cell(ABC):
     def engine_key(self) -> CellKey:
         """What the engine computes the steps by."""
         shapes = self.matrix.layout(self.hidden_size, np.dtype(self.dtype)).values()
-        factors = tuple((shape[0], shape[1]) for shape, _ in shapes)
+        factors = tuple(shape for shape, _ in shapes)
         sizes = self.input_size, self.hidden_size
         return CellKey(self.kind, factors, *sizes, np.dtype(self.dtype).char, self.leak)
 
@@ -510,6 +513,18 @@ class Cell(ABC):
         """Return each gate's matrix, as the list of its parameter arrays."""
         names, n = self.matrix_names, len(self.matrix_names) // len(self.gate_names)
         return [[params[name] for name in names[k : k + n]] for k in range(0, len(names), n)]
+
+    def multipliers(self, params: Mapping[str, Array]) -> list[list[Array]]:
+        """Return what compiled code multiplies by for each gate's matrix."""
+        return [self.matrix.multipliers(W) for W in self.matrices(params)]
+
+    def for_engine(self, params: Params) -> Params:
+        """Return the parameters by which compiled code makes a step of this cell's ``kind``."""
+        return params
+
+    def for_engine_backward(self, params: Params, grads: Params) -> Params:
+        """Return the gradients of parameters for those of what :meth:`for_engine` returned."""
+        return grads
 
     @property
     def engine(self) -> ModuleType | None:

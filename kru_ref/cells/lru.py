@@ -45,7 +45,7 @@ class LRU(Cell):
     on_complex: ClassVar[bool] = True
     # of du, dh
     d_of_W: ClassVar[tuple[int, ...]] = (1,)
-    kind = "lru"
+    kind = "identity"
 
     input_size: int
     hidden_size: int
@@ -92,6 +92,17 @@ class LRU(Cell):
         u = h - self.matrix.matvec(self.matrices(params)[0], h_before)
         du = np.exp(params["gamma"])[:, None] * dh
         return (du, dh), (0.0,), {"gamma": (dh.conj() * u).real.sum(axis=1)}
+
+    def for_engine(self, params: Params) -> Params:
+        """Return e^γ U for U, and no bias: the step is then that of a simple cell."""
+        U = np.exp(params["gamma"])[:, None] * params["U"]
+        return params | {"U": U, "b": np.zeros_like(params["gamma"])}
+
+    def for_engine_backward(self, params: Params, grads: Params) -> Params:
+        """Return dU and dγ for the gradient of U' = e^γ U: e^γ dU', and Σ_d Re(conj(dU') U')."""
+        scale, dU = np.exp(params["gamma"])[:, None], grads["U"]
+        dgamma = (dU.conj() * (scale * params["U"])).real.sum(axis=1)
+        return {"U": scale * dU, "gamma": dgamma}
 
     def step_jvp(self, params: Dual, Wh: Dual, Ux: Dual, before: Dual) -> Dual:
         """Return h and its tangent."""

@@ -85,9 +85,11 @@ def subjects() -> Iterator[Subject]:
     }
     for (cell, make), (matrix, backend) in itertools.product(makers.items(), matrices):
         yield Subject(f"{cell} over {type(matrix).__name__}", make(matrix), backend)
-    modrelu = RNN(D, N, Diagonal(0.5, 0.9, 1.0), "modrelu", "complex128")
-    yield Subject("RNN modrelu, complex over Diagonal", modrelu, "numpy")
-    yield Subject("LRU", LRU(D, N, Diagonal(0.5, 0.9, 1.0), "complex128"), "numpy")
+    for backend in backends:
+        W = Diagonal(0.5, 0.9, 1.0, backend)
+        modrelu = RNN(D, N, W, "modrelu", "complex128")
+        yield Subject("RNN modrelu, complex over Diagonal", modrelu, backend)
+        yield Subject("LRU over Diagonal", LRU(D, N, W, "complex128"), backend)
 
 
 def check(subject: Subject, rng: np.random.Generator, every_loss: bool = False) -> Row:

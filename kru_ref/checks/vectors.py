@@ -64,7 +64,7 @@ def cases(backend: Backend = "numpy") -> Iterator[Case]:
     yield from _losses_and_factors(backend)
     yield from _gated(backend)
     yield from _other_matrices(backend)
-    yield from _diagonal()
+    yield from _diagonal(backend)
 
 
 def _activations(backend: Backend) -> Iterator[Case]:
@@ -140,16 +140,17 @@ def _other_matrices(backend: Backend) -> Iterator[Case]:
         yield _network(f"{what}-penalty", [rnn], 3, 4, strength=STRENGTH)
 
 
-def _diagonal() -> Iterator[Case]:
+def _diagonal(backend: Backend) -> Iterator[Case]:
     """Compute a linear recurrent unit, and a simple cell over its matrix."""
-    lru = LRU(D, N, Diagonal(), "complex128")
+    W = Diagonal(backend=backend)
+    lru = LRU(D, N, W, "complex128")
     for T, B in LONG:
         yield _network(f"lru-{T}x{B}", [lru], T, B)
     yield _network("lru-one-hot", [lru], 4, 3, one_hot=True)
     yield _network("lru-penalty", [lru], 3, 4, strength=STRENGTH)
-    above = LRU(2 * N, 4, Diagonal(), "complex128")
+    above = LRU(2 * N, 4, W, "complex128")
     yield _network("lru-two-layers", [lru, above], 3, 8)
-    yield _network("diagonal-rnn", [RNN(D, N, Diagonal(), "modrelu", "complex128")], 4, 3)
+    yield _network("diagonal-rnn", [RNN(D, N, W, "modrelu", "complex128")], 4, 3)
 
 
 KINDS: dict[type, str] = {

@@ -107,6 +107,14 @@ cdef extern from "simd.h":
             int parts, Py_ssize_t N, Py_ssize_t width, const void* dz, Py_ssize_t R,
             const int64_t* labels, double* dUT,
         ) noexcept nogil
+        void (*diagonal)(
+            Py_ssize_t N, Py_ssize_t n, const void* lam, const void* x, Py_ssize_t x_row, void* y,
+            Py_ssize_t y_row,
+        ) noexcept nogil
+        void (*diagonal_backward)(
+            Py_ssize_t N, Py_ssize_t n, const void* adjoint, const void* dy, const void* x,
+            void* dx, void* G,
+        ) noexcept nogil
 
     ctypedef struct KindOfStep "Kind":
         const char* name

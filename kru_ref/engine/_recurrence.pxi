@@ -18,6 +18,7 @@ cdef struct Sizes:
     int level, parts, is_double
     int kind, is_gated
     int is_dense              # one block, one matrix for each gate, d of all steps for the caller
+    int is_diagonal           # W, of one gate, are N complex numbers
     int n_gates, n_states, n_kept, n_d  # see Kind in simd.h; with a leak s is kept
     int leaks
     double leak               # of a simple cell: how much of a state is new
@@ -61,7 +62,7 @@ cdef class Recurrence:
 
     cell says what it computes, B is the columns of an array, of which the product's are the first, M
     the number of outputs where the gradient of h comes through a readout; is_dense says that the
-    product is one factor, for BLAS.
+    product is one factor, for BLAS, is_diagonal that it is a diagonal matrix.
     """
 
     cdef Sizes n
@@ -72,7 +73,7 @@ cdef class Recurrence:
 
     def __init__(
         self, cell, Product product, bint is_double, Py_ssize_t T, Py_ssize_t B, Py_ssize_t M=0,
-        bint is_dense=False,
+        bint is_dense=False, bint is_diagonal=False,
     ):
         cdef int kind = KINDS[cell.kind].number
         cdef const KindOfStep* step = &kinds[kind]
@@ -91,6 +92,7 @@ cdef class Recurrence:
         self.n.leak, self.n.leaks, self.n.n_d = cell.leak, cell.leak < 1, step.n_d
         self.n_kept = self.n.n_kept = 1 if self.n.leaks else step.n_kept
         self.n.is_gated, self.n.is_dense = step.n_kept > 0, is_dense
+        self.n.is_diagonal = is_diagonal
         self.n.T, self.n.D, self.n.N, self.n.B = T, cell.input_size, panels.rows_in, B
         self.n.M = M
         self.n.panels = panels
@@ -299,6 +301,9 @@ cdef void products(
     cdef real* Wh = scratch + n.forward.Wh
     if n.is_dense:
         dense_products(n, a, block, h, row, Wh)
+        return
+    if n.is_diagonal:
+        kernels_for(n.level, n.is_double).diagonal(n.N, E, a.W[0], h, row, Wh, E)
         return
     for k in range(n.n_gates):
         apply_sweeps(
@@ -653,6 +658,11 @@ cdef void adjoint_and_gradient(
     if n.is_dense:
         dense_adjoints(n, a, block, d, through_W)
         return
+    if n.is_diagonal:
+        kernels_for(n.level, n.is_double).diagonal_backward(
+            n.N, block.E, a.WH, d, h_before, through_W, scratch + n.backward.G_of_W
+        )
+        return
     room.targets, room.stages = scratch + n.backward.targets, scratch + n.backward.stages
     room.A = NULL
     for k in range(n.n_gates):
@@ -717,7 +727,11 @@ cdef void add_up_steps(
         fold_columns(n.N, E // n.parts, block.width, scratch + n.backward.db, db)
     if n.is_dense:
         return
-    for k in range(n.n_gates):
+    for k in range(n.N if n.is_diagonal else 0):
+        K.fold(COMPLEXES, 1, scratch + n.backward.G_of_W + 2 * k * K.lanes, a.dW + (
+            block.i * entries + 2 * k
+        ))
+    for k in range(0 if n.is_diagonal else n.n_gates):
         fold_sweeps(
             &n.panels, E, scratch + n.backward.G_of_W + LARGEST_VECTOR * k * entries,
             a.dW + (block.i * n.n_gates + k) * entries,

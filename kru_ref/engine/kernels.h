@@ -997,6 +997,26 @@ static void NAME(look_up_backward)(int parts, Py_ssize_t N, Py_ssize_t width, co
     }
 }
 
+/* y = λ x, row by row: N rows of n ≥ LANES elements of complex numbers */
+static void NAME(diagonal)(Py_ssize_t N, Py_ssize_t n, const void *lam, const void *x,
+                           Py_ssize_t x_row, void *y, Py_ssize_t y_row)
+{
+    for (Py_ssize_t i = 0; i < N; i++)
+        NAME(columns)(COMPLEXES, 1, 1, (const REAL *)lam + 2 * i, (const REAL *)x + i * x_row,
+                      x_row, (REAL *)y + i * y_row, y_row, n);
+}
+
+/* dx = λ^H dy, and G += dy conj(x) of each row, lane by lane; all rows n apart */
+static void NAME(diagonal_backward)(Py_ssize_t N, Py_ssize_t n, const void *adjoint,
+                                    const void *dy, const void *x, void *dx, void *G)
+{
+    Sweep s = {COMPLEXES, 1, 1, NULL, 1, 1, n};
+    for (Py_ssize_t i = 0; i < N; i++)
+        NAME(grams)(s, (const REAL *)dy + i * n, n, (const REAL *)x + i * n, n, n,
+                    (vec *)G + 2 * i);
+    NAME(diagonal)(N, n, adjoint, dy, n, dx, n);
+}
+
 const Kernels NAME(kernels) = {
     LANES,
     NAME(sweep),
@@ -1021,6 +1041,8 @@ const Kernels NAME(kernels) = {
     NAME(gather),
     NAME(look_up),
     NAME(look_up_backward),
+    NAME(diagonal),
+    NAME(diagonal_backward),
 };
 
 #undef ENTRY

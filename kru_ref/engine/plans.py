@@ -232,6 +232,12 @@ def plan_of(
     )
 
 
+def diagonal_plan(N: int) -> Plan:
+    """Return what a diagonal matrix needs of a plan: its sizes, and one sweep's memory."""
+    none, sweep = np.zeros(1, np.intp), np.array([[0, 1, 1, N, 1, 0, -1, -1, 1, 1, 1]], np.intp)
+    return Plan((), none, N, N, N, (N, N), sweep, N, 0)
+
+
 def _groups(
     shapes: tuple[tuple[int, int], ...], B: int, dtype: str, butterflies: int
 ) -> tuple[Group, ...]:

@@ -19,6 +19,7 @@ from .plans import (
     LARGEST_IN_RECURRENCE,
     are_small,
     columns_of,
+    diagonal_plan,
     parts_of,
     plan_of,
     product_of,
@@ -63,7 +64,7 @@ def recurrence_forward(
     cell : CellKey
         Of the kind "modrelu", "tanh", "relu", "identity", "lstm" or "gru".
     W : list of lists of ndarray
-        For each gate its Kronecker factors.
+        For each gate its Kronecker factors, or a diagonal (N,).
     params : mapping of str to ndarray
         "U", "b", and "b_h" of a GRU.
     x : ndarray, shape (T, D, B), or integers (T, B)
@@ -197,6 +198,8 @@ def step(
     if type(before) is not tuple or not before or type(before[0]) is not np.ndarray:
         return None
     shape = before[0].shape
+    if len(cell.shapes[0]) == 1:  # of a diagonal matrix
+        return None
     if shape != (cell.hidden_size, x.shape[-1]) or not 0 < before[0].size <= LARGEST_STEP:
         return None
     return _one_step(cell, shape[1])(level(), params, names, x, before)
@@ -211,7 +214,7 @@ class CellKey(NamedTuple):
     """What decides how a cell's steps are computed."""
 
     kind: str
-    shapes: tuple[tuple[int, int], ...]  # of each gate's factors
+    shapes: tuple[tuple[int, ...], ...]  # of each gate's matrix parameters, such as factors
     input_size: int
     hidden_size: int
     dtype: str  # as NumPy abbreviates it
@@ -253,11 +256,20 @@ class _Loop:
         U, step = params["U"], kernels.KINDS[cell.kind]
         self.parts, self.real, self.U_size = parts_of(U.dtype), real_dtype(U), U.size
         self.n_gates, self.dtype = len(W), U.dtype
-        self.is_dense = not are_small([W_f.shape for W_f in W[0]], LARGEST_IN_RECURRENCE)
+        self.is_diagonal = W[0][0].ndim == 1
+        are_large = not are_small([W_f.shape for W_f in W[0]], LARGEST_IN_RECURRENCE)
+        self.is_dense = are_large and not self.is_diagonal
         columns = columns_of(width, width if self.is_dense else BLOCK)
         product, stacked = self._product(W, columns, U.dtype.char)
         self.sizes = kernels.Recurrence(
-            cell, product, self.real == np.float64, len(x), x.shape[-1], M, self.is_dense
+            cell,
+            product,
+            self.real == np.float64,
+            len(x),
+            x.shape[-1],
+            M,
+            self.is_dense,
+            self.is_diagonal,
         )
         self.n_blocks = len(columns) - 1
         self.adds_by_label = x.ndim == 2 and U.shape[1] > FEW_LABELS
@@ -274,6 +286,9 @@ class _Loop:
 
         It has butterflies if all factors are far enough from singular.
         """
+        if self.is_diagonal:
+            self.plan = diagonal_plan(len(W[0][0]))
+            return product_of(self.plan, 1, columns, 0, dtype), as_reals(W[0][0])
         shapes = tuple(W_f.shape for W_f in W[0])
         few_registers = self.parts == 2 and level() < AVX512
         for butterflies in (AT_ONCE_IN_FEW_REGISTERS if few_registers else AT_ONCE, 0):
@@ -288,8 +303,11 @@ class _Loop:
 
     def adjoints(self, U: Array) -> dict[str, Array]:
         """Return W_k^H of each gate, and U^T."""
+        UT = np.ascontiguousarray(U.T)
+        if self.is_diagonal:
+            return {"WH": as_reals(as_complexes(self.arrays["W"], 2).conj()), "UT": UT}
         WH = [adjoint(W_k, self.plan, self.parts) for W_k in self.arrays["W"]]
-        return {"WH": np.stack(WH), "UT": np.ascontiguousarray(U.T)}
+        return {"WH": np.stack(WH), "UT": UT}
 
     def sums(self) -> dict[str, NDArray[np.float64]]:
         """Return zeros to which each block adds its gradients, a row for each."""
@@ -315,7 +333,9 @@ class _Loop:
         return {"U": np.ascontiguousarray(dU, U.dtype), "b": db[0], **inner}
 
     def factor_gradients(self, W: Gates, total: Mapping[str, Array]) -> list[Sequence[Array]]:
-        """Return the gradients of each gate's factors."""
+        """Return the gradients of each gate's factors, or of the diagonal."""
+        if self.is_diagonal:
+            return [[as_complexes(total["dW"], 2).astype(self.dtype)]]
         of_gates = zip(W, total["dW"].reshape(len(W), -1), strict=True)
         return [factor_gradients(W_k, self.plan, dW_k, self.dtype) for W_k, dW_k in of_gates]
 

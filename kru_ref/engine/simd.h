@@ -102,6 +102,10 @@ typedef struct {
                     const int64_t *labels, void *u, Py_ssize_t R);
     void (*look_up_backward)(int parts, Py_ssize_t N, Py_ssize_t width, const void *dz,
                              Py_ssize_t R, const int64_t *labels, double *dUT);
+    void (*diagonal)(Py_ssize_t N, Py_ssize_t n, const void *lam, const void *x, Py_ssize_t x_row,
+                     void *y, Py_ssize_t y_row);
+    void (*diagonal_backward)(Py_ssize_t N, Py_ssize_t n, const void *adjoint, const void *dy,
+                              const void *x, void *dx, void *G);
 } Kernels;
 
 #if defined(__GNUC__)

@@ -257,7 +257,7 @@ class Gradcheck:
     # Numbers of the hidden state and of W; if not given, complex128 for the simple cell and the
     # LRU, float64 for the others, which are real.
     dtype: Literal["float32", "float64", "complex64", "complex128"] | None = None
-    # Engine of the recurrence; matrices restricted and diagonal have no compiled one.
+    # Engine of the recurrence; matrix restricted has no compiled one.
     backend: Backend = "auto"
     # Time steps T.
     steps: int = 5

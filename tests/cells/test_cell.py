@@ -473,13 +473,13 @@ def test_equations_of_ones_own_are_computed(rng, N):
     np.testing.assert_allclose(named.forward(params, x)[0], linear.forward(params, x)[0])
 
 
-def lru(rng, N=5, D=3):
-    cell = kru.LRU(D, N, kru.Diagonal(0.5, 0.9, 1.0), "complex128")
+def lru(rng, backend="numpy", N=5, D=3):
+    cell = kru.LRU(D, N, kru.Diagonal(0.5, 0.9, 1.0, backend), "complex128")
     return cell, {name: p + rng.uniform(-0.2, 0.2, p.shape) for name, p in cell.init(rng).items()}
 
 
-def test_an_lru_is_its_recurrence(rng, draw):
-    cell, p = lru(rng)
+def test_an_lru_is_its_recurrence(rng, draw, backend):
+    cell, p = lru(rng, backend)
     x = draw((4, 3, 2), "float64")
     h, _ = cell.forward(p, x)
     state = np.repeat(p["h0"][:, None], 2, axis=1)
@@ -491,8 +491,8 @@ def test_an_lru_is_its_recurrence(rng, draw):
 
 @pytest.mark.parametrize(("T", "B"), [(1, 1), (4, 3)])
 @pytest.mark.parametrize("inputs", ["real", "complex", "one-hot"])
-def test_every_gradient_of_an_lru(rng, draw, T, B, inputs, record_error):
-    cell, params = lru(rng)
+def test_every_gradient_of_an_lru(rng, draw, T, B, inputs, backend, record_error):
+    cell, params = lru(rng, backend)
     x = rng.integers(3, size=(T, B)) if inputs == "one-hot" else draw((T, 3, B), "complex128")
     x = x.real.copy() if inputs == "real" else x
     target, h0 = draw((T, 5, B), "complex128"), draw((5, B), "complex128")

@@ -99,6 +99,73 @@ def test_it_agrees_with_numpy(
         close(grads_ours[name], g, dtype)
 
 
+def over_a_diagonal(kind, N, dtype, b):
+    W = kru.Diagonal(0.5, 0.9, 1.0, b)
+    cell = kru.LRU(3, N, W, dtype) if kind == "lru" else kru.RNN(3, N, W, "modrelu", dtype)
+    return kru.SequenceModel(cell, 5)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
+@pytest.mark.parametrize("kind", ["lru", "modrelu"])
+@pytest.mark.parametrize(
+    ("T", "B", "N", "one_hot"),
+    [(1, 1, 1, False), (3, 5, 7, True), (19, 20, 33, False), (9, 57, 64, False), (18, 3, 2, True)],
+)
+def test_a_diagonal_agrees_with_numpy(rng, draw, monkeypatch, level, dtype, kind, T, B, N, one_hot):
+    monkeypatch.setenv("KRU_REF_SIMD", level)
+    reference, ours = (over_a_diagonal(kind, N, dtype, b) for b in ("numpy", "cython"))
+    assert ours.cell.engine is not None
+    params = reference.init(rng)
+    x = rng.integers(3, size=(T, B)) if one_hot else draw((T, 3, B), "float64")
+    (logits, saved), (logits_ours, saved_ours) = (m.forward(params, x) for m in (reference, ours))
+    close(logits_ours, logits, dtype)
+    grads, grads_ours = (
+        model.backward(params, kept, logits)
+        for model, kept in ((reference, saved), (ours, saved_ours))
+    )
+    assert {k: (g.shape, g.dtype) for k, g in grads_ours.items()} == {
+        k: (p.shape, p.dtype) for k, p in params.items()
+    }
+    for name, g in grads.items():
+        close(grads_ours[name], g, dtype)
+    of_cell = {k.removeprefix("cell."): p for k, p in params.items() if k.startswith("cell.")}
+    dh, h0 = draw((max(1, T - 2), N, B), dtype), draw((N, B), dtype)
+    found = [
+        model.cell.backward(of_cell, model.cell.forward(of_cell, x, h0)[1], dh)
+        for model in (reference, ours)
+    ]
+    close(found[1][2], found[0][2], dtype)
+    if not one_hot:
+        close(found[1][1], found[0][1], dtype)
+
+
+@pytest.mark.parametrize("kind", ["lru", "modrelu"])
+def test_threads_of_a_diagonal_give_the_same_bits(rng, monkeypatch, kind):
+    model = over_a_diagonal(kind, 12, "complex64", "cython")
+    params, x = model.init(rng), rng.standard_normal((9, 3, 77))
+    results = []
+    for threads in (1, 2, 8):
+        monkeypatch.setattr(compiled, "n_threads", lambda threads=threads: threads)
+        logits, saved = model.forward(params, x)
+        results.append([logits, *model.backward(params, saved, logits).values()])
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_steps_and_predictions_over_a_diagonal(rng):
+    for kind in ("lru", "modrelu"):
+        model = over_a_diagonal(kind, 6, "complex128", "cython")
+        params, x = model.init(rng), rng.standard_normal((5, 3, 2))
+        logits, _ = model.forward(params, x)
+        close(model.predict(params, x), logits, "complex128")
+        state = None
+        for t in range(5):
+            y, state = model.step(params, x[t], state)
+            close(y, logits[t], "complex128")
+
+
 @pytest.mark.parametrize("B", [1, 25, 33, 77])
 def test_any_number_of_threads_gives_the_same_bits(rng, monkeypatch, B):
     _, model = pair(3, 32, None, "modrelu", "complex64")

@@ -100,7 +100,7 @@ class Task(ABC):
         Numbers of the hidden state and of W: real or complex, single or double precision. If not
         given, complex64 for the simple cell and the LRU, float32 for the others, which are real.
     backend
-        Engine of the recurrence; matrices restricted and diagonal have no compiled one.
+        Engine of the recurrence; matrix restricted has no compiled one.
     batch_size
         Sequences in a batch.
     updates
@@ -383,7 +383,7 @@ def make_matrix(
         "dense": Dense(backend=backend),
         "restricted": RestrictedUnitary(),
         "full": FullUnitary(backend),
-        "diagonal": Diagonal(),
+        "diagonal": Diagonal(backend=backend),
     }
     if not isinstance(name, str) or name not in matrices:
         raise ValueError(f"matrix must be one of {', '.join(matrices)}, got {_shown(name)}")
@@ -484,10 +484,10 @@ def checked_index(name: str, value: Any) -> int:
 
 def check_backend(backend: str, matrix: str) -> None:
     """Raise ValueError if compiled code is asked for where there is none."""
-    if backend == "cython" and matrix in ("restricted", "diagonal"):
+    if backend == "cython" and matrix == "restricted":
         raise ValueError(
-            "backend 'cython' acts only with matrix kronecker, dense or full, and this is "
-            f"{matrix}: leave it out"
+            "backend 'cython' acts only with matrix kronecker, dense, full or diagonal, and this "
+            f"is {matrix}: leave it out"
         )
 
 
