@@ -46,8 +46,8 @@ from .sequences import (
     unchanged_on_error,
 )
 
-CELLS = ("rnn", "lstm", "gru")
-MATRICES = ("kronecker", "dense", "restricted", "full")
+CELLS = ("rnn", "lstm", "gru", "lru")
+MATRICES = ("kronecker", "dense", "restricted", "full", "diagonal")
 # From so many sequences on, early_stopping="auto" holds some out.
 MANY = 500
 # Numbers of states in memory at once where nothing is kept of them.
@@ -76,8 +76,8 @@ class Recurrent(OfSequences, ABC):
         self,
         hidden_size: int = 256,
         *,
-        cell: Literal["rnn", "lstm", "gru"] = "rnn",
-        matrix: Literal["kronecker", "dense", "restricted", "full"] = "kronecker",
+        cell: Literal["rnn", "lstm", "gru", "lru"] = "rnn",
+        matrix: Literal["kronecker", "dense", "restricted", "full", "diagonal"] = "kronecker",
         factors: Sequence[tuple[int, int]] | None = None,
         n_layers: int = 1,
         dropout: float = 0.0,
@@ -278,7 +278,7 @@ class Recurrent(OfSequences, ABC):
         self.longest_ = max(x.shape[-1] for x in part.x)
 
     def _model(self, input_size: int, output_size: int) -> SequenceModel:
-        numbers = self.dtype or ("complex64" if self.cell == "rnn" else "float32")
+        numbers = self.dtype or ("complex64" if self.cell in ("rnn", "lru") else "float32")
         factors = None if self.factors is None else tuple((P, Q) for P, Q in self.factors)
         matrix = make_matrix(self.matrix, factors, "auto")
         cells, size = [], input_size
@@ -292,7 +292,8 @@ class Recurrent(OfSequences, ABC):
     def _adam(self, scale: float) -> Adam:
         """Return the rule of an update, all rates scaled."""
         model, rate = self.model_, self.factor_learning_rate
-        rate = self.learning_rate / (10 if self.cell == "rnn" else 1) if rate is None else rate
+        if rate is None:
+            rate = self.learning_rate / (10 if self.cell in ("rnn", "lru") else 1)
         rates = {f"{prefix}.W": scale * rate for prefix in model.prefixes}
         return Adam(rate=scale * self.learning_rate, rates=rates, unitary=model.unitary_names)
 
@@ -479,9 +480,9 @@ class RecurrentClassifier(ClassifierMixin, Recurrent):
     ----------
     hidden_size : int
         N of each layer. The recurrent matrix has factors of N's prime factors' sizes.
-    cell : {"rnn", "lstm", "gru"}
-        The simple cell (with a Kronecker matrix a KRU), LSTM or GRU.
-    matrix : {"kronecker", "dense", "restricted", "full"}
+    cell : {"rnn", "lstm", "gru", "lru"}
+        The simple cell (with a Kronecker matrix a KRU), LSTM, GRU, or LRU over matrix "diagonal".
+    matrix : {"kronecker", "dense", "restricted", "full", "diagonal"}
         The recurrent matrices.
     factors : sequence of (P, Q), optional
         Shapes of the Kronecker factors.
@@ -491,12 +492,12 @@ class RecurrentClassifier(ClassifierMixin, Recurrent):
     activation : {"identity", "modrelu", "tanh", "relu"}
         Of the simple cell. By default it is linear in time, and what is read of it is not.
     dtype : {"float32", "float64", "complex64", "complex128"}, optional
-        By default complex64 for the simple cell, float32 for the others.
+        By default complex64 for the simple cell and the LRU, float32 for the others.
     pooling : {"last", "mean", "last-and-mean", "moments"}
         What is read of the states of a sequence; as for :class:`~kru_ref.SequenceModel`.
     learning_rate, factor_learning_rate : float
         Adam's rate at the beginning, which falls to 0 along a cosine; and that of the recurrent
-        matrices, by default a tenth of it in the simple cell, the same in the others.
+        matrices, by default a tenth of it in the simple cell and the LRU, the same in the others.
     penalty : float
         Strength of the soft unitary penalty.
     max_norm : float

@@ -70,6 +70,16 @@ def test_every_network_learns(rng, cell, matrix, pooling):
     )
 
 
+@pytest.mark.parametrize("pooling", ["last", "moments"])
+def test_an_lru_learns(rng, pooling):
+    X, y = waves(rng, n=40)
+    settings = {"cell": "lru", "pooling": pooling, "learning_rate": 0.02, "random_state": 0}
+    classifier = RecurrentClassifier(8, matrix="diagonal", **settings)
+    assert classifier.fit(X, y).score(X, y) > 0.9
+    with pytest.raises(ValueError, match="cell lru is over matrix diagonal"):
+        RecurrentClassifier(8, **settings).fit(X, y)
+
+
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
 def test_what_was_learned_holds_for_others(rng, cell):
     X, y = waves(rng, n=100)
@@ -248,7 +258,7 @@ def test_nothing_is_predicted_before_fitting():
     ("setting", "value", "message"),
     [
         ("hidden_size", 0, "hidden_size"),
-        ("cell", "elman", "cell must be one of rnn, lstm, gru"),
+        ("cell", "elman", "cell must be one of rnn, lstm, gru, lru"),
         ("matrix", "sparse", "matrix must be one of"),
         ("pooling", "max", "pooling must be one of"),
         ("missing", "drop", "missing must be one of error, mask"),
