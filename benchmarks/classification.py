@@ -45,7 +45,7 @@ def numbers(X):
     if X[0].ndim == 1:
         n = 1 + max(int(x.max()) for x in X)
         return [np.eye(max(n, 32))[x].T for x in X]
-    return [carried(np.asarray(x, float)) for x in X]
+    return [carried(np.array(x, float)) for x in X]
 
 
 def carried(x):

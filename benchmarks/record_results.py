@@ -143,7 +143,10 @@ SECTIONS = [
 
 def record(folder):
     """Turn a run's folder into a file of what was recorded."""
-    found = record_of(folder)
+    try:
+        found = record_of(folder)
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
     path = RECORDED / f"{found['recipe']}-{found['seed']}.json"
     path.write_text(json.dumps(found) + "\n")
     print(path)

@@ -49,6 +49,8 @@ class Matrix:
 
     # Whether an optimizer must keep W unitary; see FullUnitary.
     kept_unitary: ClassVar[bool] = False
+    # Whether compiled code makes single steps over it.
+    has_compiled_step: ClassVar[bool] = True
 
     def layout(self, N: int, dtype: np.dtype) -> Layout:
         """Name each parameter array (the cell adds "W" before it); give its shape and dtype.
@@ -84,7 +86,7 @@ class Matrix:
         return None
 
     def multipliers(self, W: Sequence[Array]) -> list[Array]:
-        """Return what that multiplies by: factors, a matrix, or a diagonal (N,)."""
+        """Return what the compiled engine multiplies by: factors, a matrix, or a diagonal (N,)."""
         return list(W)
 
     def multipliers_backward(self, W: Sequence[Array], d: Sequence[Array]) -> Sequence[Array]:
@@ -265,7 +267,7 @@ class FullUnitary(Matrix):
 class Diagonal(Matrix):
     """W = diag(λ) with λ = exp(-exp ν + i exp θ), the matrix of a linear recurrent unit.
 
-    Orvieto et al. 2023. |λ| < 1 whatever the parameters. W h is N multiplications.
+    Orvieto et al. 2023. |λ| < 1 whatever the parameters, but for rounding. W h is N products.
 
     Parameters
     ----------
@@ -286,6 +288,8 @@ class Diagonal(Matrix):
     Parameters: "W.nu" and "W.theta" (N,), real.
     """
 
+    has_compiled_step: ClassVar[bool] = False
+
     r_min: float = 0.9
     r_max: float = 0.999
     max_phase: float = 2 * math.pi
@@ -297,16 +301,18 @@ class Diagonal(Matrix):
 
     def layout(self, N: int, dtype: np.dtype) -> Layout:
         """Return ν and θ, (N,), real."""
-        arguments.check_complex("a Diagonal matrix", dtype)
+        arguments.check_complex("a Diagonal matrix goes with RNN and LRU: it", dtype)
         real = np.finfo(dtype).dtype
         return {".nu": ((N,), real), ".theta": ((N,), real)}
 
     def init(self, N: int, rng: np.random.Generator, dtype: np.dtype) -> list[Array]:
         """Draw |λ|² uniform between r_min² and r_max², and angles."""
-        squares = rng.uniform(self.r_min**2, self.r_max**2, N)
-        angles = self.max_phase * (1 - rng.uniform(size=N))  # above 0
+        share = (self.r_min / self.r_max) ** 2
+        squares = share + (1 - share) * (1 - rng.uniform(size=N))  # above 0, of r_max²
+        angles = self.max_phase * (1 - rng.uniform(size=N))
         real = np.finfo(dtype).dtype
-        return [np.log(-0.5 * np.log(squares)).astype(real), np.log(angles).astype(real)]
+        nu = np.log(-math.log(self.r_max) - 0.5 * np.log(squares))
+        return [nu.astype(real), np.log(angles).astype(real)]
 
     def eigenvalues(self, W: Sequence[Array]) -> Array:
         """Return λ, (N,)."""

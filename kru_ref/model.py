@@ -162,7 +162,7 @@ class SequenceModel:
     @property
     def _step_engine(self) -> ModuleType | None:
         """What makes single steps in compiled code, if anything does."""
-        engines = [cell.engine for cell in self.cells]
+        engines = [c.engine if c.matrix.has_compiled_step else None for c in self.cells]
         return None if None in engines or self.readout.has_mean else engines[0]
 
     def _steps_at_once(self, B: int) -> int:

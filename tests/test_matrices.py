@@ -128,6 +128,19 @@ def test_where_eigenvalues_start(rng):
     assert kru.LRU(1, 7).n_recurrent_parameters == 14
 
 
+@pytest.mark.parametrize("r_max", [1e-200, 0.5, 1 - 1e-9])
+def test_eigenvalues_at_the_ends_of_what_they_may_be(rng, r_max):
+    """Near 1 single precision does not tell |λ| from it, but 1 - |λ|² of γ is right."""
+    for dtype in ("complex64", "complex128"):
+        cell = kru.LRU(2, 500, kru.Diagonal(0.0 if r_max < 0.9 else r_max, r_max), dtype)
+        params = cell.init(rng)
+        h, saved = cell.forward(params, rng.standard_normal((4, 2, 3)))
+        grads, _, _ = cell.backward(params, saved, h)
+        assert all(np.isfinite(a).all() for a in (*params.values(), *grads.values()))
+        if r_max > 0.9:
+            np.testing.assert_allclose(np.exp(2 * params["gamma"]), 2e-9, rtol=1e-4)
+
+
 def test_parameter_counts():
     for N in (128, 512):
         cell = kru.RNN(1, N, kru.RestrictedUnitary(), "modrelu", "complex64")

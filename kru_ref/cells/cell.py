@@ -113,7 +113,7 @@ class Cell(ABC):
     ----------
     input_size, hidden_size : int
         D and N.
-    matrix : Dense, Kronecker, RestrictedUnitary or FullUnitary
+    matrix : Dense, Kronecker, RestrictedUnitary, FullUnitary or Diagonal
         The kind of the recurrent matrices, one for each of G gates.
     dtype : {"float32", "float64", "complex64", "complex128"}
         Of W, U and the states; biases are real, of the same precision. An LSTM, a GRU, tanh and
@@ -439,7 +439,7 @@ class Cell(ABC):
         """Return how far the recurrent matrices are from unitary, and the gradient of that.
 
         Σ_f ‖W_f^H W_f - I‖²_F of the factors of a Kronecker product, summed over gates; 0 for a
-        matrix that is unitary by construction.
+        matrix that is unitary by construction, or diagonal.
         """
         parts = [self.matrix.penalty(W) for W in self.matrices(params)]
         dW = [d for _, gradients in parts for d in gradients]
@@ -469,7 +469,7 @@ class Cell(ABC):
         return {name: shape for name, (shape, _) in self.layout.items()}
 
     def dtypes(self) -> dict[str, np.dtype]:
-        """Return the dtype of each parameter: the cell's, but biases are real."""
+        """Return the dtype of each parameter: the cell's, or its real one."""
         return {name: dtype for name, (_, dtype) in self.layout.items()}
 
     @cached_property

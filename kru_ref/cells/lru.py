@@ -67,11 +67,12 @@ class LRU(Cell):
     def init(self, rng: np.random.Generator) -> Params:
         """Draw ν and θ as :class:`Diagonal` does, U normal of variance 1/D; γ = ½ log(1 - |λ|²)."""
         params = super().init(rng)
-        lam, shape = self.matrix.eigenvalues(self.matrices(params)[0]), params["U"].shape
-        parts = rng.standard_normal((2, *shape)) / np.sqrt(2 * self.input_size)
+        parts = rng.standard_normal((2, *params["U"].shape)) / np.sqrt(2 * self.input_size)
+        # of ν, for |λ|² may be 1 to rounding
+        squares_below_1 = -np.expm1(-2 * np.exp(params["W.nu"].astype(np.float64)))
         own = {
             "U": (parts[0] + 1j * parts[1]).astype(self.dtype),
-            "gamma": (0.5 * np.log1p(-(abs(lam) ** 2))).astype(self.real_dtype),
+            "gamma": (0.5 * np.log(squares_below_1)).astype(self.real_dtype),
         }
         return {name: (params | own)[name] for name in self.layout}
 

@@ -198,8 +198,6 @@ def step(
     if type(before) is not tuple or not before or type(before[0]) is not np.ndarray:
         return None
     shape = before[0].shape
-    if len(cell.shapes[0]) == 1:  # of a diagonal matrix
-        return None
     if shape != (cell.hidden_size, x.shape[-1]) or not 0 < before[0].size <= LARGEST_STEP:
         return None
     return _one_step(cell, shape[1])(level(), params, names, x, before)

@@ -144,8 +144,9 @@ class RecurrentForecaster(BaseEstimator):
         if self.relative:
             last = X[:, : self.n_channels_, -1]
             y = (y.reshape(len(y), -1, self.n_channels_) - last[:, None]).reshape(y.shape)
-        regressor = self.regressor or RecurrentRegressor(early_stopping=False)
-        self.regressor_ = clone(regressor).fit(self._read(X), y)
+        held = self.regressor
+        regressor = RecurrentRegressor(early_stopping=False) if held is None else clone(held)
+        self.regressor_ = regressor.fit(self._read(X), y)
         self._end = _with_exogenous(values, exogenous)[-self.window :]
         return self
 

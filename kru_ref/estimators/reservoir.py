@@ -158,6 +158,7 @@ class KroneckerReservoir(OfSequences):
             self._fit(self._sequences(X, reset=True))
         return self
 
+    @np.errstate(over="ignore", invalid="ignore")
     def _fit(self, sequences: Sequences) -> Sequences:
         """Learn and draw; return the sequences scaled."""
         self.scaling_ = learn_scaling(sequences, self.normalize, self.missing)
@@ -182,13 +183,7 @@ class KroneckerReservoir(OfSequences):
 
     @np.errstate(over="ignore", invalid="ignore")
     def _transform(self, scaled: Sequences) -> NDArray[np.floating]:
-        found = np.concatenate([self._features(part, scaled) for part in self.parts_], axis=1)
-        if not np.isfinite(found).all():
-            raise ValueError(
-                "the states overflow: X holds numbers much larger than those of the fit, or a "
-                "spectral radius is above 1"
-            )
-        return found
+        return np.concatenate([self._features(part, scaled) for part in self.parts_], axis=1)
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
         """Return a name for each feature: the recurrence's number, the statistic's, the state's."""
@@ -318,6 +313,7 @@ class KroneckerReservoir(OfSequences):
             sample, b = np.nonzero((steps >= first) & (steps < first + len(h)))
             rows.append(h[steps[sample, b] - first, :, b])
         values = np.sort(features(np.concatenate(rows).T), axis=1)
+        check_no_overflow(values)
         n, (n_features, n_values) = self.n_thresholds, values.shape
         quantiles = (np.arange(n)[:, None] + rng.uniform(size=(n, n_features))) / n
         chosen = (quantiles * (n_values - 1)).astype(int)
@@ -355,6 +351,15 @@ class KroneckerReservoir(OfSequences):
             h, saved = cell.run(params, piece, before, False, ends)
             state = (saved.last,)  # type: ignore[assignment]
             yield h, first, ends
+
+
+def check_no_overflow(states: NDArray[np.floating]) -> None:
+    """Raise unless states, or statistics of them, are finite."""
+    if not np.isfinite(states).all():
+        raise ValueError(
+            "the states overflow: X holds numbers much larger than those of the fit, or a "
+            "spectral radius is above 1"
+        )
 
 
 def beside(values: NDArray[np.floating], low: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -425,7 +430,9 @@ class Collected:
             "maximum": self.maximum[None],
             "last": self.last[None],
         }
+        check_no_overflow(self.last)  # a proportion is finite even then
         chosen = np.concatenate([of_name[name] for name in statistics])
+        check_no_overflow(chosen)
         apart = chosen.reshape(*chosen.shape[:2], len(self.lengths), self.n_parts)
         rows = apart.transpose(2, 0, 3, 1).reshape(len(self.lengths), -1)
         return rows.astype(self.last.dtype)

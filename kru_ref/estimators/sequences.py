@@ -37,24 +37,22 @@ def as_sequences(X: Any, allow_nan: bool) -> Sequences:
     """
     if is_list_of_arrays(X):
         return _listed([_unmasked(x) for x in X], allow_nan)
-    _check_whole(X)
     X = _unmasked(X)
     finite: Any = "allow-nan" if allow_nan else True
-    X = check_array(X, dtype=np.float64, allow_nd=True, ensure_all_finite=finite, input_name="X")
+    options = {"allow_nd": True, "ensure_all_finite": finite, "input_name": "X"}
+    try:
+        X = check_array(X, dtype=np.float64, **options)
+    except ValueError as error:
+        if "setting an array element with a sequence" not in str(error):
+            raise
+        raise ValueError(
+            f"{FORMS}; got parts of different shapes, or an array of arrays: give a list of arrays"
+        ) from error
     if X.ndim > 3:
         raise ValueError(f"{FORMS}; got an array of shape {X.shape}")
     if 0 in X.shape:
         raise ValueError(f"every sequence must have a channel and a time point, got X {X.shape}")
     return list(X if X.ndim == 3 else X[:, None])
-
-
-def _check_whole(X: Any) -> None:
-    """Refuse what NumPy would not make one array of."""
-    if isinstance(X, np.ndarray) and X.dtype == object and X.ndim == 1 and len(X):
-        if isinstance(X[0], np.ndarray | list):
-            raise TypeError(f"{FORMS}; got an array of arrays: give list(X)")
-    elif isinstance(X, list) and len({len(x) for x in X if isinstance(x, list)}) > 1:
-        raise TypeError(f"{FORMS}; got lists of different lengths: make each an array")
 
 
 def _unmasked(x: Any) -> Any:
@@ -152,17 +150,17 @@ def _check_count(y: NDArray[Any], n: int) -> None:
 
 def check_channels(estimator: Any, X: Any, sequences: Sequences, *, reset: bool) -> None:
     """Learn, or compare, the columns of a table or the channels of sequences."""
-    if is_list_of_arrays(X):
-        X = np.empty((1, 1 if sequences[0].ndim == 1 else len(sequences[0])))
-    elif not hasattr(X, "shape"):
+    channels = 1 if sequences[0].ndim == 1 else len(sequences[0])
+    is_list = is_list_of_arrays(X)
+    if not is_list and not hasattr(X, "shape"):
         X = np.asarray(X)
-    if not reset and len(estimator.scaling_.mean) == 1:
-        # (n, T) and (n, 1, T) are the same sequences: as the fit had them
-        was_table = estimator.n_features_in_ != 1
-        if was_table and X.ndim == 3 and X.shape[1] == 1:
-            X = X[:, 0]
-        elif not was_table and X.ndim == 2:
-            X = np.asarray(X)[:, None]
+    if not reset and channels == 1 == len(estimator.scaling_.mean):
+        # a list, (n, 1, T) and (n, T) are the same sequences, but columns of tables are compared
+        was_table, is_table = estimator.n_features_in_ != 1, not is_list and X.ndim == 2
+        if was_table != is_table:
+            X, is_list = np.empty((1, estimator.n_features_in_)), False
+    if is_list:
+        X = np.empty((1, channels))
     validate_data(estimator, X, reset=reset, skip_check_array=True)
 
 

@@ -27,7 +27,6 @@ from ..engine.backend import Backend, kernels, reason, resolve
 from ..extras import require
 from ..files import write_atomically
 from ..kronecker import factor_sizes
-from ..matrices import Dense
 from ..model import SequenceModel
 from . import loop, paper, records
 from .config import read_config
@@ -91,8 +90,8 @@ class Reproduce:
     name: Annotated[str | None, tyro.conf.Positional] = None
     # Show the names, and how each differs from its task's defaults.
     list: bool = False
-    # Print one of the paper's tables, in Markdown: its figures beside those of recorded runs, and
-    # of runs of your own in runs/.
+    # Print one of the paper's tables, in Markdown: its figures beside those of recorded runs; of
+    # recipes and seeds that were not recorded, beside your own in runs/.
     table: Literal[2, 3, 4] | None = None
     # Print what can be read off one of its figures.
     figure: Literal[1, 2] | None = None
@@ -114,7 +113,9 @@ class Reproduce:
         if self.table is not None or self.figure is not None:
             if self not in (Reproduce(table=self.table), Reproduce(figure=self.figure)):
                 raise ValueError("--table and --figure print and run nothing: give one alone")
-            found = records.recorded_and_in(Path("runs"))
+            with warnings.catch_warnings():
+                warnings.showwarning = Progress(0, disable=True).warn  # type: ignore[assignment]
+                found = records.recorded_and_in(Path("runs"))
             print("\n".join(paper.lines(paper.numbered(self.table, self.figure), found)))
             return 0
         if self.list:
@@ -597,8 +598,7 @@ def summary(task: Task, metrics: Metrics) -> str:
     who, baseline = task.baseline
     test = {k.removeprefix("test_"): v for k, v in metrics.items() if k.startswith("test_")}
     model, N = task.model(), task.hidden_size
-    cells: Any = model.cells  # dataclasses, which their common class does not say
-    dense = sum(dataclasses.replace(cell, matrix=Dense()).n_recurrent_parameters for cell in cells)
+    dense = sum(len(c.gate_names) * N**2 * (1 + c.is_complex) for c in model.cells)
     rows = {
         "test": ", ".join(f"{name} {value:.4g}" for name, value in test.items()),
         "baseline loss": f"{baseline:.4g} {who}; reached {test['loss'] / baseline:.2g} of it",

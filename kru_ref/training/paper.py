@@ -198,13 +198,10 @@ def lines(table: Table, records: Sequence[Record]) -> Iterator[str]:
     for row in table.rows:
         yield _line(table, row, records)
         if any(_frozen(recipe) for recipe in row.recipes):
-            left = tuple(None for _ in row.found)
-            frozen = tuple(_frozen(recipe) for recipe in row.recipes)
-            yield _line(
-                table, Row(f"{row.model}, frozen", row.hidden_size, "", "", left, frozen), records
-            )
+            yield _line(table, _twin(row), records)
+    shown = {recipe for row in table.rows for recipe in (*row.recipes, *_twin(row).recipes)}
     for run in records:
-        if any(run["recipe"] in row.recipes for row in table.rows) and not is_whole(run):
+        if run["recipe"] in shown and not is_whole(run):
             yield ""
             yield (
                 f"Partial: {run['recipe']}, seed {run['seed']}, {run['updates']:,} of "
@@ -254,4 +251,5 @@ def compared(
         ours += f" ({low} to {high}, {len(reached)} seeds)"
     if not isinstance(theirs, int | float):
         return paper, ours, ""
-    return paper, ours, f"{'+' if mean > theirs else ''}{column.shown(mean - theirs)}"
+    difference = round(mean - theirs, column.digits) + 0.0  # no -0
+    return paper, ours, f"{'+' if difference > 0 else ''}{column.shown(difference)}"

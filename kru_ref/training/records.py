@@ -1,14 +1,14 @@
 """What runs of recipes reached: recorded in files beside this one, and read from their folders."""
 
-import contextlib
 import dataclasses
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
-from ..files import read_at_most
+from ..files import read_at_most, shortened
 from .config import read_config
-from .folder import CONFIG, METRICS
+from .folder import CONFIG, METRICS, RunWarning
 from .loop import FREE
 from .metrics import LARGEST_METRICS
 from .recipes import RECIPES
@@ -21,7 +21,7 @@ CURVE = {"loss", "defect"} | {
 }
 
 # "recipe", "seed", "updates", "planned_updates", "seconds", "hidden_size", "parameters",
-# "recurrent_parameters", "batch_size", "baseline"; "last", the last line of metrics, and "curve"
+# "recurrent_parameters", "baseline"; "last", the last line of metrics, and "curve"
 Record = dict[str, Any]
 
 
@@ -38,9 +38,14 @@ def recorded_and_in(runs: Path) -> list[Record]:
     found = recorded()
     known = {(record["recipe"], record["seed"]) for record in found}
     for config in sorted(runs.glob(f"*/{CONFIG}")):
-        with contextlib.suppress(ValueError, OSError):  # something else
+        try:
             record = record_of(config.parent)
-            found += [record] if (record["recipe"], record["seed"]) not in known else []
+        except (ValueError, OSError) as error:  # something else
+            warnings.warn(f"left out: {error}", RunWarning, stacklevel=2)
+            continue
+        if (key := (record["recipe"], record["seed"])) not in known:
+            known.add(key)
+            found.append(record)
     return found
 
 
@@ -50,7 +55,7 @@ def record_of(folder: Path) -> Record:
     Raises
     ------
     ValueError
-        It is no run of a recipe, or has made no update.
+        It is no run of a recipe, has made no update, or its metrics are damaged.
     OSError
         It cannot be read.
     """
@@ -59,7 +64,8 @@ def record_of(folder: Path) -> Record:
     if not names:
         raise ValueError(f"{folder} is no run of a recipe: {folder / CONFIG}")
     content = read_at_most(LARGEST_METRICS, folder / METRICS)
-    lines = [json.loads(line) for line in content.splitlines()]
+    # the last line may be half-written
+    lines = [_line(folder, line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
     if not lines:
         raise ValueError(f"{folder} has made no update")
     model, last = task.model(), lines[-1]
@@ -85,9 +91,19 @@ def record_of(folder: Path) -> Record:
     }
 
 
+def _line(folder: Path, line: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not {"step", "seconds", "loss"} <= found.keys():
+        raise ValueError(f"{folder / METRICS} is damaged: it has the line {shortened(repr(line))}")
+    return found
+
+
 def is_whole(record: Record) -> bool:
-    """Whether a run has ended, with all of its recipe's updates."""
-    return record["updates"] >= record["planned_updates"] and "test_loss" in record["last"]
+    """Whether a run has ended, with its recipe's updates: rates depend on how many there are."""
+    return record["updates"] == record["planned_updates"] and "test_loss" in record["last"]
 
 
 def same_run(recipe: Task, task: Task) -> bool:
@@ -100,6 +116,7 @@ def same_run(recipe: Task, task: Task) -> bool:
         | {"dtype": t.numbers, "penalty": t.strength}
         # given or not, these are the same
         | {"activation": t.activation or "modrelu", "init": t.init or "haar"}
+        | {"permutation_seed": getattr(t, "permutation_seed", None) or 0}
         for t in (recipe, task)
     )
     return all(ours[name] == theirs[name] for name in ours if name not in free)

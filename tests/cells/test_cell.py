@@ -313,6 +313,7 @@ def test_same_seed_same_parameters():
         (lambda: kru.RNN(3, 4, "dense"), TypeError, "matrix must be a matrix"),
         (lambda: kru.RNN(3, 4).init(0), TypeError, "rng must be a numpy.random.Generator"),
         (lambda: kru.LRU(3, 4, dtype="float32"), TypeError, "complex states: use complex64 or"),
+        (lambda: kru.GRU(3, 4, kru.Diagonal()), TypeError, "Diagonal matrix goes with RNN and LRU"),
         (lambda: kru.LRU(3, 4, kru.Kronecker()), TypeError, r"matrix must be Diagonal\(\)"),
         (lambda: kru.Dense("zeros"), ValueError, "haar, glorot, identity, got 'zeros'"),
     ],

@@ -5,6 +5,7 @@ import pytest
 
 pytest.importorskip("sklearn", reason="scikit-learn is not installed: kru_ref[sklearn]")
 from sklearn.base import clone
+from sklearn.ensemble import BaggingRegressor
 from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import TimeSeriesSplit
 from sklearn.pipeline import make_pipeline
@@ -89,6 +90,20 @@ def test_recurrent_regressors_beat_the_naive_forecasts(rng, regressor):
     forecaster = RecurrentForecaster(24, regressor=chosen)
     errors = back_test(forecaster, series, 12, period=12, n_splits=2)
     assert errors["forecaster"].mean() < errors["seasonal naive"].mean() < errors["naive"].mean()
+
+
+def test_a_regressor_may_have_a_length(rng):
+    """As scikit-learn's ensembles have, once they are fitted."""
+
+    class Flat(BaggingRegressor):
+        def fit(self, X, y):
+            return super().fit(flat(X), y)
+
+        def predict(self, X):
+            return super().predict(flat(X))
+
+    forecaster = RecurrentForecaster(window=5, regressor=Flat(n_estimators=2, random_state=0))
+    assert forecaster.fit(rng.standard_normal(40)).predict(3).shape == (3,)
 
 
 def test_nothing_is_held_out_of_windows_that_overlap(rng, monkeypatch):

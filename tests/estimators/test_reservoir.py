@@ -203,6 +203,17 @@ def test_no_state_that_was_seen_is_a_threshold(rng):
             assert np.abs(h[:, None] - part.thresholds).min() > 1e-9
 
 
+@pytest.mark.parametrize("statistics", [["proportion"], ["maximum"], ["last"]])
+def test_states_that_overflow_are_told_of(rng, statistics):
+    X = rng.standard_normal((4, 1, 1250))
+    reservoir = KroneckerReservoir(16, 1.5, statistics=statistics, random_state=0)
+    with pytest.raises(ValueError, match="the states overflow: X holds numbers much larger"):
+        reservoir.fit(X).transform(X)
+    reservoir.fit(X[:, :, :20])
+    with pytest.raises(ValueError, match="the states overflow"):
+        reservoir.transform(X)
+
+
 def test_counts_of_many_steps(rng):
     """More than a byte holds, of states that are nearly always above their thresholds."""
     X = rng.standard_normal((3, 1, 1300))

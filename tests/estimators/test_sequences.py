@@ -43,8 +43,10 @@ def test_a_table_and_one_channel_are_the_same_sequences(rng):
         expected = classifier.fit(X, y).decision_function(X)
         np.testing.assert_array_equal(classifier.decision_function(X[:, 0]), expected)
         np.testing.assert_array_equal(classifier.fit(X[:, 0], y).decision_function(X), expected)
+        np.testing.assert_array_equal(classifier.decision_function(list(X)), expected)
+        assert classifier.predict([X[0], X[1][:, :15]]).shape == (2,)
         with pytest.raises(ValueError, match=r"X has 5 features, but .* is expecting 20 features"):
-            classifier.predict(X[:, :, :5])
+            classifier.predict(X[:, 0, :5])
 
 
 def test_channels_are_not_a_table_s_columns(rng):
@@ -86,8 +88,10 @@ WRONG_X = {
     "transposed": ([*X[:-1], X[-1].T], r"give x\.T"),
     "strings": (np.full((24, 3), "a"), "could not convert|dtype='numeric'|not compatible"),
     "objects": ([np.array([object()] * 3)] * 24, "must hold real numbers, got object"),
-    "an array of arrays": (of_arrays(X), r"got an array of arrays: give list\(X\)"),
-    "lists": ([[1.0, 2.0], [1.0]] * 12, "got lists of different lengths: make each an array"),
+    "an array of arrays": (of_arrays(X), "or an array of arrays: give a list of arrays"),
+    "lists": ([[1.0, 2.0], [1.0]] * 12, "got parts of different shapes"),
+    "tuples": (((1.0, 2.0), (1.0,)) * 12, "got parts of different shapes"),
+    "nested lists": ([[[1, 2]], [[1, 2, 3]]] * 12, "got parts of different shapes"),
     "complex numbers": (X + 1j, "Complex data not supported"),
     "fewer": (X[:-1], "one target for each of 23 sequences in X, got 24"),
     "nothing": ([], "Expected 2D array"),

@@ -187,6 +187,13 @@ def test_gradcheck_of_a_diagonal_matrix(capsys, what):
     assert "cell.W.theta" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("cell", ["rnn", "lru"])
+def test_training_over_a_diagonal_matrix(tmp_path, capsys, cell):
+    line = f"train copying --cell {cell} --matrix diagonal --delay 3 --hidden-size 8 --updates 5"
+    assert run(f"{line} --out {tmp_path}/run --quiet") == 0
+    assert "16; with dense 8×8 matrices 128" in capsys.readouterr().out
+
+
 def test_gradcheck_tells_a_wrong_gradient(capsys, monkeypatch):
     from kru_ref import unitary
 

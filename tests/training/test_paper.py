@@ -50,13 +50,16 @@ def test_a_row_over_seeds():
     one, two = (run_of("pixels-kru", seed, share) for seed, share in ((0, 0.97), (1, 0.96)))
     part = run_of("pixels-kru", 2, 0.5, updates=99)
     frozen = run_of("pixels-permuted-kru-frozen", 0, 0.94)
-    lines = list(paper.lines(paper.TABLES[2], [one, two, part, frozen]))
+    more = run_of("pixels-permuted-kru-frozen", 1, 0.9, updates=101)
+    lines = list(paper.lines(paper.TABLES[2], [one, two, more, part, frozen]))
     (row,) = (line for line in lines if line.startswith("| KRU |"))
     assert "| 11K | 12,345 | 72 | 67 | 96.40 | 96.50 (96.00 to 97.00, 2 seeds) | +0.10 |" in row
     assert row.endswith("`kru-ref reproduce pixels-kru`, `kru-ref reproduce pixels-permuted-kru` |")
     (row,) = (line for line in lines if line.startswith("| KRU, frozen |"))
     assert "|  |  |  |  | 94.00 |  |" in row
     assert lines[-1] == "Partial: pixels-kru, seed 2, 99 of 100 updates."
+    assert lines[-3] == "Partial: pixels-permuted-kru-frozen, seed 1, 101 of 100 updates."
+    assert paper.compared(paper.TABLES[3].columns[0], 1.6, [1.5999])[2] == "0.000"
 
 
 def test_how_long_a_figure_s_runs_took():

@@ -56,14 +56,25 @@ def test_other_folders_are_refused(folder, tmp_path, monkeypatch):
     (tmp_path / "copy" / "metrics.jsonl").write_bytes(b"")
     with pytest.raises(ValueError, match="has made no update"):
         records.record_of(tmp_path / "copy")
+    for line in (b"5", b"[", b'{"a": 1}'):
+        (tmp_path / "copy" / "metrics.jsonl").write_bytes(line + b"\n")
+        with pytest.raises(ValueError, match=r"metrics\.jsonl is damaged: it has the line"):
+            records.record_of(tmp_path / "copy")
+    content = (folder / "metrics.jsonl").read_bytes()
+    (tmp_path / "copy" / "metrics.jsonl").write_bytes(content[:-9])  # half of the last line
+    record = records.record_of(tmp_path / "copy")
+    assert record["updates"] == 30
+    assert not records.is_whole(record)
 
 
 def test_runs_of_ones_own_come_behind_what_was_recorded(folder, tmp_path, monkeypatch):
     monkeypatch.setitem(RECIPES, "short", Copying(delay=5, updates=30, hidden_size=8))
     shutil.copytree(folder, tmp_path / "short-0")
+    shutil.copytree(folder, tmp_path / "short-again")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.json").write_text("{}")
-    found = records.recorded_and_in(tmp_path)
+    with pytest.warns(records.RunWarning, match="left out: .*other"):
+        found = records.recorded_and_in(tmp_path)
     assert found[:-1] == records.recorded()
     assert found[-1]["recipe"] == "short"
     assert records.recorded_and_in(tmp_path / "nowhere") == records.recorded()
