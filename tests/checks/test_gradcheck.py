@@ -101,7 +101,8 @@ def test_there_is_a_subject_for_every_cell_and_matrix():
     assert isinstance(next(gradcheck.subjects()), Subject)
     kinds = {(type(s.cell).__name__, type(s.cell.matrix).__name__) for s in SUBJECTS.values()}
     matrices = ("Kronecker", "Dense", "RestrictedUnitary", "FullUnitary")
-    assert kinds == set(itertools.product(("RNN", "LSTM", "GRU"), matrices))
+    of_diagonal = {("RNN", "Diagonal"), ("LRU", "Diagonal")}
+    assert kinds == of_diagonal | set(itertools.product(("RNN", "LSTM", "GRU"), matrices))
     if importlib.util.find_spec("kru_ref.engine._kernels"):
         assert {s.backend for s in SUBJECTS.values()} == {"numpy", "cython"}
     np.testing.assert_array_less(0, list(gradcheck.LIMITS.values()))
