@@ -12,7 +12,7 @@ y       ``logits``       (T, M, B) or (1, M, B), real: y = V z + c, or V [Re z; 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import ModuleType
@@ -99,13 +99,15 @@ class Readout:
         (T, N, B), real = h.shape, self.cell.real_dtype
         of = dict(zip(self.parts, np.split(dz, len(self.parts), axis=1), strict=True))
         steps = np.full(B, T) if ends is None else ends
+        share = {part: d / steps.astype(real) for part, d in of.items()}
         dh = np.zeros((T, N, B), dz.dtype)
-        if "square" in of:  # h is 0 behind the ends
-            scale = 2 * of["square"] / steps.astype(real)
-            np.multiply(real_numbers(h), real_numbers(scale), out=real_numbers(dh))
-        if "mean" in of:
-            has_step = True if ends is None else before_ends(T, ends)
-            np.add(dh, of["mean"] / steps.astype(real), out=dh, where=has_step)
+        for during, width in times_between(steps):
+            here = dh[during, :, :width]
+            if "square" in of:
+                scale, states = 2 * share["square"][..., :width], h[during, :, :width]
+                np.multiply(real_numbers(states), real_numbers(scale), out=real_numbers(here))
+            if "mean" in of:
+                here += share["mean"][..., :width]
         if "last" in of:
             dh[steps - 1, :, np.arange(B)] += of["last"][0].T
         return dh
@@ -180,6 +182,14 @@ class Pooled:
 def real_numbers(h: Array) -> Array:
     """Return complex states (…, B) as a view of their real and imaginary parts (…, 2B)."""
     return h.view(h.real.dtype)
+
+
+def times_between(ends: NDArray[np.intp]) -> Iterator[tuple[slice, int]]:
+    """Cut time wherever sequences end, the longest given first; yield how many go on, too."""
+    first = 0
+    for end in np.unique(ends):
+        yield slice(first, end), int(np.count_nonzero(ends > first))
+        first = end
 
 
 def before_ends(T: int, ends: NDArray[np.intp]) -> NDArray[np.bool_]:
