@@ -228,6 +228,13 @@ METHODS = {
     "ReservoirPy": lambda X, y, seed: ReservoirPy(seed).fit(X, y),
 }
 DRAWS_NOTHING = ("1-NN DTW", "ridge")
+# Which are compared one by one.
+PAIRS = [
+    ("reservoir", "PyTorch GRU"),
+    ("KRU", "PyTorch GRU"),
+    ("reservoir", "ReservoirPy"),
+    ("reservoir", "MiniRocket"),
+]
 
 
 def is_small(data, method):
@@ -298,10 +305,11 @@ def table(options):
         print(f"| {label} | " + " | ".join("" if np.isnan(a) else f"{a:.3f}" for a in row) + " |")
     fit = seconds[whole].sum(axis=0)
     print(f"| fit of the {whole.sum()}, s | " + " | ".join(f"{s:.0f}" for s in fit) + " |")
-    for ours, theirs in (("KRU", "PyTorch GRU"), ("reservoir", "ReservoirPy")):
+    for ours, theirs in PAIRS:
         if ours in methods and theirs in methods:
             pair = methods.index(ours), methods.index(theirs)
-            print(compared(ours, theirs, accuracy[whole][:, pair], seconds[whole][:, pair]))
+            both = ran[:, pair].all(axis=1)
+            print(compared(ours, theirs, accuracy[both][:, pair], seconds[both][:, pair]))
     if options.picture:
         draw(methods, accuracy[whole], options.picture)
 
