@@ -295,6 +295,17 @@ def draw_penalty(runs, path):
     return rows
 
 
+def classification():
+    """Return the section on public sets, whose table classification.py writes."""
+    intro, found = (HERE / "results" / f"classification{end}.md" for end in ("_introduction", ""))
+    return [
+        "## Public sets of sequences\n",
+        intro.read_text(),
+        found.read_text(),
+        "![ranks, and who does not differ](benchmarks/results/classification.png)\n",
+    ]
+
+
 def write(path):
     """Write RESULTS.md from all that was recorded."""
     runs = recorded()
@@ -347,6 +358,7 @@ def write(path):
             "yet learned have λ of 0 and 0.01.\n"
         )
         text.append("![error and defect against the penalty](benchmarks/results/penalty.png)\n")
+    text += classification()
     path.write_text("\n".join(text))
     print(path)
 
