@@ -365,11 +365,13 @@ def check_no_overflow(states: NDArray[np.floating]) -> None:
 def beside(values: NDArray[np.floating], low: NDArray[np.floating]) -> NDArray[np.floating]:
     """Return a number between each row's value `low` and the next one of the row.
 
-    On a value that comes again a state would be above it or not by a rounding.
+    On a value that comes again a state would be above it or not by a rounding; values that differ
+    by no more than that are the same one.
     """
     column = low[:, None]
-    above = np.where(values > column, values, np.inf).min(axis=1)
-    below = np.where(values < column, values, -np.inf).max(axis=1)
+    rounding = 64 * np.finfo(values.dtype).eps * np.abs(values).max(axis=1, keepdims=True)
+    above = np.where(values > column + rounding, values, np.inf).min(axis=1)
+    below = np.where(values < column - rounding, values, -np.inf).max(axis=1)
     other = np.where(np.isfinite(above), above, below)
     return np.where(np.isfinite(other), (low + other) / 2, low + abs(low) + 1)
 
