@@ -54,31 +54,34 @@ _RNN_100: dict[str, Any] = _RNN | {"cell": "rnn", "hidden_size": 100}
 _LSTM_36: dict[str, Any] = {"matrix": "dense", "hidden_size": 36}
 
 
-def _jsb(rate: float, factor_rate: float, **settings: Any) -> Music:
+_PIANO: dict[str, Any] = {"data": "piano-midi", "excerpt": 200, "updates": 500}
+
+
+def _music(rate: float, factor_rate: float, **settings: Any) -> Music:
     return Music(rate=rate, factor_rate=factor_rate, **settings)
-
-
-def _piano(rate: float, factor_rate: float, **settings: Any) -> Music:
-    return _jsb(rate, factor_rate, data="piano-midi", excerpt=200, updates=500, **settings)
 
 
 _TABLE_4 = {
     **_with_baselines(
         "jsb-kru-100",
-        _jsb(1e-2, 1e-2, **_KRU_100, activation="relu", dropout=0.15, batch_size=10, updates=1000),
+        _music(
+            1e-2, 1e-2, **_KRU_100, activation="relu", dropout=0.15, batch_size=10, updates=1000
+        ),
     ),
     **_with_baselines(
         "jsb-kru-lstm-45",
-        _jsb(4e-2, 4e-2, **_KRU_LSTM_45, dropout=0.1, batch_size=10, updates=800),
+        _music(4e-2, 4e-2, **_KRU_LSTM_45, dropout=0.1, batch_size=10, updates=800),
     ),
-    "jsb-rnn-100": _jsb(1e-2, 3e-3, **_RNN_100, dropout=0.0, updates=600),
-    "jsb-lstm-36": _jsb(4e-2, 4e-2, **_LSTM_36, dropout=0.05, batch_size=10, updates=800),
+    "jsb-rnn-100": _music(1e-2, 3e-3, **_RNN_100, dropout=0.0, updates=600),
+    "jsb-lstm-36": _music(4e-2, 4e-2, **_LSTM_36, dropout=0.05, batch_size=10, updates=800),
     **_with_baselines(
-        "piano-kru-100", _piano(2e-2, 2e-2, **_KRU_100, activation="tanh", dropout=0.3)
+        "piano-kru-100", _music(2e-2, 2e-2, **_KRU_100, activation="tanh", dropout=0.3, **_PIANO)
     ),
-    **_with_baselines("piano-kru-lstm-45", _piano(6e-2, 6e-2, **_KRU_LSTM_45, dropout=0.2)),
-    "piano-rnn-100": _piano(1e-2, 3e-3, **_RNN_100, dropout=0.2),
-    "piano-lstm-36": _piano(3e-2, 3e-2, **_LSTM_36, dropout=0.0),
+    **_with_baselines(
+        "piano-kru-lstm-45", _music(6e-2, 6e-2, **_KRU_LSTM_45, dropout=0.2, **_PIANO)
+    ),
+    "piano-rnn-100": _music(1e-2, 3e-3, **_RNN_100, dropout=0.2, **_PIANO),
+    "piano-lstm-36": _music(3e-2, 3e-2, **_LSTM_36, dropout=0.0, **_PIANO),
 }
 
 _COPYING_BASELINES = {"rnn": _RNN | {"factor_rate": 1e-3}, "lstm": _LSTM | {"factor_rate": 1e-3}}
