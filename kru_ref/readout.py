@@ -99,14 +99,14 @@ class Readout:
         (T, N, B), real = h.shape, self.cell.real_dtype
         of = dict(zip(self.parts, np.split(dz, len(self.parts), axis=1), strict=True))
         steps = np.full(B, T) if ends is None else ends
-        share = {part: d / steps.astype(real) for part, d in of.items()}
+        share = {part: d / steps.astype(real) for part, d in of.items() if part != "last"}
         dh = np.zeros((T, N, B), dz.dtype)
         for during, width in times_between(steps):
             here = dh[during, :, :width]
-            if "square" in of:
+            if "square" in share:
                 scale, states = 2 * share["square"][..., :width], h[during, :, :width]
                 np.multiply(real_numbers(states), real_numbers(scale), out=real_numbers(here))
-            if "mean" in of:
+            if "mean" in share:
                 here += share["mean"][..., :width]
         if "last" in of:
             dh[steps - 1, :, np.arange(B)] += of["last"][0].T

@@ -175,9 +175,10 @@ class KroneckerReservoir(OfSequences):
         -------
         features : ndarray, shape (n_cases, n_features_out_)
         """
-        return self._read(X)
+        return self._features_of(X)
 
-    def _read(self, X: Any) -> NDArray[np.floating]:
+    def _features_of(self, X: Any) -> NDArray[np.floating]:
+        """Return what transform does, as an array whatever set_output says."""
         check_is_fitted(self)
         return self._transform(self.scaling_.transform(self._sequences(X, reset=False)))
 
@@ -578,7 +579,7 @@ def _fit_readout(
 
 def _outputs(reservoir: Any, X: Any) -> NDArray[np.floating]:
     """Return what the readout says of each sequence, (n, n_outputs)."""
-    states = reservoir._read(X).astype(np.float64)
+    states = reservoir._features_of(X).astype(np.float64)
     return states @ reservoir.coef_.T + reservoir.intercept_
 
 
