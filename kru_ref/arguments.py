@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from .arrays import Array, Layout, Params, ReadoutGradient
 
 if TYPE_CHECKING:
-    from .cells import Cell, Saved
+    from .cells import RNN, Cell, Saved
     from .model import SequenceModel
     from .optimizers import Optimizer
 
@@ -401,6 +401,23 @@ def checked_leak(leak: Any) -> float:
     return value
 
 
+def check_eigenbasis(cell: RNN) -> None:
+    """Raise where a recurrence asked for in its eigenbasis has none to go to, factor by factor."""
+    if not checked_flag("eigenbasis", cell.eigenbasis):
+        return
+    if cell.activation != "identity" or not cell.is_complex or cell.leak < 1:
+        raise ValueError(
+            "eigenbasis is for a recurrence that is linear and complex: activation 'identity', a "
+            f"complex dtype and no leak, got {cell.activation!r}, {cell.dtype}, leak {cell.leak:g}"
+        )
+    shapes = [shape for name, shape in cell.shapes().items() if name in cell.matrix_names]
+    if any(len(shape) != 2 or shape[0] != shape[1] for shape in shapes):
+        raise ValueError(
+            f"eigenbasis needs a Dense, FullUnitary or Kronecker matrix of square factors, got "
+            f"{cell.matrix} with {shapes}"
+        )
+
+
 def check_halves(N: int) -> None:
     """Raise unless a real state of RestrictedUnitary has two halves."""
     if N % 2:
@@ -626,9 +643,9 @@ def check_model_saved(model: SequenceModel, saved: Any) -> None:
         )
     for cell, of_cell in zip(model.cells, saved.cells, strict=True):
         cell.check_saved(of_cell)
-    T, N, B = saved.cells[-1].h.shape
+    T, N, B = saved.cells[-1].states[0].shape
     read = (T, N, B) if model.pooling is None else (1, N * len(model.readout.parts), B)
-    shapes = [*(of_cell.h.shape for of_cell in saved.cells[:-1]), read]
+    shapes = [*(of_cell.states[0].shape for of_cell in saved.cells[:-1]), read]
     for kept, shape in zip((*saved.kept, saved.read), (*shapes, read), strict=True):
         if kept is not None and kept.shape != shape:
             raise ValueError("saved belongs to another model: its dropout has another shape")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,6 +67,11 @@ def random_vector(N: int, rng: np.random.Generator, dtype: np.dtype) -> Array:
     limit = math.sqrt(3 / (parts * N))
     entries = rng.uniform(-limit, limit, (parts, N))
     return (entries[0] + 1j * entries[1] if parts == 2 else entries[0]).astype(dtype)
+
+
+def kron_vector(vectors: Sequence[Array]) -> Array:
+    """Return v_0 ⊗ … ⊗ v_{F-1}."""
+    return functools.reduce(lambda v, of_factor: np.outer(v, of_factor).ravel(), vectors)
 
 
 def over_batch(a: NDArray[Any]) -> NDArray[Any]:

@@ -28,7 +28,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from . import arguments
-from .arrays import Array, Layout, glorot_uniform
+from .arrays import Array, Layout, glorot_uniform, kron_vector
 from .kronecker import (
     Backend,
     engine_for,
@@ -365,6 +365,61 @@ class Diagonal(Matrix):
     def defect(self, W: Sequence[Array]) -> float:
         """Return the largest 1 - |λ|²."""
         return float(np.max(1 - abs(self.eigenvalues(W)) ** 2))
+
+
+@dataclass(frozen=True)
+class DiagonalFactors(Matrix):
+    """Factors that are diagonal, as a linear recurrence has them in its eigenbasis.
+
+    W h is N products; the gradient is that of factors which might be any matrices.
+
+    Parameters
+    ----------
+    of : Dense, FullUnitary or Kronecker
+        Whose they are, (P_f, P_f) each.
+    """
+
+    of: Matrix
+
+    def layout(self, N: int, dtype: np.dtype) -> Layout:
+        """Return the whole factors, of which all but the diagonals is 0."""
+        return self.of.layout(N, dtype)
+
+    def init(self, N: int, rng: np.random.Generator, dtype: np.dtype) -> list[Array]:
+        """Draw factors, and keep their eigenvalues."""
+        return [np.diag(np.linalg.eigvals(W_f)) for W_f in self.of.init(N, rng, dtype)]
+
+    def eigenvalues(self, W: Sequence[Array]) -> Array:
+        """Return the diagonal of W, (N,)."""
+        return kron_vector([np.diagonal(W_f) for W_f in W])
+
+    def matvec(self, W: Sequence[Array], h: Array) -> Array:
+        """Return λ h."""
+        return self.eigenvalues(W)[:, None] * h
+
+    def adjoint(self, W: Sequence[Array], dy: Array) -> Array:
+        """Return conj(λ) dy."""
+        return self.eigenvalues(W).conj()[:, None] * dy
+
+    def gradient(self, W: Sequence[Array], h: Array, dy: Array) -> list[Array]:
+        """Return each dW_f, zeros or not."""
+        return self.of.gradient(W, h, dy)
+
+    def jvp(
+        self, W: Sequence[Array], h: Array, W_dot: Sequence[Array], h_dot: Array
+    ) -> tuple[Array, Array]:
+        """Return λ h, and how it moves with factors that need not stay diagonal."""
+        return self.of.jvp(W, h, W_dot, h_dot)
+
+    def multipliers(self, W: Sequence[Array]) -> list[Array]:
+        """Return the diagonals."""
+        return [np.ascontiguousarray(np.diagonal(W_f)) for W_f in W]
+
+    def engine(self, N: int) -> ModuleType | None:
+        """Return the compiled engine, if it is there and all factors are small."""
+        shapes = [shape for shape, _ in self.of.layout(N, np.dtype("complex64")).values()]
+        is_small = max(P for P, _ in shapes) <= LARGEST_WITHOUT_A_WORD
+        return self.of.engine(N) if is_small else None
 
 
 def warn_of_a_large_prime(N: int, prime: int) -> None:

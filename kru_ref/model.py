@@ -15,6 +15,7 @@ from . import arguments
 from .arrays import Array, Layout, Params, count_real
 from .cells import Cell, Saved, State
 from .cells.cell import States, one_or_all
+from .cells.eigenbasis import Eigenbasis
 from .readout import POOLINGS, Pooled, Readout, before_ends, features, features_backward
 
 
@@ -246,14 +247,16 @@ class SequenceModel:
             if order is not None:
                 before = tuple(np.take(part, order, axis=1) for part in before)
             h, saved = cell.run(of_cell, x, before, given[i] is None, ends)
-            is_last = i == len(self.cells) - 1
+            is_last, drops = i == len(self.cells) - 1, rng is not None and self.dropout > 0
+            basis = saved.basis if is_last and self.readout.is_linear and not drops else None
+            h = h if basis is saved.basis else saved.h
             read = h = self.readout.pool(h, ends) if is_last else h
-            kept = self.draw_kept(h.shape, rng) if rng is not None and self.dropout else None
+            kept = self.draw_kept(h.shape, rng) if rng is not None and drops else None
             h = h if kept is None else h * kept
             all_saved.append(saved)
             all_kept.append(kept)
             x = x if is_last else features(h)
-        logits = self._in_order(self.readout.forward(params, h), ends, order)
+        logits = self._in_order(self.readout.forward(params, h, basis), ends, order)
         return logits, ModelSaved(tuple(all_saved), tuple(all_kept), read, order)
 
     def _in_order(
@@ -340,7 +343,9 @@ class SequenceModel:
             )
         ]
         h, after = self._run(params, x, before)
-        return self.readout.forward(params, h)[0], tuple(one_or_all(parts) for parts in after)
+        return self.readout.forward(params, h, self._basis(params))[0], tuple(
+            one_or_all(parts) for parts in after
+        )
 
     @np.errstate(under="ignore")
     def predict(
@@ -372,12 +377,13 @@ class SequenceModel:
         """
         params = arguments.check_params(params, self.layout)
         x, ends, order = arguments.checked_padded_input(self.cells[0], x, lengths)
+        basis = self._basis(params)
         if self.pooling is not None:
-            logits = self.readout.forward(params, self._pooled(params, x, ends))
+            logits = self.readout.forward(params, self._pooled(params, x, ends), basis)
             return self._in_order(logits, ends, order)
         logits = np.zeros((len(x), self.output_size, x.shape[-1]), self.cells[0].real_dtype)
         for first, h, _ in self._pieces(params, x, ends):
-            y = self.readout.forward(params, h)
+            y = self.readout.forward(params, h, basis)
             logits[first : first + len(h), :, : h.shape[-1]] = y
         return self._in_order(logits, ends, order)
 
@@ -406,8 +412,14 @@ class SequenceModel:
             raise ValueError("pooled_states needs a model with pooling, this reads out every step")
         params = arguments.check_params(params, self.layout)
         x, ends, order = arguments.checked_padded_input(self.cells[0], x, lengths)
-        z = features(self._pooled(params, x, ends))
-        return self._in_order(z, ends, order)[0]
+        z = self.readout.in_own_basis(self._pooled(params, x, ends), self._basis(params))
+        return self._in_order(features(z), ends, order)[0]
+
+    def _basis(self, params: Params) -> Eigenbasis | None:
+        """Return the basis in which :meth:`_run` returns states, if it is not their own."""
+        return (
+            self.cells[-1].basis(self.cell_params(params)[-1]) if self.readout.is_linear else None
+        )
 
     def _pooled(self, params: Params, x: NDArray[Any], ends: NDArray[np.intp] | None) -> Array:
         """Return z, (1, N, B) or (1, 2N, B)."""
@@ -444,6 +456,8 @@ class SequenceModel:
         for cell, of_cell, before in zip(self.cells, self.cell_params(params), states, strict=True):
             before = tuple(np.ascontiguousarray(part[:, : x.shape[-1]]) for part in before)
             h, saved = cell.run(of_cell, features(h) if after else x, before, False, ends)
+            is_last = len(after) == len(self.cells) - 1
+            h = h if is_last and self.readout.is_linear else saved.h
             last = saved.last
             after.append(last if isinstance(last, tuple) else (last,))
         return h, after
@@ -482,11 +496,15 @@ class SequenceModel:
             if self.pooling is None:
                 dlogits = np.where(before_ends(len(dlogits), ends), dlogits, 0)
         z = saved.read if kept is None else saved.read * kept
-        grads, dz = self.readout.backward(params, z, dlogits)
+        basis = saved.cells[-1].basis if kept is None and self.readout.is_linear else None
+        grads, dz = self.readout.backward(params, z, dlogits, basis)
         dh: Any = dz
         if kept is not None or (self.pooling is not None and not self.readout.is_last_step(ends)):
             whole = dz.whole() if kept is None else dz.whole() * kept
-            dh = self.readout.pool_backward(whole, saved.cells[-1].h, ends)
+            last = saved.cells[-1]
+            h = last.states[0] if self.readout.is_linear else last.h
+            dh = self.readout.pool_backward(whole, h, ends)
+        dh = dh if basis is not None else saved.cells[-1].gradient(dh)
         for i, of_cell in reversed(list(enumerate(self.cell_params(params)))):
             grads_i, dx, _ = self.cells[i].run_backward(
                 of_cell, saved.cells[i], dh, input_gradient=i > 0
@@ -495,7 +513,7 @@ class SequenceModel:
             if dx is not None:
                 kept = saved.kept[i - 1]
                 dh = features_backward(dx, self.cells[i - 1].is_complex)
-                dh = dh if kept is None else dh * kept
+                dh = saved.cells[i - 1].gradient(dh if kept is None else dh * kept)
         return grads
 
     def penalty(self, params: Mapping[str, Array]) -> tuple[float, Params]:

@@ -12,7 +12,7 @@ y       ``logits``       (T, M, B) or (1, M, B), real: y = V z + c, or V [Re z; 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import ModuleType
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from .arrays import Array, Layout, Params, ReadoutGradient, glorot_uniform, over_time, time_pieces
 from .cells import Cell
 from .cells.cell import input_gradients
+from .cells.eigenbasis import Eigenbasis
 
 # What may be left of all steps: h after each sequence's last, the mean over its steps, or both; or
 # these and the mean square of each number in h, which a wave has whenever it begins.
@@ -73,6 +74,11 @@ class Readout:
         """Whether z holds a mean over time."""
         return "mean" in self.parts
 
+    @property
+    def is_linear(self) -> bool:
+        """Whether z is linear in the states: it can then be read in any basis."""
+        return "square" not in self.parts
+
     def is_last_step(self, ends: NDArray[np.intp] | None) -> bool:
         """Whether z is h of the last step, the same one for all sequences."""
         return self.pooling == "last" and ends is None
@@ -112,44 +118,71 @@ class Readout:
             dh[steps - 1, :, np.arange(B)] += of["last"][0].T
         return dh
 
-    def forward(self, params: Mapping[str, Array], z: Array) -> NDArray[np.floating]:
-        """Return logits y = Re(conj(C) z) + c."""
-        C, engine = self.as_matrix(params), self.engine
+    def forward(
+        self, params: Mapping[str, Array], z: Array, basis: Eigenbasis | None = None
+    ) -> NDArray[np.floating]:
+        """Return logits y = Re(conj(C) z) + c; z may be given in another basis than h's own."""
+        C, engine = self.as_matrix(params, basis), self.engine
         if engine is not None:
             return engine.readout(C, params["readout.c"], z)
         return (C.conj() @ z).real + params["readout.c"][:, None]
 
     def backward(
-        self, params: Mapping[str, Array], z: Array, dlogits: NDArray[np.floating]
+        self,
+        params: Mapping[str, Array],
+        z: Array,
+        dlogits: NDArray[np.floating],
+        basis: Eigenbasis | None = None,
     ) -> tuple[Params, ReadoutGradient]:
-        """Return the gradients of V and c, and of z.
+        """Return the gradients of V and c, and of z in the basis that it is given in.
 
         With the rows of a complex readout written as C = V_Re + i V_Im, where
         V = [V_Re, V_Im], the readout is y = V_Re Re z + V_Im Im z + c = Re(conj(C) z) + c.
         For a real dy, δL = Σ dy Re(conj(C) δz) = Re⟨C^T dy, δz⟩, and likewise for C, so
 
             dz = C^T dy,   dV_Re = Σ dy Re(z)^T and dV_Im = Σ dy Im(z)^T,   dc = Σ dy.
+
+        Of z = Q g, given as g, the readout's matrix is C conj(Q), and dC = (Σ dy g^T) Q^T.
         """
         if self.engine is not None:
             dV = self.engine.readout_backward(z, dlogits)
         else:
             states = features(z)
             dV, _ = input_gradients(params["readout.V"], states, dlogits, input_gradient=False)
+        if basis is not None:
+            dC = by_part(basis.out, self.as_complex(dV), len(self.parts))
+            dV = np.concatenate([dC.real, dC.imag], axis=1)
         grads = {"readout.V": dV, "readout.c": over_time(dlogits)}
-        return grads, ReadoutGradient(self.as_matrix(params), dlogits)
+        return grads, ReadoutGradient(self.as_matrix(params, basis), dlogits)
 
     @property
     def engine(self) -> ModuleType | None:
         """What reads out few outputs in compiled code; of many BLAS is the faster."""
         return self.cell.matrix.engine(self.cell.hidden_size) if self.output_size <= 64 else None
 
-    def as_matrix(self, params: Mapping[str, Array]) -> Array:
+    def as_matrix(self, params: Mapping[str, Array], basis: Eigenbasis | None = None) -> Array:
         """Return C, (M, N) or (M, 2N), of y = Re(conj(C) z) + c."""
         V = params["readout.V"]
         if not self.cell.is_complex:
             return V
+        C = self.as_complex(V)
+        return C if basis is None else by_part(basis.out_backward, C, len(self.parts))
+
+    def as_complex(self, V: Array) -> Array:
+        """Return V_Re + i V_Im."""
         n = V.shape[1] // 2
         return (V[:, :n] + 1j * V[:, n:]).astype(self.cell.dtype, copy=False)
+
+    def in_own_basis(self, z: Array, basis: Eigenbasis | None) -> Array:
+        """Return z as it is of h itself."""
+        if basis is None:
+            return z
+        return np.concatenate([basis.out(g) for g in np.split(z, len(self.parts), axis=1)], axis=1)
+
+
+def by_part(change: Callable[[Array], Array], C: Array, n_parts: int) -> Array:
+    """Return (M, n) with the rows of each part, (M, N), changed as columns would be."""
+    return np.concatenate([change(part.T).T for part in np.split(C, n_parts, axis=1)], axis=1)
 
 
 class Pooled:

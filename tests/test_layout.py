@@ -38,6 +38,7 @@ TESTED_BY = {
     "training/__init__.py": "test_readme.py",
     "training/config.py": "training/test_loop.py",
     "training/folder.py": "training/test_loop.py",
+    "training/tasks/growing.py": "training/tasks/test_adding.py",
     "training/metrics.py": "training/test_checkpoint.py",
     "training/data/__init__.py": "test_readme.py",
     "training/data/digits.py": "training/tasks/test_pixels.py",

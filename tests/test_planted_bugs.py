@@ -42,6 +42,9 @@ MODELS = {
     "dense": lambda: model(kru.RNN(D, N, kru.Dense(backend="numpy"), "modrelu", "complex128")),
     "restricted": lambda: model(kru.RNN(D, N, kru.RestrictedUnitary(), "modrelu", "complex128")),
     "lru": lambda: model(kru.LRU(D, N, kru.Diagonal(0.5, 0.9, 1.0, "numpy"), "complex128")),
+    "eigenbasis": lambda: model(
+        kru.KRU(D, N, SQUARE, "identity", "complex128", backend="numpy", eigenbasis=True)
+    ),
     "halves": lambda: model(kru.RNN(D, N, kru.RestrictedUnitary(), "tanh", "float64")),
     "lstm": lambda: model(kru.LSTM(D, N, kru.Kronecker(SQUARE, "numpy"), "float64")),
     "gru": lambda: model(kru.GRU(D, N, kru.Kronecker(SQUARE, "numpy"), "float64")),
@@ -240,6 +243,7 @@ def conjugated_halves(original, self, W, h, dy):
 
 
 KRONECKER, RESTRICTED = "matrices:Kronecker", "restricted:RestrictedUnitary"
+EIGENBASIS = "cells.eigenbasis:Eigenbasis"
 STEP, LOOP = "step_backward", "cells.cell:Cell.run_numpy_backward"
 inverse_order = during(restricted, "permutation", lambda right, seed, n: np.argsort(right(seed, n)))
 
@@ -322,6 +326,13 @@ PLANTS = [
     ("matrices:Diagonal.multipliers_backward", "no e^ν", lambda f, self, W, d: [f(self, W, d)[0] / np.exp(W[0]), f(self, W, d)[1]], "lru"),
     ("cells.lru:LRU.step_backward", "no e^γ", lambda f, self, p, b, a, g, d: ((d[0], d[0]), *f(self, p, b, a, g, d)[1:]), "lru"),
     ("cells.lru:LRU.step_backward", "dγ of all h", lambda f, self, p, b, a, g, d: (*f(self, p, b, a, g, d)[:2], {"gamma": (d[0].conj() * a[0]).real.sum(axis=1)}), "lru"),
+    (f"{EIGENBASIS}.params_backward", "b of one label", lambda f, self, g, labels: f(self, g, labels) | {"b": f(self, g, labels)["b"] / 2}, "eigenbasis"),
+    (f"{EIGENBASIS}.params_backward", "factors left there", lambda f, self, g, labels: f(self, g, labels) | {name: g[name] for name in self.names}, "eigenbasis"),
+    (f"{EIGENBASIS}.into_backward", "Q⁻¹ itself", lambda f, self, dg: self.into(dg), "eigenbasis"),
+    (f"{EIGENBASIS}.out", "V left there", lambda f, self, g: g, "eigenbasis"),
+    (f"{EIGENBASIS}.out_backward", "Qᵀ", lambda f, self, dh: f(self, dh.conj()).conj(), "eigenbasis"),
+    ("matrices:DiagonalFactors.adjoint", "λ itself", lambda f, self, W, dy: self.matvec(W, dy), "eigenbasis"),
+    ("matrices:DiagonalFactors.gradient", "diagonals alone", lambda f, *args: [np.diag(np.diagonal(d)) for d in f(*args)], "eigenbasis"),
     ("model:SequenceModel.backward", "dropout: V", without_dropout(-1, lambda name: name == "readout.V"), "layers"),
     ("model:SequenceModel.backward", "dropout: the last cell", without_dropout(-1, lambda name: name.startswith("cell.1")), "layers"),
     ("model:SequenceModel.backward", "dropout: the first cell", without_dropout(0, lambda name: name.startswith("cell.0")), "layers"),

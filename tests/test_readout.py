@@ -23,6 +23,9 @@ STACKS = {
     "full": lambda backend: kru.RNN(D, 5, kru.FullUnitary(backend), "modrelu", "complex128"),
     "restricted": lambda _: kru.RNN(D, 6, kru.RestrictedUnitary(), "modrelu", "complex128"),
     "lru": lambda b: kru.LRU(D, 6, kru.Diagonal(0.5, 0.9, 1.0, b), "complex128"),
+    "eigenbasis": lambda backend: kru.KRU(
+        D, 6, None, "identity", "complex128", backend=backend, eigenbasis=True
+    ),
     "layers": lambda backend: [
         kru.KRU(D, 6, dtype="complex128", backend=backend),
         kru.LSTM(12, 4, kru.Kronecker(backend=backend), "float64"),

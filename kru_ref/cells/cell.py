@@ -32,6 +32,7 @@ from ..arrays import (
 )
 from ..kronecker import Backward, CellKey
 from ..matrices import Matrix
+from .eigenbasis import Eigenbasis
 
 # What passes from one time step to the next: h, or h and c.
 States = tuple[Array, ...]
@@ -54,22 +55,31 @@ class Saved(NamedTuple):
     gates: Array  # what each step kept of its gates, (T, n_kept, N, B)
     h0_is_learned: bool
     ends: NDArray[np.intp] | None = None  # where each sequence does, the longest first; or all at T
+    basis: Eigenbasis | None = None  # in which before and states are, if it is not their own
 
     @property
     def h(self) -> Array:
         """Hidden states, (T, N, B)."""
-        return self.states[0]
+        return self.states[0] if self.basis is None else self.basis.out(self.states[0])
 
     @property
     def last(self) -> State:
         """The state after the last step, for the next chunk's ``h0``: copies, (N, B) each."""
-        if self.ends is not None:
-            return one_or_all(tuple(at_ends(of_time, self.ends) for of_time in self.states))
-        return one_or_all(tuple(of_time[-1].copy() for of_time in self.states))
+        ends, basis = self.ends, self.basis
+        last = tuple(s[-1].copy() if ends is None else at_ends(s, ends) for s in self.states)
+        return one_or_all(last if basis is None else tuple(basis.out(part) for part in last))
+
+    def gradient(self, dh: Array | ReadoutGradient) -> Array | ReadoutGradient:
+        """Return the gradient of the states as they are kept for that of h."""
+        if self.basis is None:
+            return dh
+        if isinstance(dh, ReadoutGradient):
+            return dh._replace(C=self.basis.out_backward(dh.C.T).T)
+        return self.basis.out_backward(dh)
 
     def pieces(self) -> list[tuple[slice, int]]:
         """Cut time where enough sequences have ended; of each piece, how many go on through it."""
-        T, N, width = self.h.shape
+        T, N, width = self.states[0].shape
         pieces, first, work = list[tuple[slice, int]](), 0, 0
         ends = np.full(width, T) if self.ends is None else self.ends
         for here, following in itertools.pairwise(np.unique(ends)):
@@ -170,6 +180,10 @@ class Cell(ABC):
         """How many arrays a step keeps of its gates, for step_backward."""
         return 0
 
+    def basis(self, params: Mapping[str, Array]) -> Eigenbasis | None:
+        """Return the basis in which :meth:`run` keeps the states, if it is not their own."""
+        return None
+
     @abstractmethod
     def step(
         self, params: Params, Wh: PerGate, Ux: PerGate, before: States
@@ -223,7 +237,10 @@ class Cell(ABC):
             Parameters, x or h0 of another shape or dtype, labels out of range, or x not finite.
         """
         params, x = arguments.check_params(params, self.layout), arguments.checked_input(self, x)
-        return self.run(params, x, self.initial_states(params, x.shape[-1], h0), h0 is None)
+        _, saved = self.run(params, x, self.initial_states(params, x.shape[-1], h0), h0 is None)
+        h = saved.h.view()
+        h.setflags(write=False)
+        return h, saved
 
     def run(
         self,
@@ -236,6 +253,7 @@ class Cell(ABC):
         """Run :meth:`forward` on arguments that have been checked.
 
         Of sequences that do not end together, given with the longest first, h is 0 behind the end.
+        It is given in the basis in which it is kept, ``saved.basis``.
         """
         T, engine = len(x), self.engine_for(x)
         empty = np.empty if engine is None else engine.aligned_empty
@@ -251,9 +269,7 @@ class Cell(ABC):
                 W, of_steps = self.multipliers(params), self.for_engine(params)
                 engine.recurrence_forward(self.engine_key, W, of_steps, *piece[:4], width)
             saved.clear_behind_ends(steps, width)
-        h = states[0].view()
-        h.setflags(write=False)
-        return h, saved
+        return states[0], saved
 
     def run_numpy(
         self, params: Params, x: NDArray[Any], state: States, states: States, gates: Array
@@ -321,8 +337,8 @@ class Cell(ABC):
         params = arguments.check_params(params, self.layout)
         arguments.checked_flag("input_gradient", input_gradient)
         self.check_saved(saved)
-        of_loss = arguments.checked_gradients(self, saved.h, dh, dc)
-        return self.run_backward(params, saved, *of_loss, input_gradient)
+        of_h, of_c = arguments.checked_gradients(self, saved.states[0], dh, dc)
+        return self.run_backward(params, saved, saved.gradient(of_h), of_c, input_gradient)
 
     def run_backward(
         self,
@@ -332,12 +348,12 @@ class Cell(ABC):
         dc: Array | None = None,
         input_gradient: bool = True,
     ) -> tuple[Params, Array | None, State]:
-        """Run :meth:`backward` on arguments that have been checked."""
+        """Run :meth:`backward` on arguments that have been checked, dh of what :meth:`run` gave."""
         grads: Params = {}
         all_dx: list[Array] = []
         dstate: Any = (None, dc)[: len(saved.states)]
         for steps, width in reversed(saved.pieces()):
-            piece, dh_here = saved.during(steps), gradient_during(steps, dh, saved.h.shape)
+            piece, dh_here = saved.during(steps), gradient_during(steps, dh, saved.states[0].shape)
             of_piece, dx, dstate = self._piece_backward(
                 params, piece, width, dh_here, dstate, input_gradient
             )
@@ -359,7 +375,7 @@ class Cell(ABC):
         input_gradient: bool,
     ) -> tuple[Params, Array | None, States]:
         """Return the gradients of all but h0, dx, and those of the state before the piece."""
-        engine, B = self.engine_for(saved.x), saved.h.shape[-1]
+        engine, B = self.engine_for(saved.x), saved.x.shape[-1]
         if engine is None:
             dh = (dh.whole() if isinstance(dh, ReadoutGradient) else dh)[..., :width]
             dlast = [None if part is None else part[:, :width] for part in dlast]
@@ -408,9 +424,9 @@ class Cell(ABC):
         self, params: Params, saved: Saved, d: Array, dbias: Params, input_gradient: bool
     ) -> tuple[list[list[Array]], Params, Array | None]:
         """Return dW, the gradients of U and the biases, and dx, from d of all steps."""
-        W, (T, N, B) = self.matrices(params), saved.h.shape
+        W, (T, N, B) = self.matrices(params), saved.states[0].shape
         dW = [
-            matrix_gradient(self.matrix, W_k, saved.before[0], saved.h, d[:, k])
+            matrix_gradient(self.matrix, W_k, saved.before[0], saved.states[0], d[:, k])
             for W_k, k in zip(W, self.d_of_W, strict=True)
         ]
         d_of_U = d[:, : len(W)].reshape(T, len(W) * N, B)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .. import arguments
 from ..activations import ACTIVATIONS
-from ..arrays import Array, Params
+from ..arrays import Array, Params, ReadoutGradient
 from ..kronecker import Backend
-from ..matrices import Dense, Kronecker, Matrix
-from .cell import Cell, Dual, PerGate, States
+from ..matrices import Dense, DiagonalFactors, Kronecker, Matrix
+from .cell import Cell, Dual, PerGate, Saved, State, States
+from .eigenbasis import Eigenbasis, eigenbasis
 
 
 @dataclass(frozen=True)
@@ -27,12 +32,17 @@ class RNN(Cell):
     leak : float
         α in (0, 1]: how much of a state is new. Below 1, a state of single units that forget within
         some 1/α steps, as echo state networks have (Jaeger et al., 2007).
+    eigenbasis : bool
+        Of a complex cell with identity activation and square factors, keep h in the basis of W's
+        eigenvectors, where a step is N multiply-adds; all that is returned is the same but for
+        rounding. Factors whose eigenvectors are nearly dependent, or that are nearly singular, are
+        multiplied by as always. See :mod:`kru_ref.cells.eigenbasis`.
 
     Raises
     ------
     ValueError, TypeError
         As :class:`~kru_ref.cells.Cell`; an unknown activation, a real one on a complex dtype, a
-        leak outside (0, 1].
+        leak outside (0, 1], an eigenbasis of another cell than it is for.
 
     Notes
     -----
@@ -58,12 +68,14 @@ class RNN(Cell):
     dtype: str = "float32"
     learned_h0: bool = True
     leak: float = 1.0
+    eigenbasis: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "leak", arguments.checked_leak(self.leak))
         on_complex = {name: of.on_complex for name, of in ACTIVATIONS.items()}
         arguments.check_activation(self, self.activation, on_complex)
+        arguments.check_eigenbasis(self)
 
     @property
     def kind(self) -> str:
@@ -97,9 +109,65 @@ class RNN(Cell):
         (h,), (h_dot,) = before
         return (self._blend(h, s),), (self._blend(h_dot, s_dot),)
 
+    def basis(self, params: Mapping[str, Array]) -> Eigenbasis | None:
+        """Return the basis in which the states are kept, if it is not their own."""
+        if not self.eigenbasis:
+            return None
+        return eigenbasis(self.matrix_names, self.matrices(params)[0])
+
+    @cached_property
+    def _in_basis(self) -> dict[bool, RNN]:
+        """The same recurrence in W's eigenbasis; but for labels with one input more, the bias's."""
+        rest = self.hidden_size, DiagonalFactors(self.matrix), "identity", self.dtype
+        return {
+            labels: RNN(self.input_size + (not labels), *rest, self.learned_h0)
+            for labels in (False, True)
+        }
+
+    def run(
+        self,
+        params: Params,
+        x: NDArray[Any],
+        before: States,
+        is_learned: bool,
+        ends: NDArray[np.intp] | None = None,
+    ) -> tuple[Array, Saved]:
+        """Run as every cell does, in the eigenbasis where there is one."""
+        basis = self.basis(params)
+        if basis is None:
+            return super().run(params, x, before, is_learned, ends)
+        labels = x.ndim == 2
+        inner = basis.params(params, labels), with_ones(x), (basis.into(before[0]),)
+        g, saved = self._in_basis[labels].run(*inner, is_learned, ends)
+        return g, saved._replace(x=x, basis=basis)
+
+    def run_backward(
+        self,
+        params: Params,
+        saved: Saved,
+        dh: Array | ReadoutGradient,
+        dc: Array | None = None,
+        input_gradient: bool = True,
+    ) -> tuple[Params, Array | None, State]:
+        """Return to the parameters' own basis with what came of :meth:`run`'s."""
+        basis = saved.basis
+        if basis is None:
+            return super().run_backward(params, saved, dh, dc, input_gradient)
+        labels, inner = saved.x.ndim == 2, saved._replace(x=with_ones(saved.x), basis=None)
+        grads, dx, dg0 = self._in_basis[labels].run_backward(
+            basis.params(params, labels), inner, dh, dc, input_gradient
+        )
+        dx = None if dx is None else np.ascontiguousarray(dx[:, :-1])
+        return basis.params_backward(grads, labels), dx, basis.into_backward(np.asarray(dg0))
+
     def _blend(self, h: Array, s: Array) -> Array:
         """Return (1 - α) h + α s."""
         return s if self.leak == 1 else (1 - self.leak) * h + self.leak * s
+
+
+def with_ones(x: NDArray[Any]) -> NDArray[Any]:
+    """Return x (T, D, B) with an input of ones behind it; labels as they are."""
+    return x if x.ndim == 2 else np.concatenate([x, np.ones_like(x[:, :1])], axis=1)
 
 
 def KRU(
@@ -111,6 +179,7 @@ def KRU(
     learned_h0: bool = True,
     backend: Backend = "auto",
     leak: float = 1.0,
+    eigenbasis: bool = False,
 ) -> RNN:
     """Kronecker recurrent unit: an :class:`RNN` over a :class:`~kru_ref.Kronecker` matrix.
 
@@ -122,7 +191,7 @@ def KRU(
         As for :class:`RNN`; a complex one by default.
     factors, backend
         As for :class:`~kru_ref.Kronecker`: without ``factors`` the prime factors of N.
-    leak
+    leak, eigenbasis
         As for :class:`RNN`.
 
     Returns
@@ -135,4 +204,4 @@ def KRU(
         As :class:`RNN` and :class:`~kru_ref.Kronecker`.
     """
     matrix = Kronecker(factors, backend)  # type: ignore[arg-type]
-    return RNN(input_size, hidden_size, matrix, activation, dtype, learned_h0, leak)
+    return RNN(input_size, hidden_size, matrix, activation, dtype, learned_h0, leak, eigenbasis)

@@ -90,6 +90,10 @@ def subjects() -> Iterator[Subject]:
         modrelu = RNN(D, N, W, "modrelu", "complex128")
         yield Subject("RNN modrelu, complex over Diagonal", modrelu, backend)
         yield Subject("LRU over Diagonal", LRU(D, N, W, "complex128"), backend)
+        for matrix in (Kronecker(None, backend), Dense(backend=backend)):
+            name = f"RNN identity, complex, eigenbasis over {type(matrix).__name__}"
+            inside = RNN(D, N, matrix, "identity", "complex128", eigenbasis=True)
+            yield Subject(name, inside, backend)
 
 
 def check(subject: Subject, rng: np.random.Generator, every_loss: bool = False) -> Row:

@@ -18,7 +18,8 @@ cdef struct Sizes:
     int level, parts, is_double
     int kind, is_gated
     int is_dense              # one block, one matrix for each gate, d of all steps for the caller
-    int is_diagonal           # W, of one gate, are N complex numbers
+    int is_diagonal           # W, of one gate, are N complex numbers;
+    int of_factors            # the gradient wanted is that of whole factors, for which it stands
     int n_gates, n_states, n_kept, n_d  # see Kind in simd.h; with a leak s is kept
     int leaks
     double leak               # of a simple cell: how much of a state is new
@@ -62,7 +63,8 @@ cdef class Recurrence:
 
     cell says what it computes, B is the columns of an array, of which the product's are the first, M
     the number of outputs where the gradient of h comes through a readout; is_dense says that the
-    product is one factor, for BLAS, is_diagonal that it is a diagonal matrix.
+    product is one factor, for BLAS, is_diagonal that it is a diagonal matrix, and of_factors that
+    this is the product of diagonal factors.
     """
 
     cdef Sizes n
@@ -73,7 +75,7 @@ cdef class Recurrence:
 
     def __init__(
         self, cell, Product product, bint is_double, Py_ssize_t T, Py_ssize_t B, Py_ssize_t M=0,
-        bint is_dense=False, bint is_diagonal=False,
+        bint is_dense=False, bint is_diagonal=False, bint of_factors=False,
     ):
         cdef int kind = KINDS[cell.kind].number
         cdef const KindOfStep* step = &kinds[kind]
@@ -92,7 +94,7 @@ cdef class Recurrence:
         self.n.leak, self.n.leaks, self.n.n_d = cell.leak, cell.leak < 1, step.n_d
         self.n_kept = self.n.n_kept = 1 if self.n.leaks else step.n_kept
         self.n.is_gated, self.n.is_dense = step.n_kept > 0, is_dense
-        self.n.is_diagonal = is_diagonal
+        self.n.is_diagonal, self.n.of_factors = is_diagonal, of_factors
         self.n.T, self.n.D, self.n.N, self.n.B = T, cell.input_size, panels.rows_in, B
         self.n.M = M
         self.n.panels = panels
@@ -658,6 +660,12 @@ cdef void adjoint_and_gradient(
     if n.is_dense:
         dense_adjoints(n, a, block, d, through_W)
         return
+    if n.of_factors:
+        kernels_for(n.level, n.is_double).diagonal(
+            n.N, block.E, a.WH, d, block.E, through_W, block.E
+        )
+        grams_of_factors(n, block.E, through_W, h_before, scratch + n.backward.G_of_W)
+        return
     if n.is_diagonal:
         kernels_for(n.level, n.is_double).diagonal_backward(
             n.N, block.E, a.WH, d, h_before, through_W, scratch + n.backward.G_of_W
@@ -671,6 +679,21 @@ cdef void adjoint_and_gradient(
             &n.panels, block.E, <const real*>a.W[k], <const real*>a.WH + k * numbers,
             h_before, d + kinds[n.kind].d_of_W[k] * size,
             through_W + k * size, room, dW + k * entries,
+        )
+
+
+cdef void grams_of_factors(
+    const Sizes* n, Py_ssize_t E, const real* dy, const real* x, real* G
+) noexcept nogil:
+    """Add to G what each group of factors would have for gradient, were the others identities."""
+    cdef Py_ssize_t i, R
+    cdef Sweep s
+    for i in range(n.panels.F):
+        s = sweep_of(&n.panels, i, <const real*>NULL, E)
+        R = s.right * E
+        widest(n.level, R, n.is_double).accumulate(
+            &s, dy, s.P * R, x, s.Q * R,
+            G + LARGEST_VECTOR * n.parts * n.panels.plan[i * PLAN_ROW + OFFSET],
         )
 
 
@@ -727,11 +750,11 @@ cdef void add_up_steps(
         fold_columns(n.N, E // n.parts, block.width, scratch + n.backward.db, db)
     if n.is_dense:
         return
-    for k in range(n.N if n.is_diagonal else 0):
+    for k in range(n.N if n.is_diagonal and not n.of_factors else 0):
         K.fold(COMPLEXES, 1, scratch + n.backward.G_of_W + 2 * k * K.lanes, a.dW + (
             block.i * entries + 2 * k
         ))
-    for k in range(0 if n.is_diagonal else n.n_gates):
+    for k in range(0 if n.is_diagonal and not n.of_factors else n.n_gates):
         fold_sweeps(
             &n.panels, E, scratch + n.backward.G_of_W + LARGEST_VECTOR * k * entries,
             a.dW + (block.i * n.n_gates + k) * entries,

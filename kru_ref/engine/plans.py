@@ -232,8 +232,13 @@ def plan_of(
     )
 
 
-def diagonal_plan(N: int) -> Plan:
-    """Return what a diagonal matrix needs of a plan: its sizes, and one sweep's memory."""
+def diagonal_plan(N: int, shapes: tuple[tuple[int, ...], ...], dtype: str) -> Plan:
+    """Return what a diagonal matrix needs of a plan: its sizes, and one sweep's memory.
+
+    For the product of diagonal factors of such shapes the sweeps are those of their gradients.
+    """
+    if shapes:
+        return plan_of(shapes, BLOCK, dtype, butterflies=0)._replace(n_numbers=N)
     none, sweep = np.zeros(1, np.intp), np.array([[0, 1, 1, N, 1, 0, -1, -1, 1, 1, 1]], np.intp)
     return Plan((), none, N, N, N, (N, N), sweep, N, 0)
 

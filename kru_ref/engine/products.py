@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import Array
+from ..arrays import Array, kron_vector
 from ..sweeps import sweep_gradient
 from . import butterflies
 from .backend import INSTRUCTION_SETS, instruction_set, kernels, n_threads
@@ -163,6 +163,24 @@ def factor_gradients(
         backward = butterflies.factor_gradients if group.run else _merge_backward
         dfactors += backward([factors[f] for f in group.factors], sums)
     return [d.astype(dtype) for d in dfactors]
+
+
+def diagonal_factor_gradients(
+    diagonals: Sequence[Array], plan: Plan, dW: Array, dtype: np.dtype
+) -> list[Array]:
+    """Return the factors' gradients for those that groups would have by themselves, from λ^H dy.
+
+    The others' part of λ^H is λ^H without the group's own, entry (i, j) of whose gradient is of
+    dy's row i.
+    """
+    scaled, first = as_complexes(dW, 2).copy(), 0
+    for group in plan.groups:
+        own = kron_vector([diagonals[f] for f in group.factors])
+        entries = scaled[first : first + group.size].reshape(group.shape)
+        entries /= own.conj()[:, None]
+        first += group.size
+    factors = [np.diag(of_factor) for of_factor in diagonals]
+    return factor_gradients(factors, plan, as_reals(scaled), dtype)
 
 
 def _merge_backward(factors: Sequence[Array], dM: Array) -> list[Array]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arrays import Array, Params, ReadoutGradient
+from ..arrays import Array, Params, ReadoutGradient, kron_vector
 from .backend import kernels, n_threads
 from .memory import aligned_empty, aligned_zeros
 from .plans import (
@@ -29,6 +29,7 @@ from .products import (
     adjoint,
     as_complexes,
     as_reals,
+    diagonal_factor_gradients,
     factor_gradients,
     level,
     merge,
@@ -64,7 +65,7 @@ def recurrence_forward(
     cell : CellKey
         Of the kind "modrelu", "tanh", "relu", "identity", "lstm" or "gru".
     W : list of lists of ndarray
-        For each gate its Kronecker factors, or a diagonal (N,).
+        For each gate its Kronecker factors; or the diagonals of factors that are diagonal, or of W.
     params : mapping of str to ndarray
         "U", "b", and "b_h" of a GRU.
     x : ndarray, shape (T, D, B), or integers (T, B)
@@ -255,10 +256,11 @@ class _Loop:
         self.parts, self.real, self.U_size = parts_of(U.dtype), real_dtype(U), U.size
         self.n_gates, self.dtype = len(W), U.dtype
         self.is_diagonal = W[0][0].ndim == 1
+        self.of_factors = self.is_diagonal and len(cell.shapes[0]) == 2
         are_large = not are_small([W_f.shape for W_f in W[0]], LARGEST_IN_RECURRENCE)
         self.is_dense = are_large and not self.is_diagonal
         columns = columns_of(width, width if self.is_dense else BLOCK)
-        product, stacked = self._product(W, columns, U.dtype.char)
+        product, stacked = self._product(W, columns, U.dtype.char, cell.shapes)
         self.sizes = kernels.Recurrence(
             cell,
             product,
@@ -268,6 +270,7 @@ class _Loop:
             M,
             self.is_dense,
             self.is_diagonal,
+            self.of_factors,
         )
         self.n_blocks = len(columns) - 1
         self.adds_by_label = x.ndim == 2 and U.shape[1] > FEW_LABELS
@@ -279,14 +282,21 @@ class _Loop:
             "x": np.ascontiguousarray(x, np.int64 if x.ndim == 2 else self.real),
         }
 
-    def _product(self, W: Gates, columns: NDArray[np.intp], dtype: str) -> tuple[Any, Array]:
+    def _product(
+        self,
+        W: Gates,
+        columns: NDArray[np.intp],
+        dtype: str,
+        of_params: tuple[tuple[int, ...], ...],
+    ) -> tuple[Any, Array]:
         """Return the product that all gates share, and the numbers of each; set its plan.
 
         It has butterflies if all factors are far enough from singular.
         """
         if self.is_diagonal:
-            self.plan = diagonal_plan(len(W[0][0]))
-            return product_of(self.plan, 1, columns, 0, dtype), as_reals(W[0][0])
+            diagonal = kron_vector(W[0])
+            self.plan = diagonal_plan(len(diagonal), of_params if self.of_factors else (), dtype)
+            return product_of(self.plan, 1, columns, 0, dtype), as_reals(diagonal)
         shapes = tuple(W_f.shape for W_f in W[0])
         few_registers = self.parts == 2 and level() < AVX512
         for butterflies in (AT_ONCE_IN_FEW_REGISTERS if few_registers else AT_ONCE, 0):
@@ -332,6 +342,8 @@ class _Loop:
 
     def factor_gradients(self, W: Gates, total: Mapping[str, Array]) -> list[Sequence[Array]]:
         """Return the gradients of each gate's factors, or of the diagonal."""
+        if self.of_factors:
+            return [diagonal_factor_gradients(W[0], self.plan, total["dW"], self.dtype)]
         if self.is_diagonal:
             return [[as_complexes(total["dW"], 2).astype(self.dtype)]]
         of_gates = zip(W, total["dW"].reshape(len(W), -1), strict=True)

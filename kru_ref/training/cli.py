@@ -34,7 +34,7 @@ from .data import datasets, download
 from .folder import CHECKPOINT, RunWarning
 from .metrics import Metrics
 from .recipes import RECIPES
-from .tasks import Adding, Characters, Copying, Music, Phonemes, Pixels, Task
+from .tasks import Adding, Characters, Copying, Music, Phonemes, Pixels, Task, Tone
 from .tasks.task import check_backend, make_cell, make_matrix
 
 tyro = require("tyro", "train")
@@ -47,7 +47,7 @@ LARGEST_CHECK = 10_000_000  # numbers moved × steps × sequences of `gradcheck`
 class Train:
     """Train a model on a task."""
 
-    task: Copying | Adding | Pixels | Characters | Music | Phonemes
+    task: Copying | Adding | Tone | Pixels | Characters | Music | Phonemes
     # Folder of the run: config.json, metrics.jsonl and checkpoint.npz.
     out: Path
     # Continue the run in that folder, with its own settings.

@@ -21,7 +21,7 @@ from .tasks import TASKS, Task
 
 LARGEST_CONFIG = 2**20
 # Settings that earlier versions did not have; their runs had the defaults.
-LATER = {"permutation"}
+LATER = {"permutation", "r_min", "r_max", "max_phase", "eigenbasis"}
 
 
 def config(task: Task) -> dict[str, Any]:

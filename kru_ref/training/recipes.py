@@ -7,7 +7,7 @@ A name is task, model, and what is special: ``copying-1000-kru``, ``copying-1000
 import dataclasses
 from typing import Any
 
-from .tasks import Adding, Characters, Copying, Music, Phonemes, Pixels, Task
+from .tasks import Adding, Characters, Copying, Music, Phonemes, Pixels, Task, Tone
 
 _FROZEN: dict[str, Any] = {"factor_rate": 0.0}
 # A dense matrix has no factors and no way to draw them, an LSTM no activation of its own.
@@ -113,6 +113,11 @@ RECIPES: dict[str, Task] = {
             max_norm=0.1,
         ),
         lstm=_LSTM | {"rate": 1e-3, "factor_rate": 1e-3, "updates": 2000},
+    ),
+    **_with_baselines(
+        "tone-kru",
+        Tone(activation="identity"),
+        lstm=_LSTM | {"dtype": None, "factor_rate": 3e-3},
     ),
     **_with_baselines(
         "pixels-kru",

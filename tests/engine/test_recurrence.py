@@ -11,6 +11,7 @@ import pytest
 import kru_ref as kru
 from kru_ref.engine import backend, memory
 from kru_ref.engine import recurrence as compiled
+from kru_ref.matrices import DiagonalFactors
 
 if backend.kernels is None:
     pytest.skip(f"{backend.reason}", allow_module_level=True)
@@ -138,6 +139,33 @@ def test_a_diagonal_agrees_with_numpy(rng, draw, monkeypatch, level, dtype, kind
     close(found[1][2], found[0][2], dtype)
     if not one_hot:
         close(found[1][1], found[0][1], dtype)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
+@pytest.mark.parametrize("factors", [[1], [2, 3], [2] * 5, [3, 2, 2, 5], [16, 2], [27, 1, 2]])
+@pytest.mark.parametrize(("T", "B", "one_hot"), [(1, 1, False), (19, 20, True), (9, 57, False)])
+def test_diagonal_factors_agree_with_numpy(
+    rng, draw, monkeypatch, level, dtype, factors, T, B, one_hot
+):
+    """The gradients of all entries, most of which are 0 forward."""
+    monkeypatch.setenv("KRU_REF_SIMD", level)
+    N, shapes = int(np.prod(factors)), [(P, P) for P in factors]
+    reference, ours = (
+        kru.RNN(3, N, DiagonalFactors(kru.Kronecker(shapes, b)), "identity", dtype)
+        for b in ("numpy", "cython")
+    )
+    assert ours.engine is not None
+    params = reference.init(rng)
+    x = rng.integers(3, size=(T, B)) if one_hot else draw((T, 3, B), "float64")
+    dh = draw((T, N, B), dtype)
+    (h, saved), (h_ours, saved_ours) = (c.forward(params, x) for c in (reference, ours))
+    close(h_ours, h, dtype)
+    grads, _, dh0 = reference.backward(params, saved, dh)
+    grads_ours, _, dh0_ours = ours.backward(params, saved_ours, dh)
+    close(dh0_ours, dh0, dtype)
+    for name, g in grads.items():
+        close(grads_ours[name], g, dtype)
 
 
 @pytest.mark.parametrize("kind", ["lru", "modrelu"])

@@ -222,7 +222,7 @@ def test_help(line):
     assert "usage: kru-ref" in shown.stdout
 
 
-@pytest.mark.parametrize("task", ["copying", "adding", "pixels", "characters", "music", "phonemes"])
+@pytest.mark.parametrize("task", TASKS)
 def test_each_option_has_its_own_help(task):
     command = [sys.executable, "-m", "kru_ref", "train", task, "--help"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -7,9 +7,10 @@ from .music import Music
 from .phonemes import Phonemes
 from .pixels import Pixels
 from .task import Batch, Task, epoch_of, pad
+from .tone import Tone
 
 TASKS: dict[str, type[Task]] = {
-    task.name: task for task in (Copying, Adding, Pixels, Characters, Music, Phonemes)
+    task.name: task for task in (Copying, Adding, Tone, Pixels, Characters, Music, Phonemes)
 }
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Phonemes",
     "Pixels",
     "Task",
+    "Tone",
     "epoch_of",
     "pad",
 ]

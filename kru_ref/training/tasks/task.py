@@ -32,6 +32,8 @@ STREAMS = ("parameters", "training", "validation", "test", "dropout")
 
 LARGEST_NUMBER = 2**128  # of a setting: seeds may have so many bits
 MOST_LAYERS = 1000
+# Settings of matrix diagonal, by the names that it gives them.
+RING = ("r_min", "r_max", "max_phase")
 
 
 class Batch(NamedTuple):
@@ -94,8 +96,15 @@ class Task(ABC):
     init
         How Kronecker factors are drawn: Haar-random, as if not given, or with the eigenvalues of
         their product equally spaced, which needs square factors and a complex dtype.
+    r_min, r_max
+        Between which radii the eigenvalues of matrix diagonal start, 0.9 and 0.999 if not given.
+    max_phase
+        Their largest angle at the start, in radians; anywhere on the circle if not given.
     activation
         Nonlinearity of the simple cell, modrelu if not given; tanh and relu need a real dtype.
+    eigenbasis
+        Keep the states of the simple cell in the basis of W's eigenvectors, where a step without
+        nonlinearity is N multiply-adds: the same results but for rounding, in less time.
     dtype
         Numbers of the hidden state and of W: real or complex, single or double precision. If not
         given, complex64 for the simple cell and the LRU, float32 for the others, which are real.
@@ -154,7 +163,11 @@ class Task(ABC):
     dropout: float = 0.0
     factors: tuple[tuple[int, int], ...] | None = None
     init: Literal["haar", "spread"] | None = None
+    r_min: float | None = None
+    r_max: float | None = None
+    max_phase: float | None = None
     activation: Literal["modrelu", "tanh", "relu", "identity"] | None = None
+    eigenbasis: bool = False
     dtype: Literal["float32", "float64", "complex64", "complex128"] | None = None
     backend: Backend = "auto"
     batch_size: int = 20
@@ -204,10 +217,13 @@ class Task(ABC):
         for name, acts, where in (
             ("factors", self.matrix == "kronecker", "with matrix kronecker"),
             ("init", self.matrix == "kronecker", "with matrix kronecker"),
+            *((name, self.matrix == "diagonal", "with matrix diagonal") for name in RING),
             ("activation", self.cell == "rnn", "in the cell rnn"),
+            ("eigenbasis", self.cell == "rnn", "in the cell rnn"),
             ("penalty", self.matrix in ("kronecker", "dense"), "with matrix kronecker or dense"),
         ):
-            if not acts and getattr(self, name) is not None:
+            value = getattr(self, name)
+            if not acts and value is not None and value is not False:
                 raise ValueError(
                     f"{name} acts only {where}, and this is {self.cell} over {self.matrix}: "
                     "leave it out"
@@ -251,9 +267,10 @@ class Task(ABC):
         )
 
     def _cell(self, input_size: int) -> Cell:
-        matrix = make_matrix(self.matrix, self.factors, self.backend, self.init or "haar")
-        activation = self.activation or "modrelu"
-        return make_cell(self.cell, input_size, self.hidden_size, matrix, activation, self.numbers)
+        ring = {name: value for name in RING if (value := getattr(self, name)) is not None}
+        matrix = make_matrix(self.matrix, self.factors, self.backend, self.init or "haar", **ring)
+        sizes, activation = (input_size, self.hidden_size), self.activation or "modrelu"
+        return make_cell(self.cell, *sizes, matrix, activation, self.numbers, self.eigenbasis)
 
     def optimizer_at(self, update: int) -> Optimizer:
         """Return the rule of an update, with the rates its schedule gives it.
@@ -376,6 +393,7 @@ def make_matrix(
     factors: tuple[tuple[int, int], ...] | None,
     backend: Backend,
     init: Literal["haar", "spread"] = "haar",
+    **ring: float,
 ) -> Matrix:
     """Return the recurrent matrix of a name; of another than these raise ValueError."""
     matrices: dict[str, Matrix] = {
@@ -383,7 +401,7 @@ def make_matrix(
         "dense": Dense(backend=backend),
         "restricted": RestrictedUnitary(),
         "full": FullUnitary(backend),
-        "diagonal": Diagonal(backend=backend),
+        "diagonal": Diagonal(backend=backend, **ring),
     }
     if not isinstance(name, str) or name not in matrices:
         raise ValueError(f"matrix must be one of {', '.join(matrices)}, got {_shown(name)}")
@@ -391,7 +409,13 @@ def make_matrix(
 
 
 def make_cell(
-    name: str, input_size: int, hidden_size: int, matrix: Matrix, activation: str, dtype: str
+    name: str,
+    input_size: int,
+    hidden_size: int,
+    matrix: Matrix,
+    activation: str,
+    dtype: str,
+    eigenbasis: bool = False,
 ) -> Cell:
     """Return the cell of a name; only the simple one, "rnn", has an activation."""
     if name == "lstm":
@@ -399,7 +423,8 @@ def make_cell(
     if name == "gru":
         return GRU(input_size, hidden_size, matrix, dtype)
     if name == "rnn":
-        return RNN(input_size, hidden_size, matrix, activation, dtype)
+        sizes = input_size, hidden_size
+        return RNN(*sizes, matrix, activation, dtype, eigenbasis=eigenbasis)
     if name == "lru":
         if not isinstance(matrix, Diagonal):
             raise ValueError("cell lru is over matrix diagonal: choose that matrix, or cell rnn")

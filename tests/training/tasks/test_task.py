@@ -24,7 +24,7 @@ from kru_ref.training.tasks import (
     Pixels,
     phonemes,
 )
-from kru_ref.training.tasks.task import make_cell, make_matrix
+from kru_ref.training.tasks.task import RING, make_cell, make_matrix
 
 
 @pytest.mark.parametrize("task", [Copying(delay=4, seed=3), Adding(length=6, seed=3)])
@@ -57,7 +57,7 @@ def test_defaults_make_a_model(name):
     model = task.model()
     assert task.name == name
     # complex for the simple cell, real for each of an LSTM's four gates
-    expected = {"rnn": {128: 56, 512: 72}, "lstm": {512: 4 * 36}}[task.cell]
+    expected = {"rnn": {16: 32, 128: 56, 512: 72}, "lstm": {512: 4 * 36}}[task.cell]
     assert model.n_recurrent_parameters == expected[task.hidden_size]
     assert task.optimizer_at(0).rate_of("cell.W.3") == task.factor_rate
     assert task.optimizer_at(0).rate_of("cell.U") == task.rate
@@ -170,7 +170,7 @@ WRONG = {
 def kind_of(field, value):
     if field.name in ("factors", "data_dir"):
         return {"factors": tuple, "data_dir": Path}[field.name]
-    optional = {"penalty": float, "max_norm": float, "readout_rate": float}
+    optional = dict.fromkeys(("penalty", "max_norm", "readout_rate", *RING), float)
     return optional.get(field.name) or (str if value is None else type(value))
 
 
@@ -230,6 +230,9 @@ def test_settings_may_be_numbers_of_any_library(task):
         ({"matrix": "restricted", "backend": "cython"}, "backend 'cython'"),
         ({"cell": "lru", "matrix": "diagonal", "activation": "identity"}, "activation"),
         ({"cell": "lru", "matrix": "diagonal", "penalty": 0.1}, "penalty"),
+        *(({name: 0.5}, name) for name in RING),
+        ({"cell": "lstm", "eigenbasis": True}, "eigenbasis"),
+        ({"cell": "lru", "matrix": "diagonal", "eigenbasis": True}, "eigenbasis"),
     ],
 )
 @pytest.mark.parametrize("task", [Copying, Phonemes])
@@ -246,6 +249,32 @@ def test_an_lru_is_over_a_diagonal_matrix():
         Copying(cell="lru", hidden_size=8)
     with pytest.raises(TypeError, match="complex states"):
         Copying(cell="lstm", matrix="diagonal", hidden_size=8)
+
+
+def test_where_the_eigenvalues_of_a_diagonal_matrix_start(rng):
+    task = Copying(
+        cell="lru", matrix="diagonal", hidden_size=500, r_min=0.99, r_max=0.995, max_phase=0.3
+    )
+    cell = task.model().cells[0]
+    (W,) = cell.matrices(cell.init(rng))
+    eigenvalues = cell.matrix.eigenvalues(W)
+    assert np.all((abs(eigenvalues) > 0.9899) & (abs(eigenvalues) < 0.9951))
+    assert 0.29 < np.angle(eigenvalues).max() <= 0.3
+    assert np.angle(eigenvalues).min() > 0
+    with pytest.raises(ValueError, match="r_max must be 0 ≤ r_min ≤ r_max < 1"):
+        Copying(cell="lru", matrix="diagonal", r_min=0.9995)
+
+
+def test_a_linear_network_trains_the_same_in_its_eigenbasis():
+    task = Copying(hidden_size=12, delay=4, activation="identity", dtype="complex128")
+    inside = dataclasses.replace(task, eigenbasis=True)
+    assert inside.model().cells[0].eigenbasis
+    params = task.model().init(task.rng("parameters"))
+    batch = task.batch(0)
+    logits = [of.model().forward(params, batch.x)[0] for of in (task, inside)]
+    np.testing.assert_allclose(*logits, rtol=1e-10, atol=1e-12)
+    with pytest.raises(ValueError, match="eigenbasis is for a recurrence that is linear"):
+        Copying(eigenbasis=True)
 
 
 def test_a_seed_of_an_order_that_is_not_drawn():
