@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
+import scipy.stats
 
 from kru_ref.training import paper
 from kru_ref.training.records import RECORDED, record_of, recorded
@@ -110,6 +111,14 @@ SECTIONS = [
         remark="Sequences of 100 steps for 40 % of the updates, then growing; tested on 750 steps. "
         "Learning the factors adds nothing here: left as they were drawn, the network does no "
         "worse (one seed each). What is learned is U, b and the readout.",
+    ),
+    Section(
+        "Tone, T = 1000",
+        "tone",
+        "loss",
+        "mean squared error",
+        logarithmic=True,
+        baseline=("always predicting 0, 1/3; a matched filter 0.0078", "0.333"),
     ),
     Section(
         "Pixel MNIST",
@@ -221,18 +230,54 @@ def table(section, runs):
     return rows
 
 
-def learned_and_frozen(sections):
-    """Return the rows of a table: each run beside the one with frozen matrices and its seed."""
-    rows = ["| data set | seed | measured in | learned | frozen |", "|---|---|---|---|---|"]
+def learned_and_frozen(sections, ridge):
+    """Return the rows of a table: learned matrices beside frozen ones, over the seeds of both.
+
+    Where a metric spans orders of magnitude means are geometric, and the difference is a factor.
+    """
+    rows = [
+        "| network | measured in | seeds | learned | frozen | learned less frozen, 95 % "
+        "| reservoir |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for section, runs in sections:
         key = f"test_{section.metric}"
         found = {(run["recipe"], run["seed"]): run["last"].get(key) for run in runs}
-        for (recipe, seed), learned in found.items():
-            frozen = found.get((f"{recipe}-frozen", seed))
-            if learned is not None and frozen is not None:
-                shown = [figure(section.scale * v, section.metric) for v in (learned, frozen)]
-                rows.append(f"| {section.title} | {seed} | {section.unit} | {' | '.join(shown)} |")
+        for recipe in dict.fromkeys(run["recipe"] for run in runs):
+            pairs = [
+                (value, found[f"{recipe}-frozen", seed])
+                for (name, seed), value in found.items()
+                if name == recipe and found.get((f"{recipe}-frozen", seed)) and value
+            ]
+            if pairs:
+                cells = [recipe, section.unit, str(len(pairs)), *compared(section, pairs)]
+                values = [section.scale * of["test"] for of in ridge if of["recipe"] == recipe]
+                cells.append(figure(np.mean(values), section.metric) if values else "")
+                rows.append(f"| {' | '.join(cells)} |")
     return rows
+
+
+def compared(section, pairs):
+    """Return the means of pairs and what lies between them, with an interval if there are seeds."""
+    learned, frozen = section.scale * np.array(pairs).T
+    if section.logarithmic:
+        means = [figure(np.exp(np.log(each).mean()), section.metric) for each in (learned, frozen)]
+        low, middle, high = np.exp(interval(np.log(learned / frozen)))
+        between = f"× {middle:.2g}" + (f" ({low:.2g} to {high:.2g})" if len(pairs) > 1 else "")
+    else:
+        means = [figure(each.mean(), section.metric) for each in (learned, frozen)]
+        low, middle, high = interval(learned - frozen)
+        between = f"{middle:+.3f}" + (f" ({low:+.3f} to {high:+.3f})" if len(pairs) > 1 else "")
+    return *means, between
+
+
+def interval(differences):
+    """Return the mean of paired differences between the ends of its 95 % interval, Student's."""
+    mean, n = differences.mean(), len(differences)
+    if n < 2:
+        return mean, mean, mean
+    half = scipy.stats.t.ppf(0.975, n - 1) * differences.std(ddof=1) / np.sqrt(n)
+    return mean - half, mean, mean + half
 
 
 def draw(section, runs, path):
@@ -329,7 +374,8 @@ def write(path):
         if section.remark:
             text += [section.remark, ""]
         text.append(f"![{section.title}: learning curves](benchmarks/results/{picture.name})\n")
-    text += ["## What learning the recurrence adds\n", *learned_and_frozen(shown), ""]
+    ridge = json.loads((HERE / "results" / "ridge_readout.json").read_text())
+    text += ["## What learning the recurrence adds\n", *learned_and_frozen(shown, ridge), ""]
     text.append(
         "On text, where the network has to choose what it keeps, a fifth of a bit. On copying the "
         "learned factors end lower than their frozen twins for each of nine seeds, by 1.5 to 31 "
