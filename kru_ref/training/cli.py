@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Union, get_type_hints
 
 import numpy as np
 
@@ -28,13 +28,23 @@ from ..extras import require
 from ..files import write_atomically
 from ..kronecker import factor_sizes
 from ..model import SequenceModel
-from . import loop, paper, records
+from . import interrupts, loop, paper, records, sweep, sweep_report
 from .config import read_config
 from .data import datasets, download
 from .folder import CHECKPOINT, RunWarning
 from .metrics import Metrics
 from .recipes import RECIPES
-from .tasks import Adding, Characters, Copying, Music, Phonemes, Pixels, Task, Tone
+from .tasks import (
+    TASKS,
+    Adding,
+    Characters,
+    Copying,
+    Music,
+    Phonemes,
+    Pixels,
+    Task,
+    Tone,
+)
 from .tasks.task import check_backend, make_cell, make_matrix
 
 tyro = require("tyro", "train")
@@ -86,8 +96,8 @@ class Train:
 class Reproduce:
     """Repeat a run of RESULTS.md, or show the paper's tables with the runs that repeat them."""
 
-    # Name of the run, such as copying-1000-kru.
-    name: Annotated[str | None, tyro.conf.Positional] = None
+    # Name of the run, such as copying-1000-kru, or of several.
+    names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     # Show the names, and how each differs from its task's defaults.
     list: bool = False
     # Print one of the paper's tables, in Markdown: its figures beside those of recorded runs; of
@@ -99,6 +109,10 @@ class Reproduce:
     out: Path | None = None
     # Seed of everything random.
     seed: int = 0
+    # Several seeds, each a run.
+    seeds: tuple[int, ...] = ()
+    # Runs to make side by side.
+    jobs: int = 1
     # Updates, instead of the recipe's: a shorter run is another result.
     updates: int | None = None
     # Folder with the data; see `kru-ref data list`.
@@ -124,21 +138,141 @@ class Reproduce:
             for name, task in RECIPES.items():
                 print(f"{name:28}  {shlex.join(options(task))}")
             return 0
-        if self.name not in RECIPES:
-            got = "none" if self.name is None else repr(self.name)
+        if len(self.names) == 1 and not self.seeds:
+            task = self._task(self.names[0], self.seed)
+            out = self.out or Path("runs") / f"{self.names[0]}-{self.seed}"
+            return Train(task, out, self.resume, self.quiet).run()  # type: ignore[arg-type]
+        if self.out is not None or self.resume:
+            raise ValueError("several runs go on where they were, in runs/: no --out, no --resume")
+        seeds, names = self.seeds or (self.seed,), self.names or (None,)
+        runs = [
+            sweep.Run(Path("runs") / f"{name}-{seed}", self._task(name, seed), {"run": name})
+            for name in dict.fromkeys(names)
+            for seed in dict.fromkeys(seeds)
+        ]
+        workers = sweep.Workers(sweep.checked_jobs(self.jobs))
+        with sweep_report.watched(lambda: list(map(sweep.status, runs)), self.quiet):
+            statuses = sweep.make_all(runs, workers)
+        return told(statuses)
+
+    def _task(self, name: str | None, seed: int) -> Task:
+        if name not in RECIPES:
+            got = "none" if name is None else repr(name)
             raise ValueError(
                 f"name must be one of those that `kru-ref reproduce --list` shows, got {got}"
             )
-        changed: dict[str, Any] = {"seed": self.seed}
+        changed: dict[str, Any] = {"seed": seed}
         if self.updates is not None:
             changed["updates"] = self.updates
         if self.data_dir is not None:
-            if not hasattr(RECIPES[self.name], "data_dir"):
-                raise ValueError(f"{self.name} draws its own data: leave --data-dir out")
+            if not hasattr(RECIPES[name], "data_dir"):
+                raise ValueError(f"{name} draws its own data: leave --data-dir out")
             changed["data_dir"] = self.data_dir
-        task = dataclasses.replace(RECIPES[self.name], **changed)
-        out = self.out or Path("runs") / f"{self.name}-{self.seed}"
-        return Train(task, out, self.resume, self.quiet).run()  # type: ignore[arg-type]
+        return dataclasses.replace(RECIPES[name], **changed)
+
+
+def _descriptions(kind: type[Task]) -> dict[str, str]:
+    """Return what the docstrings of a task and of those it derives from say of each setting."""
+    parse_docstring = require("docstring_parser", "train").parse
+    found: dict[str, str] = {}
+    for of in reversed(kind.__mro__):
+        for field in parse_docstring(of.__doc__ or "").params:
+            for name in field.arg_name.split(","):
+                found[name.strip()] = " ".join((field.description or "").split())
+    return found
+
+
+def _choices(kind: type[Task]) -> Any:
+    """Return the class of a task's options where each takes several values."""
+    said, hints, fields = _descriptions(kind), get_type_hints(kind), []
+    for f in dataclasses.fields(kind):
+        # of factors the numbers of one value are many already
+        is_one = f.name == "factors"
+        hint: Any = hints[f.name]
+        hint = hint if is_one else tuple[hint, ...]
+        default = dataclasses.field(default=f.default if is_one else (f.default,))
+        option = Annotated[hint, tyro.conf.arg(help=said.get(f.name, ""))]
+        fields.append((f.name, option, default))
+    return dataclasses.make_dataclass(kind.__name__, fields, frozen=True)
+
+
+# A union of classes made here, which no type checker can know.
+Choices: Any = Union[tuple(_choices(kind) for kind in TASKS.values())]  # noqa: UP007
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Train with every combination of settings, or search for the best; each run can be resumed."""
+
+    # Settings of a task, each with one or more values.
+    task: Choices | None = None
+    # Folder of the sweep, with one for each run. A sweep that is there is gone on with.
+    out: Path | None = None
+    # Show what has become of the runs of the sweep in a folder, and run nothing.
+    status: Path | None = None
+    # Search instead, in so many runs, for the least validation loss: two numbers are the ends of an
+    # interval, other values a choice. Machines that share the folder share the search.
+    trials: int | None = None
+    # Runs to make side by side; the cores are shared out among them.
+    jobs: int = 1
+    # Address of a Dask scheduler, such as tcp://host:8786, whose workers make the runs instead.
+    scheduler: str | None = None
+    # Show no view of the runs.
+    quiet: bool = False
+
+    def run(self) -> int:
+        """Make the runs, or show them."""
+        if self.status is not None:
+            if self != Sweep(status=self.status):
+                raise ValueError("--status shows a sweep and runs nothing: give it alone")
+            statuses = [sweep.status(run) for run in sweep.runs_of(self.status)]
+            require("rich", "sweep").print(sweep_report.view(statuses))
+            return 0
+        if self.task is None or self.out is None:
+            raise ValueError("a sweep needs a task and the folder of its runs, --out DIR")
+        kind, choices = TASKS[type(self.task).__name__.lower()], self._values()
+        workers, trials = sweep.Workers(sweep.checked_jobs(self.jobs), self.scheduler), self.trials
+        if trials is None:
+            sweep.grid(kind, choices, self.out)
+        else:
+            sweep.space(kind, choices, trials)
+        sweep.begin(self.out, kind, choices, trials)
+        restore = interrupts.catch()
+        try:
+            with sweep_report.watched(self._statuses, self.quiet):
+                if trials is None:
+                    statuses = sweep.make_all(sweep.runs_of(self.out), workers)
+                else:
+                    statuses = sweep.search(kind, choices, self.out, trials, workers)
+        except KeyboardInterrupt:
+            say("stopped; the same command goes on where the runs are")
+            return 130
+        finally:
+            restore()
+        print("\n".join(sweep_report.summary(statuses)))
+        for path in sweep_report.write(statuses, self.out):
+            print(path)
+        return told(statuses)
+
+    def _statuses(self) -> Any:
+        return [] if self.out is None else list(map(sweep.status, sweep.runs_of(self.out)))
+
+    def _values(self) -> dict[str, Any]:
+        """Return the values of each setting that is not left at its default."""
+        found, task = {}, self.task
+        for f in dataclasses.fields(task):  # type: ignore[arg-type]
+            values = getattr(task, f.name)
+            if values != f.default:
+                found[f.name] = (values,) if f.name == "factors" else values
+        return found
+
+
+def told(statuses: Sequence[sweep.Status]) -> int:
+    """Say on standard error which runs did not end; return 1 if any."""
+    for of in statuses:
+        if of.state != "ended":
+            say(f"{of.run.folder} is {of.state}{': ' if of.why else ''}{of.why}")
+    return 0 if all(of.state == "ended" for of in statuses) else 1
 
 
 def options(task: Task) -> list[str]:
@@ -521,7 +655,7 @@ class Config:
         return 0
 
 
-Command = Fit | Predict | Train | Reproduce | Params | Gradcheck | Vectors | Data | Config
+Command = Fit | Predict | Train | Sweep | Reproduce | Params | Gradcheck | Vectors | Data | Config
 
 
 def parse(arguments: Sequence[str] | None, default: Command | None = None) -> Command:

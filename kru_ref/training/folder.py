@@ -2,15 +2,19 @@
 
 import errno
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ..extras import require
 from ..files import shortened
 
 CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.npz"
 PREVIOUS, LOCK = "checkpoint.previous.npz", "run.lock"
+# Seconds without a sign of life after which a machine that held a lock is taken to be gone.
+LEASE = 30.0
 
 
 class Locked(OSError):
@@ -33,17 +37,23 @@ def refuse_a_run(out: Path) -> None:
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Let no other process write to a run's folder."""
-    filelock = require("filelock", "train")
-    # a file that is there or not: that holds on network file systems too
-    lock = filelock.SoftFileLock(out / LOCK)
+    """Let no other process write to a run's folder.
+
+    The lock of a process that has ended here is taken over at once, that of a machine that is gone
+    when it has not been renewed for a while.
+    """
+    lock, (pid, host) = _lease(out), _owner(out / LOCK)
+    elsewhere = host not in (None, socket.gethostname())
     try:
         with writing(out):
             # the second look comes after a dead process's lock was removed
-            lock.acquire(timeout=1, poll_interval=0.1)
-    except filelock.Timeout as error:
+            lock.acquire(timeout=1.5 * LEASE if elsewhere else 1, poll_interval=0.1)
+    except require("filelock", "train").Timeout as error:
+        who = (
+            f"process {shortened(pid)} on {shortened(host)}" if pid and host else "another process"
+        )
         raise Locked(
-            f"{_owner(out / LOCK)} writes to {out}. Wait until it has ended, or choose another "
+            f"{who} writes to {out}. Wait until it has ended, or choose another "
             f"folder; if it has ended, delete {out / LOCK}"
         ) from error
     try:
@@ -52,13 +62,34 @@ def locked(out: Path) -> Iterator[None]:
         lock.release()
 
 
-def _owner(path: Path) -> str:
-    """Say which process a lock names."""
+def is_locked(out: Path) -> bool:
+    """Tell whether a process writes to a run's folder; one of another machine may be gone."""
+    if not os.path.lexists(out / LOCK):
+        return False
+    lock = _lease(out)
     try:
-        pid, host = path.read_text().splitlines()[:2]
+        lock.acquire(timeout=0)
+    except (require("filelock", "train").Timeout, OSError):
+        return True
+    lock.release()
+    return False
+
+
+def _lease(out: Path) -> Any:
+    # a file that is there or not: that holds on network file systems too
+    return require("filelock", "train").SoftFileLease(out / LOCK, lease_duration=LEASE)
+
+
+def _owner(path: Path) -> tuple[str | None, str | None]:
+    """Return the process and the machine that a lock names, if it can be read."""
+    try:
+        lines = path.read_text().splitlines()
     except (OSError, ValueError):
-        return "another process"
-    return f"process {shortened(pid)} on {shortened(host)}"
+        return None, None
+    named = dict(line.split("=", 1) for line in lines if "=" in line)
+    # earlier versions wrote the two alone
+    pid, host = ([*lines, "", ""][:2]) if not named else (named.get("pid"), named.get("host"))
+    return (pid or None, host or None) if pid and host else (None, None)
 
 
 @contextmanager

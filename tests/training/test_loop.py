@@ -27,7 +27,7 @@ from runs import (
 
 from kru_ref.engine import backend
 from kru_ref.losses import softmax_cross_entropy
-from kru_ref.training import checkpoint, config
+from kru_ref.training import checkpoint, config, folder
 from kru_ref.training.folder import Locked, RunWarning
 from kru_ref.training.loop import Diverged, train
 from kru_ref.training.tasks import Adding, Batch, Characters, Music, Pixels, Task, epoch_of, pad
@@ -567,14 +567,43 @@ def test_the_lock_of_a_dead_process(tmp_path):
     ("content", "owner"),
     [("77\nelsewhere\n", "process 77 on elsewhere"), ("", "another process")],
 )
-def test_the_lock_of_another_machine(tmp_path, content, owner):
+def test_the_lock_of_another_machine(tmp_path, monkeypatch, content, owner):
     """Whether that process lives cannot be known: the user is told what to do."""
+    monkeypatch.setattr(folder, "LEASE", 0.3)
     stopped_run(tmp_path)
     (tmp_path / "run.lock").write_text(content)
     with pytest.raises(Locked, match=rf"{owner} writes to .* delete .*run\.lock"):
         train(SMALL, tmp_path, resume=True)
     (tmp_path / "run.lock").unlink()
     train(SMALL, tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("is_renewed", [False, True])
+def test_the_lock_of_a_machine_that_may_be_gone(tmp_path, monkeypatch, is_renewed):
+    """It is taken over when it has not been renewed for a while."""
+    monkeypatch.setattr(folder, "LEASE", 1.0)
+    monkeypatch.setattr(socket, "gethostname", lambda: "here")
+    stopped_run(tmp_path)
+    with folder.locked(tmp_path):
+        record = (tmp_path / "run.lock").read_text()
+    (tmp_path / "run.lock").write_text(record.replace("host=here", "host=elsewhere"))
+    assert folder.is_locked(tmp_path)
+    ended = threading.Event()
+
+    def renew():
+        while not ended.wait(0.2):
+            os.utime(tmp_path / "run.lock")
+
+    renewing = threading.Thread(target=renew)
+    if is_renewed:
+        renewing.start()
+        with pytest.raises(Locked, match="on elsewhere writes to"):
+            train(SMALL, tmp_path, resume=True)
+        ended.set()
+        renewing.join()
+    else:
+        train(SMALL, tmp_path, resume=True)
+        assert not folder.is_locked(tmp_path)
 
 
 def test_a_run_records_what_computes_it(tmp_path):
