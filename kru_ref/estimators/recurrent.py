@@ -31,6 +31,7 @@ from ..losses import mean_squared_error, softmax_cross_entropy
 from ..model import SequenceModel
 from ..optimizers import Adam, clip_by_global_norm
 from ..readout import POOLINGS
+from ..training.ranks import Block, Ranks
 from ..training.tasks.task import make_cell, make_matrix
 from .sequences import (
     OfSequences,
@@ -144,7 +145,14 @@ class Recurrent(OfSequences, ABC):
     def _validation_score(self, params: Params, part: Part) -> float:
         """Return what early stopping watches: the more the better."""
 
-    def fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> Any:
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: ArrayLike | None = None,
+        *,
+        communicator: Any = None,
+    ) -> Any:
         """Train on sequences.
 
         Parameters
@@ -156,6 +164,10 @@ class Recurrent(OfSequences, ABC):
         y : array_like
             Labels (n_cases,); of a regressor numbers, (n_cases,) or (n_cases, n_targets).
         sample_weight : array_like, shape (n_cases,), optional
+        communicator : mpi4py.MPI.Comm, optional
+            Its processes, all of which call this with the same arguments and a fixed
+            ``random_state``, share out each batch. What comes out is the same to the bit for any
+            number of them, but for rounding not what comes out without a communicator.
 
         Returns
         -------
@@ -184,7 +196,8 @@ class Recurrent(OfSequences, ABC):
                     "give warm_start=False"
                 )
         held_out = None if validation is None else self._scaled(validation)
-        self._epochs(self._scaled(training), held_out)
+        ranks = None if communicator is None else Ranks(communicator)
+        self._epochs(self._scaled(training), held_out, ranks)
         return self
 
     def partial_fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> Any:
@@ -212,7 +225,7 @@ class Recurrent(OfSequences, ABC):
             part = self._read(X, y, sample_weight, reset=is_first, is_known=is_known)
             if is_first:
                 self._begin(part)
-        if not math.isfinite(self._epoch(self._scaled(part), scale=1.0)):
+        if not math.isfinite(self._epoch(self._scaled(part), 1.0, None)):
             self._diverged(self.params_)
         return self
 
@@ -297,13 +310,13 @@ class Recurrent(OfSequences, ABC):
         rates = {f"{prefix}.W": scale * rate for prefix in model.prefixes}
         return Adam(rate=scale * self.learning_rate, rates=rates, unitary=model.unitary_names)
 
-    def _epochs(self, training: Part, validation: Part | None) -> None:
+    def _epochs(self, training: Part, validation: Part | None, ranks: Ranks | None) -> None:
         """Train until the rate has fallen to 0, or nothing gets better any more."""
         best, best_score, self.best_epoch_ = self.params_, -math.inf, 0
-        bar = self._bar()
+        bar = self._bar(ranks is None or ranks.is_first)
         for epoch in range(self.max_epochs):
             scale = 0.5 * (1 + math.cos(math.pi * epoch / self.max_epochs))
-            loss = self._epoch(training, scale)
+            loss = self._epoch(training, scale, ranks)
             if not math.isfinite(loss):
                 self._diverged(best)
                 break
@@ -321,7 +334,7 @@ class Recurrent(OfSequences, ABC):
         bar.close()
         self.params_ = best
 
-    def _epoch(self, part: Part, scale: float) -> float:
+    def _epoch(self, part: Part, scale: float, ranks: Ranks | None) -> float:
         """Go through the sequences once, in a new order; return the mean loss."""
         total, weight = 0.0, 0.0
         optimizer, strength = self._adam(scale), self.penalty
@@ -329,10 +342,10 @@ class Recurrent(OfSequences, ABC):
             batch = part.at(chosen)
             if not batch.weights.any():
                 continue
-            x, lengths = side_by_side(batch.x, self.model_.cells[0].real_dtype)
-            logits, saved = self.model_.forward(self.params_, x, lengths=lengths, rng=self._rng)
-            loss, dlogits = self._loss(logits, batch)
-            grads = self.model_.backward(self.params_, saved, dlogits)
+            if ranks is None:
+                loss, grads = self._gradients(batch, self._rng)
+            else:
+                loss, grads = self._in_blocks(batch, ranks)
             if strength:
                 _, grads = self.model_.add_penalty(self.params_, grads, strength)
             grads, norm = clip_by_global_norm(grads, self.max_norm)
@@ -344,6 +357,33 @@ class Recurrent(OfSequences, ABC):
         self.n_iter_ += 1
         self.loss_curve_.append(total / weight)
         return total / weight
+
+    def _gradients(
+        self, batch: Part, rng: np.random.Generator, share: float = 1.0
+    ) -> tuple[float, Params]:
+        """Return a share of a batch's mean loss, and its gradients."""
+        x, lengths = side_by_side(batch.x, self.model_.cells[0].real_dtype)
+        logits, saved = self.model_.forward(self.params_, x, lengths=lengths, rng=rng)
+        loss, dlogits = self._loss(logits, batch)
+        if share != 1.0:
+            loss, dlogits = share * loss, (share * dlogits).astype(dlogits.dtype)
+        return loss, self.model_.backward(self.params_, saved, dlogits)
+
+    def _in_blocks(self, batch: Part, ranks: Ranks) -> tuple[float, Params]:
+        """Return the same, added up over blocks that several processes share out."""
+        everything = np.arange(len(batch.x))
+        cuts = [everything[block] for block in ranks.blocks(len(everything))]
+        blocks = [chosen for chosen in cuts if batch.weights[chosen].any()]
+        rngs = self._rng.spawn(len(blocks))
+
+        def block(i: int) -> Block:
+            part = batch.at(blocks[i])
+            share = float(part.weights.sum() / batch.weights.sum())
+            loss, grads = self._gradients(part, rngs[i], share)
+            return Block(grads, [loss])
+
+        grads, figures, _ = ranks.add_up(len(blocks), block, self.params_)
+        return float(figures[0]), grads
 
     def _shuffled(self, n: int) -> Iterator[NDArray[np.intp]]:
         order = self._rng.permutation(n)
@@ -359,9 +399,10 @@ class Recurrent(OfSequences, ABC):
             stacklevel=4,
         )
 
-    def _bar(self) -> Any:
+    def _bar(self, is_first: bool) -> Any:
         tqdm = require("tqdm", "sklearn").tqdm
-        return tqdm(total=self.max_epochs, disable=not self.verbose, unit="epoch")
+        shown = self.verbose and is_first
+        return tqdm(total=self.max_epochs, disable=not shown, unit="epoch")
 
     def _logits(self, X: Any) -> NDArray[np.floating]:
         """Return the outputs for sequences, (n, M)."""

@@ -33,6 +33,7 @@ from .config import read_config
 from .data import datasets, download
 from .folder import CHECKPOINT, RunWarning
 from .metrics import Metrics
+from .ranks import Ranks, launched
 from .recipes import RECIPES
 from .tasks import (
     TASKS,
@@ -66,14 +67,33 @@ class Train:
     quiet: bool = False
 
     def run(self) -> int:
-        """Train, and print what was reached."""
+        """Train, and print what was reached; of processes that MPI started only the first does."""
+        ranks = launched()
+        if ranks is None or ranks.is_first:
+            return self._run(ranks)
+        try:
+            loop.train(self.task, self.out, resume=self.resume, communicator=ranks.communicator)
+        except (KeyboardInterrupt, SystemExit):
+            ranks.leave(130)
+        except Exception as error:  # the first process tells what all know
+            if not (getattr(error, "all_know", False) or isinstance(error, loop.Diverged)):
+                say(f"process {ranks.rank} of {ranks.size}: {error}")
+                ranks.leave(1)
+            return 1
+        return 0
+
+    def _run(self, ranks: Ranks | None) -> int:
         progress = Progress(self.task.updates, disable=self.quiet)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("always", RunWarning)
                 warnings.showwarning = progress.warn  # type: ignore[assignment]
                 metrics = loop.train(
-                    self.task, self.out, resume=self.resume, on_update=progress.show
+                    self.task,
+                    self.out,
+                    resume=self.resume,
+                    on_update=progress.show,
+                    communicator=None if ranks is None else ranks.communicator,
                 )
         except (Exception, KeyboardInterrupt, SystemExit) as error:
             progress.close()
@@ -84,6 +104,8 @@ class Train:
                 raise
             command = f"kru-ref train {self.task.name} --out {shlex.quote(str(self.out))} --resume"
             progress.say(f"stopped; continue with: {command}")
+            if ranks is not None:
+                ranks.leave(130)
             if isinstance(error, SystemExit):
                 raise
             return 130
@@ -692,10 +714,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 141
     except MemoryError as error:
-        say(f"not enough memory ({error}); try smaller sizes")
+        say_once(f"not enough memory ({error}); try smaller sizes")
         return 1
     except (ValueError, TypeError, OSError, ImportError, ArithmeticError) as error:
-        say(str(error))
+        say_once(str(error))
         return 1
 
 
@@ -703,6 +725,13 @@ def say(text: str) -> None:
     """Print a sentence on standard error, if anybody can read it."""
     with contextlib.suppress(OSError):
         print(f"kru-ref: {text}", file=sys.stderr, flush=True)
+
+
+def say_once(text: str) -> None:
+    """Print a sentence on standard error; of processes that MPI started only the first does."""
+    ranks = launched()
+    if ranks is None or ranks.is_first:
+        say(text)
 
 
 def refuse_empty(arguments: Sequence[str]) -> None:

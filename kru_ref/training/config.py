@@ -33,15 +33,21 @@ def config(task: Task) -> dict[str, Any]:
     return {"task": task.name, "kru_ref": __version__, "settings": settings}
 
 
-def what_computes(task: Task) -> dict[str, Any]:
+def what_computes(task: Task, blocks: int | None = None) -> dict[str, Any]:
     """Return all that a run's bits depend on besides its settings.
+
+    Parameters
+    ----------
+    task : Task
+    blocks : int, optional
+        Columns of the blocks that several processes share out, if they do.
 
     Returns
     -------
     what : dict
         Versions; "backend" and, of the kernels, "instruction_set" and "threads", None where they
         are not built; "blas", each library with its version, its kernels and its threads; "data",
-        the SHA-256 of all files that have no published one, None where none is read.
+        the SHA-256 of all files that have no published one, None where none is read; "blocks".
     """
     libraries = require("threadpoolctl", "train").threadpool_info()
     blas = {
@@ -62,6 +68,7 @@ def what_computes(task: Task) -> dict[str, Any]:
         "threads": backend.n_threads() if are_built else None,
         "blas": sorted(blas),
         "data": _digest(task.unpublished_files()),
+        "blocks": blocks,
     }
 
 

@@ -8,6 +8,7 @@ what it would have done.
 """
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -37,7 +38,8 @@ from .folder import (
     writing,
 )
 from .metrics import Metrics, append, rows_so_far
-from .tasks import Task
+from .ranks import WIDTH, Block, Ranks, columns, side_by_side
+from .tasks import Batch, Task
 from .tasks.task import Split
 
 # Settings that may change when a run is resumed: none of them changes an update.
@@ -59,6 +61,7 @@ def train(
     *,
     resume: bool = False,
     on_update: Callable[[Metrics], None] | None = None,
+    communicator: Any = None,
 ) -> Metrics:
     """Train a task's model.
 
@@ -72,6 +75,10 @@ def train(
         number (under a constant schedule); what it computes may not.
     on_update : callable, optional
         Called after each update with its metrics, such as by a progress bar.
+    communicator : mpi4py.MPI.Comm, optional
+        Its processes, all of which call this, share out each batch; see ranks.py. Rank 0 alone
+        writes. The run is the same to the bit for any number of processes, but for rounding not the
+        one without a communicator.
 
     Returns
     -------
@@ -96,6 +103,8 @@ def train(
         Something cannot be written; the last good checkpoint is kept.
     KeyboardInterrupt, SystemExit
         SIGINT; SIGTERM or SIGHUP, with the status a shell gives to these: 143 or 129.
+    RankFailed
+        Another process of the communicator has failed or is gone.
     ImportError
         The extra "train" is not installed.
 
@@ -110,15 +119,49 @@ def train(
     """
     if not str(out):
         raise ValueError("out must name the folder of the run, got an empty name")
+    ranks = None if communicator is None else Ranks(communicator)
     restore = interrupts.catch()
     try:
-        return _train(task, Path(out), resume, on_update)
+        if ranks is None:
+            return _train(task, Path(out), resume, on_update, lambda run: None)
+        return _train_together(task, Path(out), resume, on_update, ranks)
     finally:
         restore()
 
 
+def _train_together(
+    task: Task,
+    out: Path,
+    resume: bool,
+    on_update: Callable[[Metrics], None] | None,
+    ranks: Ranks,
+) -> Metrics:
+    """Train on all processes: the first has the folder, and the others what it begins with."""
+    if not ranks.is_first:
+        state = ranks.tell()
+        return _to_the_end(_Run(task, task.model(), out, state, ranks), {}, on_update)
+    has_begun = False
+
+    def begin(run: _Run) -> None:
+        nonlocal has_begun
+        has_begun, run.ranks = True, ranks
+        ranks.share(lambda: run.state)
+
+    try:
+        return _train(task, out, resume, on_update, begin, WIDTH)
+    except Exception as error:
+        if not has_begun:
+            ranks.tell(None, error)
+        raise
+
+
 def _train(
-    task: Task, out: Path, resume: bool, on_update: Callable[[Metrics], None] | None
+    task: Task,
+    out: Path,
+    resume: bool,
+    on_update: Callable[[Metrics], None] | None,
+    begin: "Callable[[_Run], None]",
+    blocks: int | None = None,
 ) -> Metrics:
     if resume and not os.path.lexists(out / CONFIG):
         raise FileNotFoundError(f"no run to resume: {out / CONFIG} does not exist")
@@ -131,9 +174,9 @@ def _train(
     with locked(out):
         model = task.model()
         rows: list[str] = []
-        computed = [{"update": 0, **what_computes(task)}]
+        computed = [{"update": 0, **what_computes(task, blocks)}]
         if resume:
-            state, rows, computed = _resumed(task, model, out)
+            state, rows, computed = _resumed(task, model, out, blocks)
             _read_data(task)
         else:
             refuse_a_run(out)
@@ -148,14 +191,23 @@ def _train(
                 text = "".join(f"{row}\n" for row in rows)
                 write_atomically(out / METRICS, lambda file: file.write(text.encode()))
         last = json.loads(rows[-1]) if rows else {}
-        return _to_the_end(_Run(task, model, out, state), last, on_update)
+        run = _Run(task, model, out, state)
+        begin(run)
+        return _to_the_end(run, last, on_update)
 
 
 class _Run:
     """A run as it goes: its last complete update, and which update is on the disk."""
 
-    def __init__(self, task: Task, model: SequenceModel, out: Path, state: RunState) -> None:
-        self.task, self.model, self.out = task, model, out
+    def __init__(
+        self,
+        task: Task,
+        model: SequenceModel,
+        out: Path,
+        state: RunState,
+        ranks: Ranks | None = None,
+    ) -> None:
+        self.task, self.model, self.out, self.ranks = task, model, out, ranks
         self.state, self.on_disk = state, state.update
         self.defect = model.defect(state.params)
         self.began = time.perf_counter() - state.seconds
@@ -165,7 +217,7 @@ class _Run:
         task = self.task
         # a number too large is found, and told, by what it does to the loss
         with np.errstate(over="ignore", invalid="ignore"):
-            after, line = _update(task, self.model, self.state)
+            after, line = _update(task, self.model, self.state, self.ranks)
         last = after.update == task.updates
         evaluate_now = last or after.update % task.evaluate_every == 0
         log_now = evaluate_now or after.update % task.log_every == 0
@@ -175,17 +227,26 @@ class _Run:
             self.measure_defect(after)
         line["defect"] = self.defect
         if evaluate_now:
-            line |= evaluate(task, self.model, after.params, "validation")
+            line |= self.evaluate(after.params, "validation")
         after = after._replace(seconds=time.perf_counter() - self.began)
         line["seconds"] = round(after.seconds, 3)
         if log_now:
-            append(self.out, line)
+            self.by_one(lambda: append(self.out, line))
             after = after._replace(rows=(*(after.rows or ()), after.update))
         # From here on the update counts: before, an interruption would repeat it.
         self.state = after
         if last or after.update % task.checkpoint_every == 0:
-            self.save()
+            self.by_one(self.save)
         return line
+
+    def by_one(self, do: Callable[[], Any]) -> Any:
+        """Do what one process does for all that train together, and return its result."""
+        return do() if self.ranks is None else self.ranks.share(do)
+
+    def evaluate(self, params: Params, split: Split) -> Metrics:
+        """Return the loss and metrics on held-out data."""
+        found: Metrics = self.by_one(lambda: evaluate(self.task, self.model, params, split))
+        return found
 
     def measure_defect(self, after: RunState) -> None:
         """Find how far the matrices are from unitary; raise if they overflow."""
@@ -204,6 +265,8 @@ class _Run:
 
     def save_before(self, error: BaseException) -> None:
         """Save what an error would lose; a note of it says which update is on the disk."""
+        if self.ranks is not None and not self.ranks.is_first:
+            return
         # what led to a loss that is not finite is not worth going on from
         if self.on_disk < self.state.update and not isinstance(error, Diverged):
             try:
@@ -225,8 +288,8 @@ def _to_the_end(
             line = run.update()
             if on_update is not None:
                 on_update(line)
-        line = line | evaluate(run.task, run.model, run.state.params, "test")
-        append(run.out, line)
+        line = line | run.evaluate(run.state.params, "test")
+        run.by_one(lambda: append(run.out, line))
     except BaseException as error:
         with interrupts.ignored():
             run.save_before(error)
@@ -234,14 +297,12 @@ def _to_the_end(
     return line
 
 
-def _update(task: Task, model: SequenceModel, state: RunState) -> tuple[RunState, Metrics]:
+def _update(
+    task: Task, model: SequenceModel, state: RunState, ranks: Ranks | None
+) -> tuple[RunState, Metrics]:
     """Make one update; its loss, metrics and gradient norm are those before it."""
-    batch = task.batch(state.update)
-    before = state.carried if batch.continues else None
-    rng = task.rng("dropout", state.update)
-    logits, saved = model.forward(state.params, batch.x, before, rng=rng)
-    loss, dlogits = task.loss(logits, batch.targets, batch.mask, last_only=task.last_only)
-    grads = model.backward(state.params, saved, dlogits)
+    of_batch = _gradients if ranks is None else functools.partial(_in_blocks, ranks)
+    loss, grads, metrics, carried = of_batch(task, model, state, task.batch(state.update))
     penalty = 0.0
     if task.strength:
         penalty, grads = model.add_penalty(state.params, grads, task.strength)
@@ -254,10 +315,45 @@ def _update(task: Task, model: SequenceModel, state: RunState) -> tuple[RunState
     params, optimizer = task.optimizer_at(state.update).update(state.params, grads, state.optimizer)
     if not all(np.isfinite(p).all() for p in params.values()):
         raise Diverged(f"update {state.update + 1} makes parameters that are not finite. {REMEDY}")
-    carried = saved.last if task.carries else None
     after = RunState(state.update + 1, state.seconds, params, optimizer, carried, state.rows)
-    metrics = task.metrics(loss, logits, batch)
     return after, {"step": after.update, "loss": loss, "gradient_norm": norm, **metrics}
+
+
+def _gradients(
+    task: Task, model: SequenceModel, state: RunState, batch: Batch
+) -> tuple[float, Params, Metrics, Any]:
+    """Return the loss, its gradients, the metrics, and each cell's state for the next batch."""
+    before = state.carried if batch.continues else None
+    rng = task.rng("dropout", state.update)
+    logits, saved = model.forward(state.params, batch.x, before, rng=rng)
+    loss, dlogits = task.loss(logits, batch.targets, batch.mask, last_only=task.last_only)
+    grads = model.backward(state.params, saved, dlogits)
+    return loss, grads, task.metrics(loss, logits, batch), saved.last if task.carries else None
+
+
+def _in_blocks(
+    ranks: Ranks, task: Task, model: SequenceModel, state: RunState, batch: Batch
+) -> tuple[float, Params, Metrics, Any]:
+    """Return the same, added up over blocks of columns that several processes share out."""
+    blocks = ranks.blocks(batch.x.shape[-1])
+    rngs = task.rng("dropout", state.update).spawn(len(blocks))
+    names: list[str] = []
+
+    def block(i: int) -> Block:
+        part = batch.columns(blocks[i])
+        before = columns(state.carried, blocks[i]) if batch.continues else None
+        logits, saved = model.forward(state.params, part.x, before, rng=rngs[i])
+        loss, dlogits = task.loss(logits, part.targets, part.mask, last_only=task.last_only)
+        share = part.n_steps / batch.n_steps
+        grads = model.backward(state.params, saved, (share * dlogits).astype(dlogits.dtype))
+        metrics = task.metrics(loss, logits, part)
+        names[:] = metrics
+        figures = [share * value for value in (loss, *metrics.values())]
+        return Block(grads, figures, saved.last if task.carries else None)
+
+    grads, (loss, *metrics), carried = ranks.add_up(len(blocks), block, state.params)
+    state_after = side_by_side(carried) if task.carries else None
+    return float(loss), grads, dict(zip(names, map(float, metrics), strict=False)), state_after
 
 
 def evaluate(task: Task, model: SequenceModel, params: Params, split: Split) -> Metrics:
@@ -303,7 +399,7 @@ def _beginning(task: Task, model: SequenceModel) -> RunState:
 
 
 def _resumed(
-    task: Task, model: SequenceModel, out: Path
+    task: Task, model: SequenceModel, out: Path, blocks: int | None
 ) -> tuple[RunState, list[str], list[dict[str, Any]]]:
     """Return the state of a run, its metrics so far and what computed it."""
     run, computed = read_recorded(out, type(task))
@@ -316,7 +412,8 @@ def _resumed(
             f"{out} has made {state.update} updates already; updates must be at least that, "
             f"got {task.updates}"
         )
-    computed = _with_what_computes_now(task, state.update, computed, out)
+    now = what_computes(task, blocks)
+    computed = _with_what_computes_now(now, state.update, computed, out)
     rows = rows_so_far(out, state)
     return state._replace(rows=tuple(rows)), [*rows.values()], computed
 
@@ -338,10 +435,11 @@ def _check_settings(run: Task, task: Task, out: Path) -> None:
 
 
 def _with_what_computes_now(
-    task: Task, update: int, computed: list[dict[str, Any]], out: Path
+    now: dict[str, Any], update: int, computed: list[dict[str, Any]], out: Path
 ) -> list[dict[str, Any]]:
     """Return the record of what computes a run; a warning tells where it changes."""
-    now, before = what_computes(task), computed[-1] if computed else {}
+    # earlier versions knew no blocks
+    before = {"blocks": None} | computed[-1] if computed else {}
     differing = [
         f"{name} was {before[name]}, is {value}" if name in before else f"{name} is {value}"
         for name, value in now.items()

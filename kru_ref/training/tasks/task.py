@@ -58,6 +58,11 @@ class Batch(NamedTuple):
     continues: bool = False
     weights: NDArray[Any] | None = None
 
+    def columns(self, block: slice) -> "Batch":
+        """Return some of the sequences."""
+        mask, weights = (a if a is None else a[..., block] for a in (self.mask, self.weights))
+        return Batch(self.x[..., block], self.targets[..., block], mask, self.continues, weights)
+
     @property
     def n_steps(self) -> float:
         """Steps that have a target and count."""
