@@ -1,4 +1,4 @@
-"""Time of an update against the number of processes that share out its batch, and the bytes it takes.
+"""Time of an update against the processes that share out its batch, and the bytes it takes.
 
     for n in 1 2; do mpiexec -n $n python benchmarks/ranks.py --json ranks-$n.json; done
 
