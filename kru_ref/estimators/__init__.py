@@ -17,10 +17,12 @@ from .forecasting import (  # noqa: E402
 from .recurrent import RecurrentClassifier, RecurrentRegressor  # noqa: E402
 from .reservoir import KroneckerReservoir, ReservoirClassifier, ReservoirRegressor  # noqa: E402
 from .saving import load, save  # noqa: E402
+from .sequences import OnDisk  # noqa: E402
 from .tables import read_table  # noqa: E402
 
 __all__ = [
     "KroneckerReservoir",
+    "OnDisk",
     "RecurrentClassifier",
     "RecurrentForecaster",
     "RecurrentRegressor",

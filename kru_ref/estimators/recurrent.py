@@ -34,6 +34,7 @@ from ..readout import POOLINGS
 from ..training.ranks import Block, Ranks
 from ..training.tasks.task import make_cell, make_matrix
 from .sequences import (
+    Lazy,
     OfSequences,
     Sequences,
     arrays_of,
@@ -42,6 +43,7 @@ from .sequences import (
     checked_targets,
     checked_weights,
     learn_scaling,
+    lengths_of,
     scaling_of,
     side_by_side,
     unchanged_on_error,
@@ -64,7 +66,8 @@ class Part(NamedTuple):
 
     def at(self, chosen: NDArray[np.intp]) -> Part:
         """Return some of them."""
-        return Part([self.x[i] for i in chosen], self.y[chosen], self.weights[chosen])
+        x = self.x.at(chosen) if isinstance(self.x, Lazy) else [self.x[i] for i in chosen]
+        return Part(x, self.y[chosen], self.weights[chosen])
 
 
 class Recurrent(OfSequences, ABC):
@@ -288,7 +291,9 @@ class Recurrent(OfSequences, ABC):
         self._optimizer = self._adam(1.0).init(self.params_)
         self.loss_curve_, self.validation_scores_ = list[float](), list[float]()
         self.n_iter_ = 0
-        self.longest_ = max(x.shape[-1] for x in part.x)
+        lazy = part.x if isinstance(part.x, Lazy) else None
+        lengths = [x.shape[-1] for x in part.x] if lazy is None else lazy.lengths
+        self.longest_ = int(max(lengths))
 
     def _model(self, input_size: int, output_size: int) -> SequenceModel:
         numbers = self.dtype or ("complex64" if self.cell in ("rnn", "lru") else "float32")
@@ -408,7 +413,7 @@ class Recurrent(OfSequences, ABC):
         """Return the outputs for sequences, (n, M)."""
         check_is_fitted(self)
         scaled = self.scaling_.transform(self._sequences(X, reset=False))
-        longest = max(map(len, scaled))
+        longest = int(lengths_of(scaled).max())
         if longest > 2 * self.longest_ and self.activation != "tanh":
             warnings.warn(
                 f"sequences of up to {longest:,} steps are more than twice as long as any in the "
@@ -427,7 +432,7 @@ class Recurrent(OfSequences, ABC):
             ]
         )
         if not np.isfinite(outputs).all():
-            longest = max(len(x) for x in scaled)
+            longest = int(lengths_of(scaled).max())
             raise ValueError(
                 f"the states overflow: the longest sequence has {longest:,} steps, those of the "
                 f"fit had {self.longest_:,} at most; cut it, or fit to longer ones"
@@ -460,7 +465,7 @@ class Recurrent(OfSequences, ABC):
     ) -> Iterator[tuple[NDArray[np.intp], NDArray[Any], NDArray[np.intp]]]:
         """Yield which sequences, x and lengths, those of about the same length together."""
         size = max(1, min(128, AT_ONCE // (16 * self.model_.cells[-1].n_features)))
-        for chosen in batches_by_length([len(s) for s in scaled], size):
+        for chosen in batches_by_length(lengths_of(scaled), size):
             yield (
                 chosen,
                 *side_by_side([scaled[i] for i in chosen], self.model_.cells[0].real_dtype),

@@ -33,6 +33,7 @@ from .sequences import (
     checked_targets,
     checked_weights,
     learn_scaling,
+    lengths_of,
     scaling_of,
     side_by_side,
     unchanged_on_error,
@@ -322,11 +323,11 @@ class KroneckerReservoir(OfSequences):
 
     def _features(self, part: Part, sequences: Sequences) -> NDArray[np.floating]:
         """Return the statistics of one recurrence, batch by batch."""
-        lengths = [len(s) for s in sequences]
+        lengths = lengths_of(sequences)
         found: list[Any] = [None] * len(sequences)
         size = max(1, min(64, AT_ONCE // (16 * part.cell.n_features)))
         for chosen in batches_by_length(lengths, size):
-            collected = Collected(part, [lengths[i] for i in chosen], self.washout)
+            collected = Collected(part, lengths[chosen].tolist(), self.washout)
             for h, first, ends in self._states(part, [sequences[i] for i in chosen]):
                 collected.add(h, first, ends, self.statistics)
             for i, row in zip(chosen, collected.rows(self.statistics), strict=True):

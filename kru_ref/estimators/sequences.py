@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import check_array, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
@@ -16,7 +17,7 @@ from sklearn.utils.validation import validate_data
 from ..training.tasks.task import pad
 
 # (n_channels, n_timepoints), or (n_timepoints,) symbols
-Sequences = list[NDArray[Any]]
+Sequences = Sequence[NDArray[Any]]
 
 # Beyond, the square of a number is none.
 LARGEST = 1e150
@@ -27,14 +28,117 @@ FORMS = (
 )
 
 
+class Lazy(Sequence[NDArray[Any]]):
+    """Sequences each of which is in memory when it is asked for, and no longer.
+
+    Attributes
+    ----------
+    lengths : ndarray
+        T_i of each.
+    get : callable
+        Takes an index, and returns that sequence.
+    """
+
+    def __init__(self, lengths: NDArray[np.intp], get: Callable[[int], NDArray[Any]]) -> None:
+        self.lengths, self.get = lengths, get
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, i: Any) -> Any:
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"there are {len(self)} sequences, not number {i}")
+        return self.get(int(i) % len(self))
+
+    def at(self, chosen: NDArray[np.intp]) -> Lazy:
+        """Return some of them."""
+        return Lazy(self.lengths[chosen], lambda i: self.get(int(chosen[i])))
+
+    def each(self, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Lazy:
+        """Return what a function makes of them."""
+        return Lazy(self.lengths, lambda i: change(self.get(i)))
+
+
+class OnDisk(Lazy):
+    """An array of sequences in a file of NumPy's, which need not fit into memory.
+
+    Parameters
+    ----------
+    path : path
+        An ``.npy`` of numbers, (n_cases, n_channels, n_timepoints) or (n_cases, n_timepoints).
+
+    Raises
+    ------
+    ValueError
+        It is no such file, or its array lies in memory column by column (Fortran's order).
+    OSError
+        It cannot be read.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np
+    >>> from kru_ref.estimators import OnDisk, ReservoirClassifier
+    >>> X, y = np.random.default_rng(0).standard_normal((20, 3, 50)), np.arange(20) % 2
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.save(f"{folder}/X.npy", X)
+    ...     model = ReservoirClassifier(hidden_size=16).fit(OnDisk(f"{folder}/X.npy"), y)
+    >>> model.predict(X[:4]).shape
+    (4,)
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        # read, not mapped: a mapping counts as memory
+        with open(self.path, "rb") as file:
+            try:
+                version = np.lib.format.read_magic(file)
+                read = {(1, 0): np.lib.format.read_array_header_1_0}.get(
+                    version, np.lib.format.read_array_header_2_0
+                )
+                self.shape, in_columns, self.dtype = read(file)
+            except ValueError as error:
+                raise ValueError(f"{path} is no .npy of numbers: {error}") from error
+            self.offset = file.tell()
+        if self.dtype.hasobject:
+            raise ValueError(f"{path} is no .npy of numbers: it holds objects")
+        if len(self.shape) not in (2, 3) or self.dtype.kind not in "fiub" or 0 in self.shape:
+            raise ValueError(f"{FORMS}; {path} holds {self.dtype} {self.shape}")
+        if in_columns:
+            raise ValueError(f"{path} is in Fortran's order: save np.ascontiguousarray of it")
+        super().__init__(np.full(self.shape[0], self.shape[-1]), self._read)
+
+    def _read(self, i: int) -> NDArray[Any]:
+        size = int(np.prod(self.shape[1:]))
+        where = self.offset + i * size * self.dtype.itemsize
+        x = np.fromfile(self.path, self.dtype, size, offset=where)
+        if x.size < size:
+            raise ValueError(f"{self.path} has become shorter since it was opened")
+        return x.reshape(-1, self.shape[-1])
+
+
+def lengths_of(sequences: Sequences) -> NDArray[np.intp]:
+    """Return T_i of sequences (T_i, D) or (T_i,)."""
+    if isinstance(sequences, Lazy):
+        return sequences.lengths
+    return np.array([len(s) for s in sequences])
+
+
 def as_sequences(X: Any, allow_nan: bool) -> Sequences:
-    """Return X as a list of double-precision arrays (D, T_i), or of symbols (T_i,).
+    """Return X as double-precision arrays (D, T_i), or as symbols (T_i,).
+
+    What lies on a disk stays there: such sequences are read, and checked, one by one.
 
     Raises
     ------
     ValueError, TypeError
         X has no such form, or holds NaN where that is not allowed, or infinity.
     """
+    if isinstance(X, np.memmap) and X.ndim in (2, 3):
+        X = _mapped(X)
+    if isinstance(X, Lazy):
+        for i, x in enumerate(X):
+            _check_finite(i, x, allow_nan)
+        return X.each(lambda x: x.astype(np.float64))
     if is_list_of_arrays(X):
         return _listed([_unmasked(x) for x in X], allow_nan)
     X = _unmasked(X)
@@ -85,11 +189,22 @@ def _listed(X: list[NDArray[Any]], allow_nan: bool) -> Sequences:
                 f"all sequences must have the channels of the first, {len(found[0])}; X[{i}] is "
                 f"{x.shape}, of {len(found[-1])}: is it (n_timepoints, n_channels)? Then give x.T"
             )
-        bad = np.isinf(found[-1]) if allow_nan else ~np.isfinite(found[-1])
-        if bad.any():
-            advice = "" if allow_nan else "; with missing='mask' NaN stands for what is missing"
-            raise ValueError(f"X[{i}] contains NaN or infinity{advice}")
+        _check_finite(i, found[-1], allow_nan)
     return found
+
+
+def _mapped(X: np.memmap) -> Lazy:
+    if 0 in X.shape or X.dtype.kind not in "fiub":
+        raise ValueError(f"{FORMS}; got a mapped {X.dtype} array of shape {X.shape}")
+    lengths = np.full(len(X), X.shape[-1])
+    return Lazy(lengths, lambda i: np.asarray(X[i]).reshape(-1, X.shape[-1]))
+
+
+def _check_finite(i: int, x: NDArray[Any], allow_nan: bool) -> None:
+    bad = np.isinf(x) if allow_nan else ~np.isfinite(x)
+    if bad.any():
+        advice = "" if allow_nan else "; with missing='mask' NaN stands for what is missing"
+        raise ValueError(f"X[{i}] contains NaN or infinity{advice}")
 
 
 @contextlib.contextmanager
@@ -213,11 +328,12 @@ class Scaling(NamedTuple):
 
         A symbol that was not there in training has a label of its own.
         """
-        if len(self.symbols):
-            return [self._labels(x) for x in sequences]
-        if sequences[0].ndim == 1:
+        change = self._labels if len(self.symbols) else lambda x: self._scaled(x).T
+        if sequences[0].ndim == 1 and not len(self.symbols):
             raise ValueError("the estimator was fitted on numbers, X holds symbols")
-        return [self._scaled(x).T for x in sequences]
+        if isinstance(sequences, Lazy):
+            return sequences.each(change)
+        return [change(x) for x in sequences]
 
     def _labels(self, x: NDArray[Any]) -> NDArray[np.int64]:
         if x.ndim != 1:
@@ -269,24 +385,30 @@ def learn_scaling(sequences: Sequences, normalize: bool, missing: str) -> Scalin
     D, marks = len(sequences[0]), missing == "mask"
     if not normalize:
         return Scaling(np.zeros(D), np.ones(D), none.astype(np.int64), marks)
-    values = np.concatenate(sequences, axis=1)
-    if np.abs(values[np.isfinite(values)]).max(initial=0) > LARGEST:
-        raise ValueError(f"X must hold numbers below {LARGEST:g} in size: scale it")
-    known = [row[np.isfinite(row)] for row in values]
-    mean = np.array([row.mean() if row.size else 0.0 for row in known])
-    scale = np.array([row.std() if row.size else 0.0 for row in known])
+    known, total, squares = np.zeros(D), np.zeros(D), np.zeros(D)
+    for x in sequences:
+        if np.abs(x[np.isfinite(x)]).max(initial=0) > LARGEST:
+            raise ValueError(f"X must hold numbers below {LARGEST:g} in size: scale it")
+        known += np.isfinite(x).sum(axis=1)
+        total += np.nansum(x, axis=1)
+    known = np.maximum(known, 1)
+    mean = total / known
+    for x in sequences:
+        squares += np.nansum((x - mean[:, None]) ** 2, axis=1)
+    scale = np.sqrt(squares / known)
     is_constant = scale <= 1e-12 * np.abs(mean)
     return Scaling(mean, np.where(is_constant, 1, scale), none.astype(np.int64), marks)
 
 
 def side_by_side(sequences: Sequences, dtype: np.dtype) -> tuple[NDArray[Any], NDArray[np.intp]]:
     """Return x (T, D, B), or labels (T, B), with zeros behind the shorter ones; and lengths."""
-    x, _ = pad(sequences)
-    return x if x.ndim == 2 else x.astype(dtype), np.array([len(s) for s in sequences])
+    here = list(sequences)
+    x, _ = pad(here)
+    return x if x.ndim == 2 else x.astype(dtype), lengths_of(here)
 
 
-def batches_by_length(lengths: Sequence[int], size: int) -> Iterator[NDArray[np.intp]]:
+def batches_by_length(lengths: ArrayLike, size: int) -> Iterator[NDArray[np.intp]]:
     """Yield the indices of sequences of about the same length, so many at once."""
-    order = np.argsort(lengths, kind="stable")[::-1]
+    order = np.argsort(np.asarray(lengths), kind="stable")[::-1]
     for first in range(0, len(order), size):
         yield order[first : first + size]

@@ -123,7 +123,8 @@ class Reproduce:
     # Show the names, and how each differs from its task's defaults.
     list: bool = False
     # Print one of the paper's tables, in Markdown: its figures beside those of recorded runs; of
-    # recipes and seeds that were not recorded, beside your own in runs/.
+    # recipes and seeds that were not recorded, beside your own in runs/. With --seeds, first make
+    # those that are missing, which may take days: stopped, they go on where they were.
     table: Literal[2, 3, 4] | None = None
     # Print what can be read off one of its figures.
     figure: Literal[1, 2] | None = None
@@ -147,13 +148,7 @@ class Reproduce:
     def run(self) -> int:
         """Train, or print the names or a table."""
         if self.table is not None or self.figure is not None:
-            if self not in (Reproduce(table=self.table), Reproduce(figure=self.figure)):
-                raise ValueError("--table and --figure print and run nothing: give one alone")
-            with warnings.catch_warnings():
-                warnings.showwarning = Progress(0, disable=True).warn  # type: ignore[assignment]
-                found = records.recorded_and_in(Path("runs"))
-            print("\n".join(paper.lines(paper.numbered(self.table, self.figure), found)))
-            return 0
+            return self._show()
         if self.list:
             if self != Reproduce(list=True):
                 raise ValueError("--list shows all names and runs nothing: leave the rest out")
@@ -167,10 +162,33 @@ class Reproduce:
         if self.out is not None or self.resume:
             raise ValueError("several runs go on where they were, in runs/: no --out, no --resume")
         seeds, names = self.seeds or (self.seed,), self.names or (None,)
+        return self._make([(name, seed) for name in names for seed in seeds])
+
+    def _show(self) -> int:
+        """Print a table, of what was recorded and of runs that are made first if they are to be."""
+        of_runs = ("seeds", "jobs", "data_dir", "quiet") if self.seeds else ()
+        kept = {name: getattr(self, name) for name in ("table", "figure", *of_runs)}
+        if self != Reproduce(**kept) or None not in (self.table, self.figure):
+            raise ValueError(
+                "--table and --figure print one table: give one alone, or with --seeds, --jobs and "
+                "--data-dir for runs to be made first"
+            )
+        table, status = paper.numbered(self.table, self.figure), 0
+        if self.seeds:
+            known = {(r["recipe"], r["seed"]) for r in records.recorded() if records.is_whole(r)}
+            wanted = [(name, seed) for name in paper.recipes_of(table) for seed in self.seeds]
+            status = self._make([run for run in wanted if run not in known])
+        with warnings.catch_warnings():
+            warnings.showwarning = Progress(0, disable=True).warn  # type: ignore[assignment]
+            found = records.recorded_and_in(Path("runs"))
+        print("\n".join(paper.lines(table, found)))
+        return status
+
+    def _make(self, wanted: Sequence[tuple[str | None, int]]) -> int:
+        """Make runs of recipes with seeds, each in runs/NAME-SEED."""
         runs = [
             sweep.Run(Path("runs") / f"{name}-{seed}", self._task(name, seed), {"run": name})
-            for name in dict.fromkeys(names)
-            for seed in dict.fromkeys(seeds)
+            for name, seed in dict.fromkeys(wanted)
         ]
         workers = sweep.Workers(sweep.checked_jobs(self.jobs))
         with sweep_report.watched(lambda: list(map(sweep.status, runs)), self.quiet):

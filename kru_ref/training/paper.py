@@ -180,6 +180,12 @@ def numbered(table: int | None, figure: int | None) -> Table:
     return FIGURES[figure or 0] if table is None else TABLES[table]
 
 
+def recipes_of(table: Table) -> list[str]:
+    """Return the recipes that repeat a table's rows, and those of the same with frozen matrices."""
+    rows = [of for row in table.rows for of in (row, _twin(row))]
+    return list(dict.fromkeys(recipe for row in rows for recipe in row.recipes if recipe))
+
+
 def lines(table: Table, records: Sequence[Record]) -> Iterator[str]:
     """Yield a table in Markdown: the paper's figures, ours over seeds, and the differences."""
     yield f"**{table.title}**"
@@ -192,7 +198,7 @@ def lines(table: Table, records: Sequence[Record]) -> Iterator[str]:
         yield _line(table, row, records)
         if any(_frozen(recipe) for recipe in row.recipes):
             yield _line(table, _twin(row), records)
-    shown = {recipe for row in table.rows for recipe in (*row.recipes, *_twin(row).recipes)}
+    shown = recipes_of(table)
     for run in records:
         if run["recipe"] in shown and not is_whole(run):
             yield ""

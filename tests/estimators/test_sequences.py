@@ -1,5 +1,8 @@
 """What X and y may be, and what is said of all else."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -7,7 +10,7 @@ pytest.importorskip("pandas", reason="pandas is not installed: kru_ref[sklearn]"
 import pandas as pd
 from series import forms, of_different_lengths, waves
 
-from kru_ref.estimators import RecurrentClassifier, RecurrentRegressor, ReservoirClassifier
+from kru_ref.estimators import OnDisk, RecurrentClassifier, RecurrentRegressor, ReservoirClassifier
 from kru_ref.estimators.sequences import as_sequences, learn_scaling
 
 
@@ -35,6 +38,90 @@ def test_a_list_is_the_array_it_is_of(rng):
     for classifier in classifiers():
         of_array = classifier.fit(X, y).decision_function(X)
         np.testing.assert_array_equal(classifier.fit(list(X), y).decision_function(X), of_array)
+
+
+@pytest.mark.parametrize("kind", ["file", "mapped"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int16"])
+def test_an_array_on_a_disk_is_the_one_in_memory(rng, tmp_path, kind, dtype):
+    X, y = waves(rng)
+    X = (100 * X).astype(dtype)
+    np.save(tmp_path / "X.npy", X)
+    stored = (
+        OnDisk(tmp_path / "X.npy") if kind == "file" else np.load(tmp_path / "X.npy", mmap_mode="r")
+    )
+    for classifier in [*classifiers(), RecurrentClassifier(4, max_epochs=2, early_stopping=True)]:
+        classifier.set_params(random_state=0)
+        of_array = classifier.fit(X, y).decision_function(X)
+        np.testing.assert_array_equal(classifier.fit(stored, y).decision_function(stored), of_array)
+        np.testing.assert_array_equal(classifier.predict(stored), classifier.predict(X))
+    regressor = RecurrentRegressor(4, max_epochs=1, random_state=0)
+    of_array = regressor.fit(X, y == y[0]).predict(X)
+    np.testing.assert_array_equal(regressor.fit(stored, y == y[0]).predict(stored), of_array)
+
+
+@pytest.mark.parametrize(("save", "sentence"), [
+    (lambda path: np.save(path, np.zeros(3)), "X must be an array"),
+    (lambda path: np.save(path, np.zeros((2, 0))), "X must be an array"),
+    (lambda path: np.save(path, np.array([["a"]])), "X must be an array"),
+    (lambda path: np.save(path, np.array([[None]])), "is no .npy of numbers"),
+    (lambda path: np.save(path, np.zeros((3, 4), order="F")), "Fortran's order"),
+    (lambda path: path.write_bytes(b"not numpy's"), "is no .npy of numbers"),
+])  # fmt: skip
+def test_files_that_are_refused(tmp_path, save, sentence):
+    path = tmp_path / "X.npy"
+    save(path)
+    with pytest.raises(ValueError, match=sentence):
+        OnDisk(path)
+
+
+def test_what_is_wrong_on_a_disk_is_named(rng, tmp_path):
+    X, y = waves(rng)
+    X[7, 0, 3] = np.nan
+    np.save(tmp_path / "X.npy", X)
+    for classifier in classifiers():
+        with pytest.raises(ValueError, match=r"X\[7\] contains NaN"):
+            classifier.fit(OnDisk(tmp_path / "X.npy"), y)
+    stored = OnDisk(tmp_path / "X.npy")
+    (tmp_path / "X.npy").write_bytes((tmp_path / "X.npy").read_bytes()[:-8])
+    with pytest.raises(ValueError, match="has become shorter"):
+        list(stored)
+    with pytest.raises(IndexError, match="there are"):
+        stored[len(X)]
+    with pytest.raises(FileNotFoundError):
+        OnDisk(tmp_path / "Y.npy")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS is Linux's")
+@pytest.mark.parametrize("kind", ["RecurrentClassifier", "ReservoirClassifier"])
+def test_a_set_five_times_larger_than_the_memory_allowed(tmp_path, kind):
+    """Beyond what the process has when it begins: the file has 5 times what it may add."""
+    code = f"""
+import resource, sys
+import numpy as np
+from kru_ref.estimators import OnDisk, {kind}
+allowed = 40 * 2**20
+shape = 5 * allowed // (4 * 2048 * 4), 4, 2048
+warm = {kind}(8, random_state=0)
+warm.fit(np.random.default_rng(0).standard_normal((4, 4, 300)), np.arange(4) % 2)
+X = np.lib.format.open_memmap(sys.argv[1], "w+", np.float32, shape)
+rng = np.random.default_rng(0)
+for x in X:
+    x[:] = rng.standard_normal(shape[1:], np.float32)
+X.flush()
+del X
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + allowed, size + allowed))
+stored = OnDisk(sys.argv[1])
+settings = dict(max_epochs=1) if "{kind}" == "RecurrentClassifier" else dict()
+model = {kind}(8, random_state=0, **settings).fit(stored, np.arange(len(stored)) % 2)
+print(len(model.predict(stored)) == len(stored))
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "X.npy")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.split() == ["True"]
 
 
 def test_a_table_and_one_channel_are_the_same_sequences(rng):

@@ -1,5 +1,6 @@
 """The paper's tables: its figures, ours from records, and the differences."""
 
+import dataclasses
 import re
 
 import pytest
@@ -85,6 +86,24 @@ def test_the_command_prints_what_was_recorded(option, capsys, tmp_path, monkeypa
     table = paper.numbered(**{"table": None, "figure": None, kind: int(number)})
     assert printed.rstrip() == "\n".join(paper.lines(table, records.recorded())).rstrip()
     assert re.match(rf"\*\*{kind.title()} {number}: ", printed)
+
+
+def test_what_a_table_lacks_is_run_first(tmp_path, capsys, monkeypatch):
+    """What was recorded is not repeated."""
+    pytest.importorskip("joblib", reason="several runs need the extra 'sweep'")
+    small = dataclasses.replace(RECIPES["copying-1000-kru"], delay=5, updates=2)
+    names = ["copying-1000-kru", "copying-1000-kru-frozen"]
+    monkeypatch.setattr(paper, "RECIPES", dict.fromkeys(names, small))
+    monkeypatch.setattr("kru_ref.training.cli.RECIPES", dict.fromkeys(names, small))
+    monkeypatch.setattr(records, "RECIPES", dict.fromkeys(names, small))
+    row = paper.FIGURES[1].rows[0]._replace(recipes=(names[0], None))
+    table = paper.FIGURES[1]._replace(rows=(row,))
+    monkeypatch.setattr(paper, "FIGURES", {1: table})
+    monkeypatch.chdir(tmp_path)
+    assert main(["reproduce", "--figure", "1", "--seeds", "2", "3", "--quiet"]) == 0
+    made = sorted(folder.name for folder in (tmp_path / "runs").iterdir())
+    assert made == [f"{name}-3" for name in names]
+    assert "| KRU | 128 |" in capsys.readouterr().out
 
 
 def test_a_table_is_printed_alone(capsys):

@@ -37,7 +37,7 @@ OPTIONS = [
 
 def start(n, *words, threads=1, **options):
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    command = [MPIEXEC, "-n", str(n), sys.executable, *words]
+    command = [MPIEXEC, "-n", str(n), sys.executable, "-P", *words]
     return subprocess.Popen(
         command,
         env=environment,

@@ -204,7 +204,7 @@ def test_a_search_is_shared(tmp_path):
     out = tmp_path / "sweep"
     words = ["sweep", "copying", *OPTIONS, "--rate", "1e-4", "1e-1", "--cell", "rnn", "gru"]
     words += ["--dtype", "float32", "--trials", "6", "--out", str(out), "--quiet"]
-    command = [sys.executable, "-m", "kru_ref", *words]
+    command = [sys.executable, "-P", "-m", "kru_ref", *words]
     both = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(2)]
     assert [process.wait() for process in both] == [0, 0]
     runs = sweep.runs_of(out)
@@ -229,7 +229,7 @@ def die(line):
 loop.train = lambda *args, **options: train(*args, **options, on_update=die)
 sweep.trial(Copying, {choices!r}, Path({str(tmp_path)!r}), 2, 1)
 """
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
+    assert subprocess.run([sys.executable, "-P", "-c", code], check=False).returncode == 9
     (run,) = sweep.runs_of(tmp_path)
     assert sweep.status(run).state == "stopped"
     found = sweep.search(Copying, choices, tmp_path, 2, sweep.Workers())
@@ -276,7 +276,7 @@ def test_it_can_be_stopped_and_goes_on(tmp_path):
     out = tmp_path / "sweep"
     words = ["sweep", "copying", *OPTIONS, "--updates", "500", "--seed", "0", "1"]
     words += ["--out", str(out), "--jobs", "2", "--quiet"]
-    command = [sys.executable, "-m", "kru_ref", *words]
+    command = [sys.executable, "-P", "-m", "kru_ref", *words]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     while not list(out.glob("*/checkpoint.previous.npz")):
         time.sleep(0.1)
