@@ -10,6 +10,7 @@ pytest.importorskip("pandas", reason="pandas is not installed: kru_ref[sklearn]"
 import pandas as pd
 from series import forms, of_different_lengths, waves
 
+from kru_ref.engine.backend import kernels
 from kru_ref.estimators import OnDisk, RecurrentClassifier, RecurrentRegressor, ReservoirClassifier
 from kru_ref.estimators.sequences import as_sequences, learn_scaling
 
@@ -92,12 +93,14 @@ def test_what_is_wrong_on_a_disk_is_named(rng, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS is Linux's")
+@pytest.mark.skipif(kernels is None, reason="without the kernels this takes minutes")
 @pytest.mark.parametrize("kind", ["RecurrentClassifier", "ReservoirClassifier"])
 def test_a_set_five_times_larger_than_the_memory_allowed(tmp_path, kind):
     """Beyond what the process has when it begins: the file has 5 times what it may add."""
     code = f"""
 import resource, sys
 import numpy as np
+from kru_ref.engine.backend import kernels
 from kru_ref.estimators import OnDisk, {kind}
 allowed = 40 * 2**20
 shape = 5 * allowed // (4 * 2048 * 4), 4, 2048
