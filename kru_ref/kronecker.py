@@ -33,6 +33,7 @@ from scipy.sparse.linalg import LinearOperator
 
 from . import arguments, engine
 from .arrays import Array
+from .engine import LARGEST_IN_RECURRENCE as LARGEST_IN_RECURRENCE
 from .engine import Backend as Backend
 from .engine import Backward as Backward
 from .engine import CellKey as CellKey
@@ -204,6 +205,11 @@ ENGINES = {
     "numpy": Engine(numpy_matvec, numpy_backward),
     "cython": Engine(engine.matvec, engine.matvec_backward),
 }
+
+
+def adjoints(factors: Sequence[Array]) -> list[Array]:
+    """Return each factor's conjugate transpose, contiguous."""
+    return [np.ascontiguousarray(W.conj().T) for W in factors]
 
 
 def engine_for(shapes: tuple[tuple[int, int], ...], backend: Backend) -> ModuleType | None:

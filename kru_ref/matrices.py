@@ -30,7 +30,9 @@ import numpy as np
 from . import arguments
 from .arrays import Array, Layout, glorot_uniform, kron_vector
 from .kronecker import (
+    LARGEST_IN_RECURRENCE,
     Backend,
+    adjoints,
     engine_for,
     factor_sizes,
     kron_matvec,
@@ -204,8 +206,7 @@ class Kronecker(Matrix):
 
     def adjoint(self, W: Sequence[Array], dy: Array) -> Array:
         """Return W^H dy, factor by factor."""
-        adjoints = [np.ascontiguousarray(W_f.conj().T) for W_f in W]
-        return kron_matvec(adjoints, dy, self.backend)
+        return kron_matvec(adjoints(W), dy, self.backend)
 
     def gradient(self, W: Sequence[Array], h: Array, dy: Array) -> list[Array]:
         """Return each dW_f; see kron_matvec_backward."""
@@ -418,7 +419,7 @@ class DiagonalFactors(Matrix):
     def engine(self, N: int) -> ModuleType | None:
         """Return the compiled engine, if it is there and all factors are small."""
         shapes = [shape for shape, _ in self.of.layout(N, np.dtype("complex64")).values()]
-        is_small = max(P for P, _ in shapes) <= LARGEST_WITHOUT_A_WORD
+        is_small = max(P for P, _ in shapes) <= LARGEST_IN_RECURRENCE
         return self.of.engine(N) if is_small else None
 
 

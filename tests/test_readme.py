@@ -152,6 +152,8 @@ def test_the_commands_that_are_shown_are_right(tmp_path, monkeypatch):
             re.findall(r"`kru-ref ((?:train|reproduce|data|gradcheck) [^`]*)`", page.read_text())
         )
         shown |= set(re.findall(r"(?:&& |^)kru-ref (train .*)$", page.read_text(), re.MULTILINE))
+        others = r"^kru-ref ((?:sweep|reproduce|fit|predict) .*)$"
+        shown |= set(re.findall(others, page.read_text(), re.MULTILINE))
     assert len(shown) > 60
     for line in shown:
         words = shlex.split(line.replace("--seed S", "--seed 3").replace("TASK", "copying"))

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..arrays import Array, Params
-from ..kronecker import kron_matvec
+from ..kronecker import adjoints, kron_matvec
 
 # What a change of basis may multiply errors of rounding by, and the least |λ|, that the gradients
 # of the factors are divided by.
@@ -113,11 +113,6 @@ def inverses(Q: Array) -> Array:
         return np.linalg.inv(Q)
     except np.linalg.LinAlgError:
         return np.full_like(Q, np.inf)
-
-
-def adjoints(factors: Sequence[Array]) -> list[Array]:
-    """Return each factor's conjugate transpose."""
-    return [np.ascontiguousarray(W_f.conj().T) for W_f in factors]
 
 
 def product(factors: Sequence[Array], h: Array) -> Array:

@@ -5,7 +5,7 @@ What the mathematics asks of them stands here, and nothing else of this folder i
 
 from .backend import Backend, resolve
 from .memory import aligned_empty
-from .plans import fits_recurrence
+from .plans import LARGEST_IN_RECURRENCE, fits_recurrence
 from .products import matvec, matvec_backward, shapes_of
 from .recurrence import (
     Backward,
@@ -19,6 +19,7 @@ from .recurrence import (
 )
 
 __all__ = [
+    "LARGEST_IN_RECURRENCE",
     "Backend",
     "Backward",
     "CellKey",

@@ -39,14 +39,13 @@ butterflies are used where |w_00 w_11| ≥ LEAST_PRODUCT max|w|², which bounds 
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from ..arrays import Array
+from ..arrays import Array, kron_vector
 
 # Of |w_00 w_11|, relative to the largest |w|².
 LEAST_PRODUCT = 1 / 16
@@ -165,4 +164,4 @@ def _exchanged(forms: Sequence[Butterfly], x: Array) -> Array:
 
 def _diagonal(of_factors: Sequence[Sequence[complex]]) -> Array:
     """Return the Kronecker product of diagonals, as a column."""
-    return functools.reduce(np.kron, map(np.array, of_factors))[:, None]
+    return kron_vector([np.array(of_factor) for of_factor in of_factors])[:, None]

@@ -19,6 +19,9 @@ from ..training.tasks.task import pad
 # (n_channels, n_timepoints), or (n_timepoints,) symbols
 Sequences = Sequence[NDArray[Any]]
 
+# Numbers of sequences that are put one after the other.
+AT_ONCE = 2**18
+
 # Beyond, the square of a number is none.
 LARGEST = 1e150
 
@@ -385,19 +388,34 @@ def learn_scaling(sequences: Sequences, normalize: bool, missing: str) -> Scalin
     D, marks = len(sequences[0]), missing == "mask"
     if not normalize:
         return Scaling(np.zeros(D), np.ones(D), none.astype(np.int64), marks)
-    known, total, squares = np.zeros(D), np.zeros(D), np.zeros(D)
-    for x in sequences:
-        if np.abs(x[np.isfinite(x)]).max(initial=0) > LARGEST:
+    n, total, squares = np.zeros(D), np.zeros(D), np.zeros(D)
+    for values in one_after_the_other(sequences):
+        if np.abs(values[np.isfinite(values)]).max(initial=0) > LARGEST:
             raise ValueError(f"X must hold numbers below {LARGEST:g} in size: scale it")
-        known += np.isfinite(x).sum(axis=1)
-        total += np.nansum(x, axis=1)
-    known = np.maximum(known, 1)
-    mean = total / known
-    for x in sequences:
-        squares += np.nansum((x - mean[:, None]) ** 2, axis=1)
-    scale = np.sqrt(squares / known)
+        known = [row[np.isfinite(row)] for row in values]
+        n += [row.size for row in known]
+        total += [row.sum() for row in known]
+    n = np.maximum(n, 1)
+    mean = total / n
+    for values in one_after_the_other(sequences):
+        known = [row[np.isfinite(row)] for row in values]
+        squares += [np.square(row - m).sum() for row, m in zip(known, mean, strict=True)]
+    scale = np.sqrt(squares / n)
     is_constant = scale <= 1e-12 * np.abs(mean)
     return Scaling(mean, np.where(is_constant, 1, scale), none.astype(np.int64), marks)
+
+
+def one_after_the_other(sequences: Sequences) -> Iterator[NDArray[np.float64]]:
+    """Yield all time points (D, n), but no more at once than a few megabytes."""
+    here, size = list[NDArray[Any]](), 0
+    for x in sequences:
+        here.append(x)
+        size += x.size
+        if size >= AT_ONCE:
+            yield np.concatenate(here, axis=1)
+            here, size = [], 0
+    if here:
+        yield np.concatenate(here, axis=1)
 
 
 def side_by_side(sequences: Sequences, dtype: np.dtype) -> tuple[NDArray[Any], NDArray[np.intp]]:

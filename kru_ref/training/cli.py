@@ -6,6 +6,7 @@ Needs tyro, which turns a dataclass and its comments into options and their help
 import argparse
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import math
 import shlex
@@ -69,17 +70,21 @@ class Train:
     def run(self) -> int:
         """Train, and print what was reached; of processes that MPI started only the first does."""
         ranks = launched()
-        if ranks is None or ranks.is_first:
-            return self._run(ranks)
+        if ranks is None:
+            return self._run(None)
         try:
+            if ranks.is_first:
+                return self._run(ranks)
             loop.train(self.task, self.out, resume=self.resume, communicator=ranks.communicator)
         except (KeyboardInterrupt, SystemExit):
             ranks.leave(130)
-        except Exception as error:  # the first process tells what all know
-            if not (getattr(error, "all_know", False) or isinstance(error, loop.Diverged)):
-                say(f"process {ranks.rank} of {ranks.size}: {error}")
-                ranks.leave(1)
-            return 1
+        except Exception as error:
+            if getattr(error, "all_know", False) or isinstance(error, loop.Diverged):
+                if ranks.is_first:
+                    raise
+                return 1
+            say(f"process {ranks.rank} of {ranks.size}: {error}")
+            ranks.leave(1)
         return 0
 
     def _run(self, ranks: Ranks | None) -> int:
@@ -104,9 +109,7 @@ class Train:
                 raise
             command = f"kru-ref train {self.task.name} --out {shlex.quote(str(self.out))} --resume"
             progress.say(f"stopped; continue with: {command}")
-            if ranks is not None:
-                ranks.leave(130)
-            if isinstance(error, SystemExit):
+            if isinstance(error, SystemExit) or ranks is not None:
                 raise
             return 130
         progress.close()
@@ -213,13 +216,17 @@ class Reproduce:
 
 def _descriptions(kind: type[Task]) -> dict[str, str]:
     """Return what the docstrings of a task and of those it derives from say of each setting."""
-    parse_docstring = require("docstring_parser", "train").parse
     found: dict[str, str] = {}
     for of in reversed(kind.__mro__):
-        for field in parse_docstring(of.__doc__ or "").params:
-            for name in field.arg_name.split(","):
-                found[name.strip()] = " ".join((field.description or "").split())
+        found |= _said_by(of)
     return found
+
+
+@functools.cache
+def _said_by(of: type) -> dict[str, str]:
+    fields = require("docstring_parser", "train").parse(of.__doc__ or "").params
+    said = {field.arg_name: " ".join((field.description or "").split()) for field in fields}
+    return {name.strip(): text for names, text in said.items() for name in names.split(",")}
 
 
 def _choices(kind: type[Task]) -> Any:
@@ -272,30 +279,30 @@ class Sweep:
             raise ValueError("a sweep needs a task and the folder of its runs, --out DIR")
         kind, choices = TASKS[type(self.task).__name__.lower()], self._values()
         workers, trials = sweep.Workers(sweep.checked_jobs(self.jobs), self.scheduler), self.trials
-        if trials is None:
-            sweep.grid(kind, choices, self.out)
-        else:
+        out, runs = self.out, sweep.grid(kind, choices, self.out) if trials is None else None
+        if trials is not None:
             sweep.space(kind, choices, trials)
-        sweep.begin(self.out, kind, choices, trials)
+        sweep.begin(out, kind, choices, trials)
         restore = interrupts.catch()
         try:
-            with sweep_report.watched(self._statuses, self.quiet):
-                if trials is None:
-                    statuses = sweep.make_all(sweep.runs_of(self.out), workers)
-                else:
-                    statuses = sweep.search(kind, choices, self.out, trials, workers)
+            # a search finds its runs as they are begun
+            def statuses_now() -> Sequence[sweep.Status]:
+                return list(map(sweep.status, sweep.runs_of(out) if runs is None else runs))
+
+            with sweep_report.watched(statuses_now, self.quiet):
+                if runs is not None:
+                    statuses = sweep.make_all(runs, workers)
+                elif trials is not None:
+                    statuses = sweep.search(kind, choices, out, trials, workers)
         except KeyboardInterrupt:
             say("stopped; the same command goes on where the runs are")
             return 130
         finally:
             restore()
         print("\n".join(sweep_report.summary(statuses)))
-        for path in sweep_report.write(statuses, self.out):
+        for path in sweep_report.write(statuses, out):
             print(path)
         return told(statuses)
-
-    def _statuses(self) -> Any:
-        return [] if self.out is None else list(map(sweep.status, sweep.runs_of(self.out)))
 
     def _values(self) -> dict[str, Any]:
         """Return the values of each setting that is not left at its default."""

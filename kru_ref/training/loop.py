@@ -320,15 +320,26 @@ def _update(
 
 
 def _gradients(
-    task: Task, model: SequenceModel, state: RunState, batch: Batch
+    task: Task,
+    model: SequenceModel,
+    state: RunState,
+    batch: Batch,
+    share: float = 1.0,
+    rng: np.random.Generator | None = None,
 ) -> tuple[float, Params, Metrics, Any]:
-    """Return the loss, its gradients, the metrics, and each cell's state for the next batch."""
+    """Return the loss, its gradients, the metrics, and each cell's state for the next batch.
+
+    Of a block of a batch, a share of the first three, and what draws its dropout.
+    """
     before = state.carried if batch.continues else None
-    rng = task.rng("dropout", state.update)
+    rng = task.rng("dropout", state.update) if rng is None else rng
     logits, saved = model.forward(state.params, batch.x, before, rng=rng)
     loss, dlogits = task.loss(logits, batch.targets, batch.mask, last_only=task.last_only)
+    if share != 1.0:
+        dlogits = (share * dlogits).astype(dlogits.dtype)
     grads = model.backward(state.params, saved, dlogits)
-    return loss, grads, task.metrics(loss, logits, batch), saved.last if task.carries else None
+    metrics = {name: share * value for name, value in task.metrics(loss, logits, batch).items()}
+    return share * loss, grads, metrics, saved.last if task.carries else None
 
 
 def _in_blocks(
@@ -340,16 +351,17 @@ def _in_blocks(
     names: list[str] = []
 
     def block(i: int) -> Block:
-        part = batch.columns(blocks[i])
-        before = columns(state.carried, blocks[i]) if batch.continues else None
-        logits, saved = model.forward(state.params, part.x, before, rng=rngs[i])
-        loss, dlogits = task.loss(logits, part.targets, part.mask, last_only=task.last_only)
-        share = part.n_steps / batch.n_steps
-        grads = model.backward(state.params, saved, (share * dlogits).astype(dlogits.dtype))
-        metrics = task.metrics(loss, logits, part)
+        part, before = batch.columns(blocks[i]), columns(state.carried, blocks[i])
+        loss, grads, metrics, carried = _gradients(
+            task,
+            model,
+            state._replace(carried=before),
+            part,
+            part.n_steps / batch.n_steps,
+            rngs[i],
+        )
         names[:] = metrics
-        figures = [share * value for value in (loss, *metrics.values())]
-        return Block(grads, figures, saved.last if task.carries else None)
+        return Block(grads, [loss, *metrics.values()], carried)
 
     grads, (loss, *metrics), carried = ranks.add_up(len(blocks), block, state.params)
     state_after = side_by_side(carried) if task.carries else None

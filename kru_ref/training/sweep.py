@@ -325,13 +325,15 @@ def make_all(runs: Sequence[Run], workers: Workers) -> list[Status]:
     """
     tried = _Patience(runs)
     while True:
-        left = [of.run for of in map(status, runs) if of.state in ("waiting", "stopped", "running")]
-        again = [run for run in runs if status(run).state == "failed" and not tried.once]
-        if not left and not again:
-            return [status(run) for run in runs]
+        found = [status(run) for run in runs]
+        # what failed is tried once more, in the first call
+        settled = ("ended", "diverged", "failed") if tried.once else ("ended", "diverged")
+        left = [of.run for of in found if of.state not in settled]
+        if not left:
+            return found
         if tried.once:
             time.sleep(PAUSE)
-        tried.call(workers, make, [(run, workers.threads) for run in left + again])
+        tried.call(workers, make, [(run, workers.threads) for run in left])
 
 
 class _Patience:

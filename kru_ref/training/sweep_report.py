@@ -20,7 +20,7 @@ METRIC = "validation_loss"
 MOST_ROWS = 24
 
 
-def columns(statuses: Sequence[Status]) -> list[dict[str, Any]]:
+def rows(statuses: Sequence[Status]) -> list[dict[str, Any]]:
     """Return a row for each run: what distinguishes it, its state, updates and metrics."""
     return [
         {
@@ -93,16 +93,16 @@ def summary(statuses: Sequence[Status]) -> list[str]:
     groups: dict[tuple[Any, ...], list[Status]] = {}
     for of in statuses:
         groups.setdefault(tuple(of.run.varied[name] for name in settings), []).append(of)
-    rows = []
+    ranked = []
     for values, group in groups.items():
         found = [of.last[METRIC] for of in group if of.state == "ended"]
         others = Counter(of.state for of in group if of.state != "ended")
         cells = [f"{value}" for value in values] + [f"{len(found)} of {len(group)}"]
         cells += [_spread(found), ", ".join(f"{n} {state}" for state, n in others.items())]
-        rows.append((statistics.mean(found) if found else math.inf, f"| {' | '.join(cells)} |"))
+        ranked.append((statistics.mean(found) if found else math.inf, f"| {' | '.join(cells)} |"))
     head = [*settings, "ended", METRIC.replace("_", " "), "otherwise"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    return lines + [line for _, line in sorted(rows, key=lambda row: row[0])]
+    return lines + [line for _, line in sorted(ranked, key=lambda pair: pair[0])]
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -114,7 +114,7 @@ def _spread(values: Sequence[float]) -> str:
 def write(statuses: Sequence[Status], out: Path) -> list[Path]:
     """Write all runs as a CSV, and a picture of the metric against each setting."""
     pandas = require("pandas", "sweep")
-    pandas.DataFrame(columns(statuses)).to_csv(out / TABLE, index=False)
+    pandas.DataFrame(rows(statuses)).to_csv(out / TABLE, index=False)
     settings = statuses[0].run.varied if statuses else {}
     ended = [of for of in statuses if of.state == "ended"]
     if not settings or not ended:

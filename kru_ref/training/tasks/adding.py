@@ -19,8 +19,6 @@ class Adding(Growing):
 
     Attributes
     ----------
-    length
-        Length T of a sequence.
     first_length
         Length of the first sequences; the same if not given. They stay so for 40 % of the updates
         and grow in equal ratios until 70 %: a solution found on short sequences carries over. At
@@ -28,8 +26,6 @@ class Adding(Growing):
     factor_rate
         Learning rate of the recurrent matrices. Here the recurrence itself must learn, so it is
         larger than for copying: at 3e-4 the error is ten times that at 1e-3 after 8000 updates.
-    held_out_sequences
-        Held-out sequences of one evaluation.
     """
 
     name: ClassVar[str] = "adding"

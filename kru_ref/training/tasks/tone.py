@@ -18,7 +18,7 @@ class Tone(Growing):
     x_t = a cos(ω (T - 1 - t)) + noise, with a uniform in [-1, 1]. Whoever has an eigenvalue at
     exp(iω) adds up what belongs together; an eigenvalue 1/T or more beside it loses the beat within
     T steps. A few eigenvalues drawn at random are all beside it: the task that no such reservoir
-    can do, whatever is read out of it, and that a network which moves its eigenvalues can.
+    can do, whatever is read out of it linearly, and that a network which moves its eigenvalues can.
 
     Attributes
     ----------
@@ -26,15 +26,9 @@ class Tone(Growing):
         ω, in radians a step.
     noise
         Standard deviation of the noise.
-    length
-        Length T of a sequence.
     first_length
         Length of the first sequences: the shorter, the wider the frequencies from which ω can be
         found. They stay so for 40 % of the updates and grow in equal ratios until 70 %.
-    factor_rate
-        Learning rate of the recurrent matrices.
-    held_out_sequences
-        Held-out sequences of one evaluation.
     """
 
     name: ClassVar[str] = "tone"

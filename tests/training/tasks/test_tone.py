@@ -46,7 +46,7 @@ def least_error_of_states(task, cell, params):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_random_unitary_reservoir_cannot_do_it(seed):
-    """Whatever is read out of it: sixteen eigenvalues, none of which is the one that it takes."""
+    """Whatever is read out of it linearly: of sixteen eigenvalues none is the one it takes."""
     task = dataclasses.replace(RECIPES["tone-kru"], seed=seed, dtype="complex128")
     model = task.model()
     params = model.cell_params(model.init(task.rng("parameters")))[0]
