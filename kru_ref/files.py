@@ -36,6 +36,65 @@ class ArchiveError(ValueError):
         super().__init__(f"{path} is no .npz of plain arrays: {self.reason}")
 
 
+class StoredArray:
+    """An array of numbers in an .npy file, whose rows are read when they are asked for.
+
+    Read, not mapped: a mapping counts as memory of the process.
+
+    Parameters
+    ----------
+    path : path
+
+    Attributes
+    ----------
+    path : Path
+    shape : tuple of int
+    dtype : dtype
+
+    Raises
+    ------
+    ValueError
+        It is no such file, is shorter than it says, or lies in Fortran's order.
+    OSError
+        It cannot be read.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        with open(self.path, "rb") as file:
+            try:
+                version = np.lib.format.read_magic(file)
+                read = {(1, 0): np.lib.format.read_array_header_1_0}.get(
+                    version, np.lib.format.read_array_header_2_0
+                )
+                self.shape, in_columns, self.dtype = read(file)
+            except ValueError as error:
+                raise ValueError(f"{path} is no .npy of numbers: {error}") from error
+            self.offset = file.tell()
+            n_bytes = os.fstat(file.fileno()).st_size - self.offset
+        if self.dtype.kind not in "fiub" or not self.shape:
+            raise ValueError(f"{path} is no .npy of numbers: it holds {self.dtype} {self.shape}")
+        if in_columns:
+            raise ValueError(f"{path} is in Fortran's order: save np.ascontiguousarray of it")
+        if n_bytes < math.prod(self.shape) * self.dtype.itemsize:
+            raise ValueError(f"{path} is cut off: it is shorter than {self.dtype} {self.shape}")
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, i: int) -> NDArray[Any]:
+        return self.rows(i, 1)[0]
+
+    def rows(self, first: int, n: int) -> NDArray[Any]:
+        """Return n rows, or those that are left."""
+        shape = (min(n, len(self) - first), *self.shape[1:])
+        where = self.offset + first * math.prod(self.shape[1:]) * self.dtype.itemsize
+        found = np.fromfile(self.path, self.dtype, math.prod(shape), offset=where)
+        if found.size < math.prod(shape):
+            raise ValueError(f"{self.path} has become shorter since it was opened")
+        return found.reshape(shape)
+
+
 def read_npz(path: Path, largest: int | None = None, *, with_text: bool = False) -> Arrays:
     """Read all arrays of an .npz archive.
 

@@ -14,6 +14,7 @@ from sklearn.utils import check_array, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
+from ..files import StoredArray
 from ..training.tasks.task import pad
 
 # (n_channels, n_timepoints), or (n_timepoints,) symbols
@@ -73,7 +74,7 @@ class OnDisk(Lazy):
     Raises
     ------
     ValueError
-        It is no such file, or its array lies in memory column by column (Fortran's order).
+        It is no such file, is cut off, or lies column by column (Fortran's order).
     OSError
         It cannot be read.
 
@@ -90,33 +91,11 @@ class OnDisk(Lazy):
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        # read, not mapped: a mapping counts as memory
-        with open(self.path, "rb") as file:
-            try:
-                version = np.lib.format.read_magic(file)
-                read = {(1, 0): np.lib.format.read_array_header_1_0}.get(
-                    version, np.lib.format.read_array_header_2_0
-                )
-                self.shape, in_columns, self.dtype = read(file)
-            except ValueError as error:
-                raise ValueError(f"{path} is no .npy of numbers: {error}") from error
-            self.offset = file.tell()
-        if self.dtype.hasobject:
-            raise ValueError(f"{path} is no .npy of numbers: it holds objects")
-        if len(self.shape) not in (2, 3) or self.dtype.kind not in "fiub" or 0 in self.shape:
-            raise ValueError(f"{FORMS}; {path} holds {self.dtype} {self.shape}")
-        if in_columns:
-            raise ValueError(f"{path} is in Fortran's order: save np.ascontiguousarray of it")
-        super().__init__(np.full(self.shape[0], self.shape[-1]), self._read)
-
-    def _read(self, i: int) -> NDArray[Any]:
-        size = int(np.prod(self.shape[1:]))
-        where = self.offset + i * size * self.dtype.itemsize
-        x = np.fromfile(self.path, self.dtype, size, offset=where)
-        if x.size < size:
-            raise ValueError(f"{self.path} has become shorter since it was opened")
-        return x.reshape(-1, self.shape[-1])
+        stored = StoredArray(path)
+        if len(stored.shape) not in (2, 3) or 0 in stored.shape:
+            raise ValueError(f"{FORMS}; {path} holds {stored.dtype} {stored.shape}")
+        self.shape, T = stored.shape, stored.shape[-1]
+        super().__init__(np.full(len(stored), T), lambda i: stored[i].reshape(-1, T))
 
 
 def lengths_of(sequences: Sequences) -> NDArray[np.intp]:
@@ -171,6 +150,8 @@ def _unmasked(x: Any) -> Any:
 
 def is_list_of_arrays(X: Any) -> bool:
     """Whether each sequence is an array of its own."""
+    if isinstance(X, Lazy):
+        return not isinstance(X, OnDisk)
     is_list = isinstance(X, list | tuple) and len(X) > 0
     return is_list and all(isinstance(x, np.ndarray) for x in X)
 

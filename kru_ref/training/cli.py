@@ -44,6 +44,7 @@ from .tasks import (
     Music,
     Phonemes,
     Pixels,
+    Sequences,
     Task,
     Tone,
 )
@@ -59,7 +60,7 @@ LARGEST_CHECK = 10_000_000  # numbers moved × steps × sequences of `gradcheck`
 class Train:
     """Train a model on a task."""
 
-    task: Copying | Adding | Tone | Pixels | Characters | Music | Phonemes
+    task: Copying | Adding | Tone | Pixels | Characters | Music | Phonemes | Sequences
     # Folder of the run: config.json, metrics.jsonl and checkpoint.npz.
     out: Path
     # Continue the run in that folder, with its own settings.
@@ -237,10 +238,13 @@ def _choices(kind: type[Task]) -> Any:
         is_one = f.name == "factors"
         hint: Any = hints[f.name]
         hint = hint if is_one else tuple[hint, ...]
-        default = dataclasses.field(default=f.default if is_one else (f.default,))
+        if f.default is dataclasses.MISSING:
+            default: Any = dataclasses.field()
+        else:
+            default = dataclasses.field(default=f.default if is_one else (f.default,))
         option = Annotated[hint, tyro.conf.arg(help=said.get(f.name, ""))]
         fields.append((f.name, option, default))
-    return dataclasses.make_dataclass(kind.__name__, fields, frozen=True)
+    return dataclasses.make_dataclass(kind.__name__, fields, frozen=True, kw_only=True)
 
 
 # A union of classes made here, which no type checker can know.
@@ -324,10 +328,10 @@ def told(statuses: Sequence[sweep.Status]) -> int:
 
 def options(task: Task) -> list[str]:
     """Return the arguments of `kru-ref` for a task, but for what it does by itself."""
-    words, default = ["train", task.name], type(task)()
+    words = ["train", task.name]
     for f in dataclasses.fields(task):
         value = getattr(task, f.name)
-        if value == getattr(default, f.name):
+        if value == f.default:
             continue
         option = f"--{f.name.replace('_', '-')}"
         if f.name == "factors":

@@ -12,7 +12,7 @@ from series import forms, of_different_lengths, waves
 
 from kru_ref.engine.backend import kernels
 from kru_ref.estimators import OnDisk, RecurrentClassifier, RecurrentRegressor, ReservoirClassifier
-from kru_ref.estimators.sequences import as_sequences, learn_scaling
+from kru_ref.estimators.sequences import Lazy, as_sequences, learn_scaling
 
 
 def classifiers(**settings):
@@ -63,7 +63,7 @@ def test_an_array_on_a_disk_is_the_one_in_memory(rng, tmp_path, kind, dtype):
 @pytest.mark.parametrize(("save", "sentence"), [
     (lambda path: np.save(path, np.zeros(3)), "X must be an array"),
     (lambda path: np.save(path, np.zeros((2, 0))), "X must be an array"),
-    (lambda path: np.save(path, np.array([["a"]])), "X must be an array"),
+    (lambda path: np.save(path, np.array([["a"]])), "is no .npy of numbers"),
     (lambda path: np.save(path, np.array([[None]])), "is no .npy of numbers"),
     (lambda path: np.save(path, np.zeros((3, 4), order="F")), "Fortran's order"),
     (lambda path: path.write_bytes(b"not numpy's"), "is no .npy of numbers"),
@@ -73,6 +73,21 @@ def test_files_that_are_refused(tmp_path, save, sentence):
     save(path)
     with pytest.raises(ValueError, match=sentence):
         OnDisk(path)
+
+
+def test_some_of_a_file_s_sequences_are_read_one_by_one(rng, tmp_path, monkeypatch):
+    X, y = waves(rng)
+    np.save(tmp_path / "X.npy", X)
+    stored, half = OnDisk(tmp_path / "X.npy"), np.sort(rng.permutation(len(X))[: len(X) // 2])
+
+    def refused(self, *_, **__):
+        raise AssertionError("all sequences were read into one array")
+
+    monkeypatch.setattr(Lazy, "__array__", refused, raising=False)
+    for classifier in classifiers():
+        expected = classifier.fit(X[half], y[half]).predict(X[:5])
+        classifier.fit(stored.at(half), y[half])
+        np.testing.assert_array_equal(classifier.predict(stored.at(np.arange(5))), expected)
 
 
 def test_what_is_wrong_on_a_disk_is_named(rng, tmp_path):

@@ -17,7 +17,7 @@ from mpi4py import MPI
 from runs import SMALL, assert_same_run, metrics
 
 from kru_ref.training import loop, ranks
-from kru_ref.training.tasks import Adding, Characters, Copying
+from kru_ref.training.tasks import Adding, Characters, Copying, Sequences
 
 MPIEXEC = shutil.which("mpiexec", path=os.path.dirname(sys.executable)) or shutil.which("mpiexec")
 if MPIEXEC is None:
@@ -90,13 +90,35 @@ def own_text(tmp_path):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("what", ["every step", "the last", "text"])
+def own_sequences(tmp_path, **settings):
+    """Return a task on files."""
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "X.npy", rng.standard_normal((40, 2, 7)))
+    np.save(tmp_path / "y.npy", rng.integers(3, size=40))
+    return Sequences(
+        data_dir=tmp_path, hidden_size=6, batch_size=19, dtype="complex128", **settings
+    )
+
+
+def test_sequences_of_one_s_own_are_shared_out(tmp_path):
+    settings = {"updates": 6, "evaluate_every": 3, "checkpoint_every": 3}
+    loop.train(own_sequences(tmp_path, **settings), tmp_path / "one", communicator=MPI.COMM_SELF)
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    options += ["--hidden-size=6", "--batch-size=19", "--dtype=complex128", "--quiet"]
+    command = "-m", "kru_ref", "train", "sequences", "--data-dir", str(tmp_path), *options
+    status, shown = run(2, *command, "--out", str(tmp_path / "two"))
+    assert status == 0, shown
+    assert_same_run(tmp_path / "two", tmp_path / "one")
+
+
+@pytest.mark.parametrize("what", ["every step", "the last", "text", "own sequences"])
 def test_blocks_add_up_to_the_batch(tmp_path, what):
     """Loss, gradients, metrics and what is carried on, but for rounding."""
     task = {
         "every step": lambda: dataclasses.replace(TASK, dropout=0.0, dtype="complex128"),
         "the last": lambda: Adding(length=9, hidden_size=6, batch_size=19, dtype="complex128"),
         "text": lambda: own_text(tmp_path),
+        "own sequences": lambda: own_sequences(tmp_path),
     }[what]()
     model = task.model()
     params = model.init(task.rng("parameters"))

@@ -6,11 +6,13 @@ from .copying import Copying
 from .music import Music
 from .phonemes import Phonemes
 from .pixels import Pixels
+from .sequences import Sequences
 from .task import Batch, Task, epoch_of, pad
 from .tone import Tone
 
 TASKS: dict[str, type[Task]] = {
-    task.name: task for task in (Copying, Adding, Tone, Pixels, Characters, Music, Phonemes)
+    task.name: task
+    for task in (Copying, Adding, Tone, Pixels, Characters, Music, Phonemes, Sequences)
 }
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "Music",
     "Phonemes",
     "Pixels",
+    "Sequences",
     "Task",
     "Tone",
     "epoch_of",
