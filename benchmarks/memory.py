@@ -4,7 +4,7 @@
 
 The sequences are noise, 4 channels and 2,048 steps each, written into a folder that is removed
 again. Each fit has a process of its own, and is given a fixed number of updates, or all sequences
-once.
+once. Linux only, which tells the peak of a process.
 """
 
 import argparse
@@ -33,13 +33,14 @@ ReservoirClassifier(128, random_state=0).fit(OnDisk(folder / "X.npy"), np.load(f
 }
 
 BEFORE = """
-import resource, sys
+import sys
 from pathlib import Path
 import numpy as np
 folder = Path(sys.argv[1])
 """
 AFTER = """
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
+status = dict(line.split(":") for line in open("/proc/self/status"))
+print(int(status["VmHWM"].split()[0]) / 2**10)
 """
 
 

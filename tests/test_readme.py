@@ -145,6 +145,9 @@ def test_the_commands_that_are_shown_are_right(tmp_path, monkeypatch):
     from kru_ref.training.recipes import RECIPES
 
     monkeypatch.chdir(tmp_path)
+    Path("FOLDER").mkdir()
+    np.save("FOLDER/X.npy", np.ones((9, 5)))
+    np.save("FOLDER/y.npy", np.arange(9) % 2)
     shown = set()
     pages = [README, *README.parent.glob("*.md"), *README.parent.glob("notebooks/*")]
     for page in (page for page in pages if page.suffix in (".md", ".ipynb")):
