@@ -1,0 +1,49 @@
+"""The site: the course, its reference and its results, built from the repository's own pages.
+
+    pip install "kru_ref[train,sklearn,docs]"
+    sphinx-build --fail-on-warning --keep-going docs docs/_build
+"""
+
+from pathlib import Path
+
+import jupyter_server_mathjax
+
+import kru_ref
+
+project = "kru_ref"
+author = copyright = "The kru_ref developers"
+version = release = kru_ref.__version__
+
+extensions = [
+    "myst_nb",
+    "numpydoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "sphinx_copybutton",
+    "sphinx_design",
+]
+exclude_patterns = ["_build", "notebooks/README.md", "notebooks/.ipynb_checkpoints"]
+
+html_theme = "pydata_sphinx_theme"
+html_title = f"kru_ref {version}"
+html_theme_options = {
+    "navbar_end": ["theme-switcher"],
+    "secondary_sidebar_items": ["page-toc"],
+    "show_prev_next": True,
+    "navigation_with_keys": True,
+}
+html_show_sourcelink = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+
+# Mathematics is rendered by files of the site's own: a reader needs no network.
+html_static_path.append(str(Path(jupyter_server_mathjax.__file__).parent / "static"))
+mathjax_path = "MathJax.js?config=TeX-AMS-MML_HTMLorMML-full,Safe"
+myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+
+# The notebooks are committed as they ran; a test runs each again and compares.
+nb_execution_mode = "off"
+
+autosummary_generate = True
+numpydoc_show_class_members = False
