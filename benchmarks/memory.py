@@ -26,6 +26,11 @@ from kru_ref.training.loop import train
 from kru_ref.training.tasks import Sequences
 train(Sequences(data_dir=folder, batch_size=16, updates=50, validation_share=0.01), folder / "run")
 """,
+    "RecurrentClassifier(16).fit(OnDisk(...))": """
+from kru_ref.estimators import OnDisk, RecurrentClassifier
+model = RecurrentClassifier(16, max_epochs=1, random_state=0)
+model.fit(OnDisk(folder / "X.npy"), np.load(folder / "y.npy"))
+""",
     "ReservoirClassifier(128).fit(OnDisk(...))": """
 from kru_ref.estimators import OnDisk, ReservoirClassifier
 ReservoirClassifier(128, random_state=0).fit(OnDisk(folder / "X.npy"), np.load(folder / "y.npy"))
@@ -58,10 +63,13 @@ def main():
     """Measure every kind of work on every size."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gigabytes", type=float, nargs="+", default=[0.1, 1.0])
-    for gigabytes in parser.parse_args().gigabytes:
+    parser.add_argument("--only", nargs="+", default=[""], help="parts of what is run")
+    options = parser.parse_args()
+    for gigabytes in options.gigabytes:
         with tempfile.TemporaryDirectory() as name:
             write(Path(name), gigabytes)
-            for what, code in WORK.items():
+            chosen = {w: c for w, c in WORK.items() if any(part in w for part in options.only)}
+            for what, code in chosen.items():
                 command = [sys.executable, "-c", BEFORE + code + AFTER, name]
                 made = subprocess.run(command, capture_output=True, text=True, check=True)
                 print(f"{gigabytes:g} GB  {what}: {float(made.stdout):.0f} MiB", flush=True)

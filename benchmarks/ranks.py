@@ -1,6 +1,8 @@
 """Time of an update against the processes that share out its batch, and the bytes it takes.
 
-    for n in 1 2; do mpiexec -n $n python benchmarks/ranks.py --json benchmarks/results/ranks-$n.json; done
+    for n in 1 2; do
+        mpiexec -n $n python benchmarks/ranks.py --json benchmarks/results/ranks-$n.json
+    done
 
 Each process has one thread. "plain" is the update of one process without a communicator, which
 cuts nothing. "predicted" is the largest share of blocks of any process times the time of a block,

@@ -1,9 +1,10 @@
 """The site: the course, its reference and its results, built from the repository's own pages.
 
-    pip install "kru_ref[train,sklearn,docs]"
-    sphinx-build --fail-on-warning --keep-going docs docs/_build
+pip install "kru_ref[train,sklearn,docs]"
+sphinx-build --fail-on-warning --keep-going docs docs/_build
 """
 
+import shutil
 from pathlib import Path
 
 import jupyter_server_mathjax
@@ -11,7 +12,7 @@ import jupyter_server_mathjax
 import kru_ref
 
 project = "kru_ref"
-author = copyright = "The kru_ref developers"
+author = "The kru_ref developers"
 version = release = kru_ref.__version__
 
 extensions = [
@@ -22,8 +23,9 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
 ]
-exclude_patterns = ["_build", "notebooks/README.md", "notebooks/.ipynb_checkpoints"]
+exclude_patterns = ["_build"]
 
+templates_path = ["_templates"]
 html_theme = "pydata_sphinx_theme"
 html_title = f"kru_ref {version}"
 html_theme_options = {
@@ -42,8 +44,20 @@ mathjax_path = "MathJax.js?config=TeX-AMS-MML_HTMLorMML-full,Safe"
 myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 
-# The notebooks are committed as they ran; a test runs each again and compares.
+# The notebooks are committed as they ran; a test runs each again and compares. Links between pages
+# are found within this folder only.
+here = Path(__file__).parent
+for notebook in (here.parent / "notebooks").glob("*.ipynb"):
+    (here / "notebooks").mkdir(exist_ok=True)
+    shutil.copy2(notebook, here / "notebooks")
 nb_execution_mode = "off"
 
 autosummary_generate = True
 numpydoc_show_class_members = False
+autodoc_default_options = {
+    # what scikit-learn adds to every estimator, and documents itself
+    "exclude-members": ", ".join(
+        f"set_{method}_request"
+        for method in ("fit", "partial_fit", "predict", "score", "transform")
+    ),
+}

@@ -53,6 +53,14 @@ def softmax_cross_entropy(
 
     - ℓ = log(1 + Σ_{m ≠ max} exp(y_m - y_max)) - (y_target - y_max),
     - dℓ/dy_target = -Σ_{m ≠ target} softmax(y)_m.
+
+    Examples
+    --------
+    >>> import numpy as np, kru_ref as kru
+    >>> logits, targets = np.zeros((5, 4, 2)), np.ones((5, 2), dtype=int)  # T = 5, M = 4, B = 2
+    >>> loss, dlogits = kru.softmax_cross_entropy(logits, targets)
+    >>> round(loss, 4), dlogits[0, :, 0] * 10  # ln 4
+    (1.3863, array([ 0.25, -0.75,  0.25,  0.25]))
     """
     of_steps = arguments.checked_steps(logits, targets, mask, last_only, are_classes=True)
     steps, targets, weights = of_steps
@@ -105,6 +113,12 @@ def mean_squared_error(
     Notes
     -----
     ℓ = (1/M) Σ_m (y_m - target_m)², so dℓ/dy_m = (2/M) (y_m - target_m).
+
+    Examples
+    --------
+    >>> import numpy as np, kru_ref as kru
+    >>> kru.mean_squared_error(np.zeros((5, 1, 2)), np.array([[1.0, 3.0]]), last_only=True)[0]
+    5.0
     """
     steps, targets, weights = arguments.checked_steps(logits, targets, mask, last_only)
     error = steps - arguments.checked_outputs(targets, steps)
@@ -143,7 +157,14 @@ def bernoulli_cross_entropy(
     -----
     With p = 1/(1 + e^-y) and q = 1 - p = 1/(1 + e^y), ℓ = -Σ_m [t log p + (1 - t) log q], where
     -log p = log(1 + e^-y) and -log q = log(1 + e^y), so dℓ/dy = p - t = p (1 - t) - q t. Written
-    with e^-|y|, none overflows or loses a small p or q.
+    with ``e^-|y|``, none overflows or loses a small p or q.
+
+    Examples
+    --------
+    >>> import numpy as np, kru_ref as kru
+    >>> loss, dlogits = kru.bernoulli_cross_entropy(np.zeros((1, 2, 1)), np.array([[[0], [1]]]))
+    >>> round(float(loss / np.log(2)), 6), dlogits.ravel()
+    (2.0, array([ 0.5, -0.5]))
     """
     steps, targets, weights = arguments.checked_steps(logits, targets, mask, last_only)
     t = arguments.checked_outputs(targets, steps, are_probabilities=True)

@@ -121,6 +121,12 @@ class Dense(Matrix):
     ------
     ValueError, ImportError
         Another scheme; an unknown or missing backend.
+
+    Examples
+    --------
+    >>> import kru_ref as kru
+    >>> kru.RNN(1, 6, kru.Dense()).layout["W"]
+    ((6, 6), dtype('float32'))
     """
 
     init_scheme: Literal["haar", "glorot", "identity"] = "haar"
@@ -164,6 +170,13 @@ class Kronecker(Matrix):
     ValueError, ImportError
         An unknown scheme, an unknown or missing backend, or sizes below 1; from :meth:`layout`,
         factors that do not multiply to N; from :meth:`init`, rectangular ones to spread.
+
+    Examples
+    --------
+    >>> import kru_ref as kru
+    >>> cell = kru.KRU(1, 12, factors=[(3, 2), (4, 6)])
+    >>> {name: shape for name, (shape, _) in cell.layout.items() if name[0] == "W"}
+    {'W.0': (3, 2), 'W.1': (4, 6)}
     """
 
     factors: tuple[tuple[int, int], ...] | None = None
@@ -243,6 +256,14 @@ class FullUnitary(Matrix):
     Notes
     -----
     Parameters: "W" (N, N), N² real or complex numbers.
+
+    Examples
+    --------
+    >>> import numpy as np, kru_ref as kru
+    >>> cell = kru.RNN(1, 6, kru.FullUnitary())
+    >>> W = cell.init(np.random.default_rng(0))["W"]
+    >>> bool(np.allclose(W.conj().T @ W, np.eye(6), atol=1e-6))
+    True
     """
 
     kept_unitary: ClassVar[bool] = True
@@ -268,12 +289,12 @@ class FullUnitary(Matrix):
 class Diagonal(Matrix):
     """W = diag(λ) with λ = exp(-exp ν + i exp θ), the matrix of a linear recurrent unit.
 
-    Orvieto et al. 2023. |λ| < 1 whatever the parameters, but for rounding. W h is N products.
+    Orvieto et al. 2023. ``|λ| < 1`` whatever the parameters, but for rounding. W h is N products.
 
     Parameters
     ----------
     r_min, r_max : float
-        λ starts uniform on the ring r_min ≤ |λ| ≤ r_max, within [0, 1).
+        λ starts uniform on the ring ``r_min ≤ |λ| ≤ r_max``, within [0, 1).
     max_phase : float
         Its angles start uniform between 0 and this, in radians.
     backend : {"auto", "numpy", "cython"}
@@ -287,6 +308,15 @@ class Diagonal(Matrix):
     Notes
     -----
     Parameters: "W.nu" and "W.theta" (N,), real.
+
+    Examples
+    --------
+    >>> import numpy as np, kru_ref as kru
+    >>> cell = kru.LRU(1, 6, kru.Diagonal(r_min=0.5, r_max=0.7))
+    >>> params = cell.init(np.random.default_rng(0))
+    >>> radii = np.exp(-np.exp(params["W.nu"]))
+    >>> bool(0.5 <= radii.min() and radii.max() <= 0.7)
+    True
     """
 
     has_compiled_step: ClassVar[bool] = False
@@ -307,7 +337,7 @@ class Diagonal(Matrix):
         return {".nu": ((N,), real), ".theta": ((N,), real)}
 
     def init(self, N: int, rng: np.random.Generator, dtype: np.dtype) -> list[Array]:
-        """Draw |λ|² uniform between r_min² and r_max², and angles."""
+        """Draw ``|λ|²`` uniform between r_min² and r_max², and angles."""
         share = (self.r_min / self.r_max) ** 2
         squares = share + (1 - share) * (1 - rng.uniform(size=N))  # above 0, of r_max²
         angles = self.max_phase * (1 - rng.uniform(size=N))
@@ -364,7 +394,7 @@ class Diagonal(Matrix):
         return 0.0, [np.zeros_like(w) for w in W]
 
     def defect(self, W: Sequence[Array]) -> float:
-        """Return the largest 1 - |λ|²."""
+        """Return the largest ``1 - |λ|²``."""
         return float(np.max(1 - abs(self.eigenvalues(W)) ** 2))
 
 

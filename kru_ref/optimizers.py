@@ -150,6 +150,15 @@ class SGD(Optimizer):
     ----------
     momentum : float
         μ in [0, 1); the others as for :class:`Optimizer`.
+
+    Examples
+    --------
+    >>> import numpy as np, kru_ref as kru
+    >>> params, grads = {"W": np.array([1.0, 2.0])}, {"W": np.array([0.5, -1.0])}
+    >>> optimizer = kru.SGD(rate=0.1)
+    >>> params, state = optimizer.update(params, grads, optimizer.init(params))
+    >>> params["W"]
+    array([0.95, 2.1 ])
     """
 
     slots: ClassVar[tuple[str, ...]] = ("momentum",)
@@ -171,6 +180,15 @@ class RMSprop(Optimizer):
     ----------
     decay, epsilon : float
         α in [0, 1) and ε; the others as for :class:`Optimizer`.
+
+    Examples
+    --------
+    >>> import numpy as np, kru_ref as kru
+    >>> params, grads = {"W": np.array([1.0, 2.0])}, {"W": np.array([0.5, -100.0])}
+    >>> optimizer = kru.RMSprop(rate=0.01, decay=0.99)
+    >>> params, state = optimizer.update(params, grads, optimizer.init(params))
+    >>> params["W"].round(3)  # gradients of any size move as far
+    array([0.9, 2.1])
     """
 
     slots: ClassVar[tuple[str, ...]] = ("mean_square",)
@@ -196,6 +214,16 @@ class Adam(Optimizer):
     ----------
     beta1, beta2, epsilon : float
         β₁ and β₂ in [0, 1), and ε; the others as for :class:`Optimizer`.
+
+    Examples
+    --------
+    >>> import numpy as np, kru_ref as kru
+    >>> params = {"cell.W.0": np.eye(2), "cell.U": np.ones((4, 3))}
+    >>> optimizer = kru.Adam(rate=1e-2, rates={"cell.W": 1e-3})
+    >>> grads = {name: np.ones_like(p) for name, p in params.items()}
+    >>> moved, state = optimizer.update(params, grads, optimizer.init(params))
+    >>> [round(float(np.abs(moved[name] - p).max()), 6) for name, p in params.items()]
+    [0.001, 0.01]
     """
 
     slots: ClassVar[tuple[str, ...]] = ("mean", "mean_square")
@@ -273,6 +301,13 @@ def clip_by_global_norm(grads: Mapping[str, Array], max_norm: float) -> tuple[Pa
     ------
     ValueError
         max_norm not above 0.
+
+    Examples
+    --------
+    >>> import numpy as np, kru_ref as kru
+    >>> grads, norm = kru.clip_by_global_norm({"a": np.array([3.0]), "b": np.array([4j])}, 1.0)
+    >>> norm, grads["a"], grads["b"]
+    (5.0, array([0.6]), array([0.+0.8j]))
     """
     grads = arguments.as_arrays("grads", grads)
     max_norm = arguments.checked_norm(grads, max_norm)

@@ -40,6 +40,12 @@ class RestrictedUnitary(Matrix):
     -----
     Parameters, with n = N, or N/2 for a real state: "W.phases" (3, n), the angles ω_k, real;
     "W.reflections" (2, n), the vectors v_k, complex. 7n real numbers.
+
+    Examples
+    --------
+    >>> import kru_ref as kru
+    >>> kru.RNN(1, 512, kru.RestrictedUnitary()).n_recurrent_parameters  # real
+    1792
     """
 
     permutation_seed: int = 0

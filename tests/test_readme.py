@@ -64,6 +64,22 @@ def test_it_maps_every_module():
         ), name
 
 
+def public_names():
+    """Yield what the reference lists."""
+    yield from ((f"kru_ref.{name}", getattr(kru_ref, name)) for name in kru_ref.__all__)
+    yield "kru_ref.training.loop.train", kru_ref.training.loop.train
+    for module in (kru_ref.training.tasks, kru_ref.estimators):
+        yield from ((f"{module.__name__}.{name}", getattr(module, name)) for name in module.__all__)
+
+
+def test_every_public_name_has_an_example():
+    """Which is run below."""
+    for module in ("estimators", "training.loop", "training.tasks"):
+        pytest.importorskip(f"kru_ref.{module}", reason="the reference lists what extras add")
+    lacking = [name for name, of in public_names() if ">>> " not in (inspect.getdoc(of) or "")]
+    assert lacking == ["kru_ref.training.tasks.TASKS"]  # a dict
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_in_docstrings(name):
     assert doctest.testmod(importlib.import_module(name)).failed == 0

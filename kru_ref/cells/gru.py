@@ -41,6 +41,17 @@ class GRU(Cell):
     -----
     Parameters: "W.r", "W.z", "W.n" (dense) or "W.r.0", … (Kronecker); "U" (3N, D) and "b" (3N,)
     with the gates' rows in this order, as PyTorch stacks them; "b_h" (N,); and "h0" if learned.
+
+    Examples
+    --------
+    >>> import numpy as np, kru_ref as kru
+    >>> cell = kru.GRU(input_size=3, hidden_size=8, matrix=kru.Kronecker())
+    >>> cell.n_recurrent_parameters  # three gates of three real 2×2 factors
+    36
+    >>> params = cell.init(np.random.default_rng(0))
+    >>> h, saved = cell.forward(params, np.zeros((5, 3, 2)))
+    >>> h.shape
+    (5, 8, 2)
     """
 
     gate_names: ClassVar[tuple[str, ...]] = (".r", ".z", ".n")

@@ -21,8 +21,8 @@ class LRU(Cell):
 
     Orvieto et al. 2023, "Resurrecting Recurrent Neural Networks for Long Sequences": a simple cell
     without nonlinearity or bias over a :class:`Diagonal` matrix. It is what a KRU with identity
-    activation is in the basis of W's eigenvectors, but for e^γ, which starts at √(1 - |λ|²) so that
-    states are of about the same size whatever their memory.
+    activation is in the basis of W's eigenvectors, but for e^γ, which starts at ``√(1 - |λ|²)`` so
+    that states are of about the same size whatever their memory.
 
     Parameters
     ----------
@@ -39,6 +39,15 @@ class LRU(Cell):
     -----
     Parameters: "W.nu" and "W.theta" (N,) of λ = exp(-exp ν + i exp θ), "U" (N, D), "gamma" (N,),
     real, and "h0" if learned. The paper's feed-through D x_t is not part of a cell.
+
+    Examples
+    --------
+    >>> import numpy as np, kru_ref as kru
+    >>> cell = kru.LRU(input_size=3, hidden_size=8)
+    >>> params = cell.init(np.random.default_rng(0))
+    >>> h, saved = cell.forward(params, np.ones((5, 3, 2)))
+    >>> h.shape, h.dtype
+    ((5, 8, 2), dtype('complex64'))
     """
 
     gate_names: ClassVar[tuple[str, ...]] = ("",)
@@ -65,7 +74,10 @@ class LRU(Cell):
         return {**self._of_W, **own, **({"h0": ((N,), dtype)} if self.learned_h0 else {})}
 
     def init(self, rng: np.random.Generator) -> Params:
-        """Draw ν and θ as :class:`Diagonal` does, U normal of variance 1/D; γ = ½ log(1 - |λ|²)."""
+        """Draw ν and θ as :class:`Diagonal` does, and U normal of variance 1/D.
+
+        γ is ``½ log(1 - |λ|²)``.
+        """
         params = super().init(rng)
         parts = rng.standard_normal((2, *params["U"].shape)) / np.sqrt(2 * self.input_size)
         # of ν, for |λ|² may be 1 to rounding

@@ -42,6 +42,17 @@ class LSTM(Cell):
     Parameters: "W.i", "W.f", "W.g", "W.o" (dense) or "W.i.0", … (Kronecker); "U" (4N, D) and
     "b" (4N,) with the gates' rows in this order, as PyTorch stacks them; "h0" and "c0" if learned.
     The forget gate's bias starts at 1, so that a new network remembers.
+
+    Examples
+    --------
+    >>> import numpy as np, kru_ref as kru
+    >>> cell = kru.LSTM(input_size=3, hidden_size=8, matrix=kru.Kronecker())
+    >>> cell.state_names, cell.n_recurrent_parameters
+    (('h0', 'c0'), 48)
+    >>> params = cell.init(np.random.default_rng(0))
+    >>> h, saved = cell.forward(params, np.zeros((5, 3, 2)))
+    >>> h.shape, [state.shape for state in saved.last]
+    ((5, 8, 2), [(8, 2), (8, 2)])
     """
 
     gate_names: ClassVar[tuple[str, ...]] = (".i", ".f", ".g", ".o")

@@ -55,6 +55,19 @@ class RNN(Cell):
     and (1 - α) dh_t reaches h_{t-1} past the matrix.
 
     Parameters: "W" (dense) or "W.0", "W.1", … (Kronecker), "U", "b", and "h0" if learned.
+
+    Examples
+    --------
+    >>> import numpy as np, kru_ref as kru
+    >>> cell = kru.RNN(input_size=3, hidden_size=8, matrix=kru.Dense(), activation="tanh")
+    >>> params = cell.init(np.random.default_rng(0))
+    >>> sorted(params)
+    ['U', 'W', 'b', 'h0']
+    >>> x = np.random.default_rng(1).standard_normal((5, 3, 2))
+    >>> h, saved = cell.forward(params, x)
+    >>> grads, dx, dstate = cell.backward(params, saved, np.ones_like(h))
+    >>> grads["W"].shape, dx.shape
+    ((8, 8), (5, 3, 2))
     """
 
     gate_names: ClassVar[tuple[str, ...]] = ("",)
@@ -202,6 +215,15 @@ def KRU(
     ------
     ValueError, TypeError, ImportError
         As :class:`RNN` and :class:`~kru_ref.Kronecker`.
+
+    Examples
+    --------
+    >>> import kru_ref as kru
+    >>> cell = kru.KRU(input_size=1, hidden_size=512)
+    >>> cell.n_recurrent_parameters
+    72
+    >>> kru.RNN(1, 512, kru.Dense()).n_recurrent_parameters  # real
+    262144
     """
     matrix = Kronecker(factors, backend)  # type: ignore[arg-type]
     return RNN(input_size, hidden_size, matrix, activation, dtype, learned_h0, leak, eigenbasis)

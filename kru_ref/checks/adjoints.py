@@ -78,6 +78,14 @@ def check_adjoint(
         probes below 1, a tolerance that is not finite and above 0, or an operator on nothing.
     TypeError
         No operator, or no generator.
+
+    Examples
+    --------
+    >>> import numpy as np, kru_ref as kru
+    >>> operator = kru.KroneckerProduct([np.array([[1, 2j], [3, 4]])] * 3)
+    >>> report = kru.check_adjoint(operator, np.random.default_rng(0))
+    >>> bool(report)
+    True
     """
     check_rng(rng)
     probes = checked_size("probes", probes, most=MOST_PROBES)

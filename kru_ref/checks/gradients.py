@@ -166,15 +166,15 @@ def check_gradient(
     Notes
     -----
     *Central*: (f(+s) - f(-s)) / 2s for each real and each imaginary part. Its truncation error
-    grows as s², its rounding error as ε/s; s = ∛ε max(1, |p|) makes them about equal, ε^(2/3),
+    grows as s², its rounding error as ε/s; ``s = ∛ε max(1, |p|)`` makes them about equal, ε^(2/3),
     which is 4e-11 in double precision. *Richardson*: with steps s, s/2, s/4 from s = ε^(1/7) the
     terms in s² and s⁴ cancel, and ε^(6/7) is left, 4e-14. *Complex step* (Squire and Trapp 1998):
     Im f(p + is)/s differs from the derivative by s², and no two losses are subtracted.
 
     An error is relative to the largest entry of the parameter's gradient. A difference of two
     losses is known to about their rounding over the step, where f rounds as if its value and each
-    of its arguments did: ε (|f| + Σ |p| |dp|). Where an error of this size would not pass, wider
-    steps are tried, and else an error counts as far as it stands out from rounding. Of a gradient
+    of its arguments did: ``ε (|f| + Σ |p| |dp|)``. Where an error of this size would not pass,
+    wider steps are tried, and else an error counts as far as it stands out from rounding. Of a gradient
     of which rounding does not leave two digits nothing is known: it is reported as "too small to
     check", and the report is false.
 

@@ -205,6 +205,18 @@ def rtrl(
     ------
     ValueError, TypeError
         As ``model.forward``; dlogits of another shape.
+
+    Examples
+    --------
+    >>> import numpy as np, kru_ref as kru
+    >>> rng = np.random.default_rng(0)
+    >>> model = kru.SequenceModel(kru.KRU(2, 6, dtype="complex128"), output_size=3)
+    >>> params, x = model.init(rng), rng.standard_normal((7, 2, 4))
+    >>> logits, saved = model.forward(params, x)
+    >>> back = model.backward(params, saved, np.ones_like(logits))
+    >>> forth = kru.rtrl(model, params, x, np.ones_like(logits))
+    >>> all(np.allclose(back[name], forth[name]) for name in params)
+    True
     """
     check_model(model)
     x, dlogits = checked_input(model.cells[0], x), as_array("dlogits", dlogits)

@@ -116,7 +116,14 @@ def n_threads() -> int:
 
 
 def show_config() -> None:
-    """Print versions, the backend in use and why, its instruction set and its threads."""
+    """Print versions, the backend in use and why, its instruction set and its threads.
+
+    Examples
+    --------
+    >>> import kru_ref as kru
+    >>> kru.show_config()  # doctest: +ELLIPSIS
+    kru_ref         ...
+    """
     from .. import __version__
 
     rows = {

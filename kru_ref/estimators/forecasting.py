@@ -234,6 +234,12 @@ def naive(series: ArrayLike, horizon: int) -> Real:
     Returns
     -------
     forecast : ndarray, shape (horizon,) or (horizon, C)
+
+    Examples
+    --------
+    >>> from kru_ref.estimators import naive
+    >>> naive([1.0, 2.0, 5.0], horizon=2)
+    array([5., 5.])
     """
     return seasonal_naive(series, horizon, 1)
 
@@ -256,6 +262,12 @@ def seasonal_naive(series: ArrayLike, horizon: int, period: int) -> Real:
     ------
     ValueError
         The series is shorter than a period.
+
+    Examples
+    --------
+    >>> from kru_ref.estimators import seasonal_naive
+    >>> seasonal_naive([9.0, 1.0, 2.0, 3.0], horizon=4, period=3)
+    array([1., 2., 3., 1.])
     """
     values, period = _columns("series", series), checked_size("period", period)
     if len(values) < period:
@@ -298,6 +310,16 @@ def back_test(
     ------
     ValueError, TypeError
         As :meth:`RecurrentForecaster.fit`, of the first split too.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kru_ref.estimators import RecurrentForecaster, ReservoirRegressor, back_test
+    >>> series = np.sin(0.3 * np.arange(200))
+    >>> forecaster = RecurrentForecaster(regressor=ReservoirRegressor(32, random_state=0))
+    >>> errors = back_test(forecaster, series, horizon=10, n_splits=3)
+    >>> bool(errors["forecaster"].mean() < errors["naive"].mean())
+    True
     """
     values = check_array(series, ensure_2d=False, dtype=np.float64, input_name="series")
     more = None if exogenous is None else _with_exogenous(_columns("series", values), exogenous)

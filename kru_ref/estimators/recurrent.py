@@ -682,6 +682,15 @@ class RecurrentRegressor(MultiOutputMixin, RegressorMixin, Recurrent):
     loss_curve_, validation_scores_, best_epoch_, n_iter_, model_, params_, n_features_in_
         As for :class:`RecurrentClassifier`; the loss is the mean squared error of targets of
         deviation 1, the score R².
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kru_ref.estimators import RecurrentRegressor
+    >>> X = np.random.default_rng(0).standard_normal((40, 30))
+    >>> model = RecurrentRegressor(8, max_epochs=2, random_state=0).fit(X, X.mean(axis=1))
+    >>> model.predict(X[:3]).shape, len(model.loss_curve_)
+    ((3,), 2)
     """
 
     def predict(self, X: Any) -> NDArray[np.floating]:

@@ -101,6 +101,15 @@ class KroneckerReservoir(OfSequences):
     -----
     Memory does not depend on the length of sequences or on how many there are, beside X and what is
     returned. An update of N states costs O(N log N).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kru_ref.estimators import KroneckerReservoir
+    >>> X = np.random.default_rng(0).standard_normal((6, 2, 30))
+    >>> features = KroneckerReservoir(hidden_size=16, random_state=0).fit_transform(X)
+    >>> len(features)
+    6
     """
 
     def __init__(
@@ -174,7 +183,7 @@ class KroneckerReservoir(OfSequences):
 
         Returns
         -------
-        features : ndarray, shape (n_cases, n_features_out_)
+        features : ndarray, shape ``(n_cases, n_features_out_)``
         """
         return self._features_of(X)
 
@@ -456,7 +465,7 @@ class ReservoirClassifier(ClassifierMixin, KroneckerReservoir):
     Attributes
     ----------
     classes_ : ndarray
-    coef_, intercept_ : ndarray, shapes (n_outputs, n_features_out_) and (n_outputs,)
+    coef_, intercept_ : ndarray, shapes ``(n_outputs, n_features_out_)`` and ``(n_outputs,)``
         Of the features as ``transform`` returns them; one output for two classes.
     alpha_ : float
         The ridge that was chosen.
@@ -527,6 +536,17 @@ class ReservoirRegressor(MultiOutputMixin, RegressorMixin, KroneckerReservoir):
     ----------
     coef_, intercept_, alpha_
         As for :class:`ReservoirClassifier`, an output for each target.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kru_ref.estimators import ReservoirRegressor
+    >>> rng = np.random.default_rng(0)
+    >>> loud = rng.uniform(0.5, 2, 60)
+    >>> X = loud[:, None] * rng.standard_normal((60, 100))
+    >>> model = ReservoirRegressor(hidden_size=64, random_state=0).fit(X[:40], loud[:40])
+    >>> model.score(X[40:], loud[40:]) > 0.8
+    True
     """
 
     def fit(  # type: ignore[override]

@@ -55,6 +55,18 @@ def save(estimator: Any, path: str | Path) -> None:
         The file cannot be written.
     ImportError
         The extra "sklearn" is not installed.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np
+    >>> from kru_ref.estimators import ReservoirClassifier, load, save
+    >>> X, y = np.random.default_rng(0).standard_normal((20, 30)), np.arange(20) % 2
+    >>> model = ReservoirClassifier(16, random_state=0).fit(X, y)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(model, f"{folder}/model.safetensors")
+    ...     again = load(f"{folder}/model.safetensors")
+    >>> bool((again.predict(X) == model.predict(X)).all())
+    True
     """
     if ESTIMATORS.get(type(estimator).__name__) is not type(estimator):
         raise TypeError(
@@ -107,6 +119,16 @@ def load(path: str | Path) -> Any:
         It cannot be read.
     ImportError
         The extra "sklearn" is not installed.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np
+    >>> from kru_ref.estimators import ReservoirRegressor, load, save
+    >>> X = np.random.default_rng(0).standard_normal((20, 30))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(ReservoirRegressor(16).fit(X, X[:, 0]), f"{folder}/model.safetensors")
+    ...     type(load(f"{folder}/model.safetensors")).__name__
+    'ReservoirRegressor'
     """
     path = Path(path)
     header, arrays = _read(path)

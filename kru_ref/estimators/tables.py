@@ -76,6 +76,15 @@ def read_table(
         It cannot be read.
     ImportError
         The extra "sklearn" is not installed; of a .ts file, aeon.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from kru_ref.estimators import read_table
+    >>> rows = [("a", 0, 1.5, "up"), ("a", 1, 2.5, "up"), ("b", 0, 7.0, "down")]
+    >>> table = read_table(pd.DataFrame(rows, columns=["id", "time", "x", "kind"]), target="kind")
+    >>> [x.shape for x in table.X], table.y
+    ([(1, 2), (1, 1)], array(['up', 'down'], dtype='<U4'))
     """
     if hasattr(path, "columns"):
         return Rows(path, target, id, time, channels).table()

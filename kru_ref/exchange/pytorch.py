@@ -39,6 +39,15 @@ def from_pytorch(cell: Cell, weights: Mapping[str, ArrayLike], layer: int = 0) -
     ValueError, TypeError
         A cell that no PyTorch module computes; weights that are missing, of another shape, complex
         or not finite; names that are none of these, as of a second direction or a projection.
+
+    Examples
+    --------
+    >>> import numpy as np, kru_ref as kru
+    >>> draw = np.random.default_rng(0).standard_normal  # for torch.nn.LSTM(3, 4).state_dict()
+    >>> weights = {"weight_ih_l0": draw((16, 3)), "weight_hh_l0": draw((16, 4))}
+    >>> params = kru.from_pytorch(kru.LSTM(3, 4, kru.Dense()), weights)
+    >>> sorted(params)
+    ['U', 'W.f', 'W.g', 'W.i', 'W.o', 'b', 'c0', 'h0']
     """
     _check_cell(cell)
     if not isinstance(cell.matrix, Dense):
@@ -111,6 +120,14 @@ def to_pytorch(cell: Cell, params: Mapping[str, Array], layer: int = 0) -> dict[
     ------
     ValueError, TypeError
         A cell that no PyTorch module computes, or parameters of another cell.
+
+    Examples
+    --------
+    >>> import numpy as np, kru_ref as kru
+    >>> cell = kru.GRU(3, 4, kru.Kronecker())
+    >>> weights = kru.to_pytorch(cell, cell.init(np.random.default_rng(0)))
+    >>> {name: weight.shape for name, weight in weights.items() if "weight" in name}
+    {'weight_ih_l0': (12, 3), 'weight_hh_l0': (12, 4)}
     """
     _check_cell(cell)
     layer = checked_size("layer", layer, least=0)

@@ -85,7 +85,7 @@ def train(
     metrics : dict of str to float
         The last line of ``metrics.jsonl``: "step", "loss", "seconds", "defect",
         "gradient_norm", the task's own metric, and these on held-out data as
-        "validation_…" and "test_…".
+        ``"validation_…"`` and ``"test_…"``.
 
     Raises
     ------
@@ -116,6 +116,17 @@ def train(
     RunWarning
         What computes is not what computed the run so far, so it may end at other bits; lines of
         metrics are missing; or there is no checkpoint yet.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from kru_ref.training.loop import train
+    >>> from kru_ref.training.tasks import Copying
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     task = Copying(delay=5, hidden_size=8, updates=20, held_out_sequences=50)
+    ...     metrics = train(task, f"{folder}/run")
+    >>> metrics["step"], "test_loss" in metrics
+    (20, True)
     """
     if not str(out):
         raise ValueError("out must name the folder of the run, got an empty name")

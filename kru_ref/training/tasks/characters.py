@@ -35,6 +35,13 @@ class Characters(Task):
         One epoch is about 1000 updates of 50 sequences of 100 characters.
     factor_rate
         Learning rate of the recurrent matrices.
+
+    Examples
+    --------
+    >>> from kru_ref.training.tasks import Characters
+    >>> task = Characters(cell="rnn", hidden_size=411, factors=((3, 3), (137, 137)))
+    >>> task.model().n_recurrent_parameters  # complex
+    37556
     """
 
     name: ClassVar[str] = "characters"

@@ -31,6 +31,14 @@ class Copying(Task):
         100; 1e-6 is steadier at a delay of 1000, and 1e-3 never settles.
     held_out_sequences
         Held-out sequences of one evaluation.
+
+    Examples
+    --------
+    >>> from kru_ref.training.tasks import Copying
+    >>> task = Copying(delay=100)
+    >>> batch = task.batch(0)
+    >>> bool((batch.targets[-10:] == batch.x[:10]).all())
+    True
     """
 
     name: ClassVar[str] = "copying"

@@ -38,6 +38,12 @@ class Music(Task):
         MATLAB files must always be the published ones.
     factor_rate
         Learning rate of the recurrent matrices.
+
+    Examples
+    --------
+    >>> from kru_ref.training.tasks import Music
+    >>> Music(data="piano-midi").model().n_recurrent_parameters
+    144
     """
 
     name: ClassVar[str] = "music"

@@ -83,6 +83,12 @@ class Phonemes(Task):
         Folder with TIMIT's tree or a part of it, or with a folder `timit` that has it.
     factor_rate
         Learning rate of the recurrent matrices.
+
+    Examples
+    --------
+    >>> from kru_ref.training.tasks import Phonemes
+    >>> Phonemes().model().output_size  # phonemes as they are labelled
+    61
     """
 
     name: ClassVar[str] = "phonemes"

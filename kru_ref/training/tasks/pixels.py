@@ -43,6 +43,12 @@ class Pixels(Task):
         Learning rate of the recurrent matrices. At 1e-3 training diverges; at 1e-4 it is steady.
     validation_size
         Pictures held out of the 60,000 for validation.
+
+    Examples
+    --------
+    >>> from kru_ref.training.tasks import Pixels
+    >>> Pixels(permute=True).model().n_parameters
+    12882
     """
 
     name: ClassVar[str] = "pixels"

@@ -73,6 +73,18 @@ class Sequences(Task):
         test set as many again are held out for it.
     factor_rate
         Learning rate of the recurrent matrices.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np
+    >>> from kru_ref.training.tasks import Sequences
+    >>> X, y = np.random.default_rng(0).standard_normal((30, 2, 50)), np.arange(30) % 3
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.save(f"{folder}/X.npy", X)
+    ...     np.save(f"{folder}/y.npy", y)
+    ...     batch = Sequences(data_dir=folder, batch_size=8).batch(0)
+    >>> batch.x.shape, batch.targets.shape
+    ((50, 2, 8), (8,))
     """
 
     name: ClassVar[str] = "sequences"

@@ -50,6 +50,13 @@ class Batch(NamedTuple):
         Whether the sequences go on where those of the batch before end.
     weights : ndarray, shape (T, B), optional
         What each step counts in the task's own metric; 1 in the mean over a split's steps.
+
+    Examples
+    --------
+    >>> from kru_ref.training.tasks import Copying
+    >>> batch = Copying(delay=10, batch_size=3).batch(0)
+    >>> batch.x.shape, batch.targets.shape, batch.mask is None
+    ((30, 3), (30, 3), True)
     """
 
     x: NDArray[Any]
@@ -151,6 +158,13 @@ class Task(ABC):
         A setting that is not what it must be, cannot act, or does not fit the others.
     MemoryError
         Parameters, or the states of a batch, that this machine cannot hold.
+
+    Examples
+    --------
+    >>> from kru_ref.training.tasks import Adding
+    >>> task = Adding(length=50, hidden_size=8)
+    >>> task.model().n_recurrent_parameters, task.baseline[0]
+    (24, 'for always predicting 1')
     """
 
     name: ClassVar[str]
@@ -377,6 +391,16 @@ def pad(sequences: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], NDArray[np.flo
         T is the length of the longest.
     mask : ndarray, shape (T, B)
         1 where a sequence has a step, else 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kru_ref.training.tasks import pad
+    >>> padded, mask = pad([np.array([5, 6]), np.array([7])])
+    >>> padded, mask
+    (array([[5, 7],
+           [6, 0]]), array([[1., 1.],
+           [1., 0.]], dtype=float32))
     """
     T = max(len(sequence) for sequence in sequences)
     padded = np.zeros((T, *sequences[0].shape[1:], len(sequences)), sequences[0].dtype)
@@ -388,7 +412,14 @@ def pad(sequences: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], NDArray[np.flo
 
 
 def epoch_of(update: int, n: int, batch_size: int) -> tuple[int, int]:
-    """Return the epoch of an update over n sequences, and where in its order its batch begins."""
+    """Return the epoch of an update over n sequences, and where in its order its batch begins.
+
+    Examples
+    --------
+    >>> from kru_ref.training.tasks import epoch_of
+    >>> [epoch_of(update, n=5, batch_size=2) for update in range(4)]
+    [(0, 0), (0, 2), (0, 4), (1, 0)]
+    """
     epoch, position = divmod(checked_index("update", update), -(-n // batch_size))
     return epoch, position * batch_size
 

@@ -29,6 +29,12 @@ class Tone(Growing):
     first_length
         Length of the first sequences: the shorter, the wider the frequencies from which ω can be
         found. They stay so for 40 % of the updates and grow in equal ratios until 70 %.
+
+    Examples
+    --------
+    >>> from kru_ref.training.tasks import Tone
+    >>> round(Tone().least_error, 4)
+    0.0078
     """
 
     name: ClassVar[str] = "tone"
