@@ -7,7 +7,7 @@ sphinx-build --fail-on-warning --keep-going docs docs/_build
 import shutil
 from pathlib import Path
 
-import jupyter_server_mathjax
+import mathjax
 
 import kru_ref
 
@@ -28,6 +28,7 @@ exclude_patterns = ["_build"]
 templates_path = ["_templates"]
 html_theme = "pydata_sphinx_theme"
 html_title = f"kru_ref {version}"
+html_context = {"default_mode": "auto"}
 html_theme_options = {
     "navbar_end": ["theme-switcher"],
     "secondary_sidebar_items": ["page-toc"],
@@ -38,9 +39,9 @@ html_show_sourcelink = False
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 
-# Mathematics is rendered by files of the site's own: a reader needs no network.
-html_static_path.append(str(Path(jupyter_server_mathjax.__file__).parent / "static"))
-mathjax_path = "MathJax.js?config=TeX-AMS-MML_HTMLorMML-full,Safe"
+# Mathematics is rendered by a file of the site's own: a reader needs no network.
+html_static_path.append(str(Path(mathjax.__file__).parent / "static/mathjax/es5/tex-svg.js"))
+mathjax_path = "tex-svg.js"
 myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 

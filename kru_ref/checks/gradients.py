@@ -174,9 +174,9 @@ def check_gradient(
     An error is relative to the largest entry of the parameter's gradient. A difference of two
     losses is known to about their rounding over the step, where f rounds as if its value and each
     of its arguments did: ``ε (|f| + Σ |p| |dp|)``. Where an error of this size would not pass,
-    wider steps are tried, and else an error counts as far as it stands out from rounding. Of a gradient
-    of which rounding does not leave two digits nothing is known: it is reported as "too small to
-    check", and the report is false.
+    wider steps are tried, and else an error counts as far as it stands out from rounding. Of a
+    gradient of which rounding does not leave two digits nothing is known: it is reported as "too
+    small to check", and the report is false.
 
     Where an entry disagrees, smaller steps are tried too: a kink, as relu has one, may lie within
     the first. So are steps of the size of p itself, for f may know no other.
