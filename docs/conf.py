@@ -36,6 +36,8 @@ html_theme_options = {
     "navigation_with_keys": True,
 }
 html_show_sourcelink = False
+# excerpts would be fetched, which no browser allows of files that are opened from a disk
+html_show_search_summary = False
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 

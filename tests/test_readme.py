@@ -80,6 +80,23 @@ def test_every_public_name_has_an_example():
     assert lacking == ["kru_ref.training.tasks.TASKS"]  # a dict
 
 
+def test_the_reference_lists_every_public_name():
+    listed = (README.parent / "docs" / "reference.md").read_text().split()
+    lacking = [name for name, _ in public_names() if name.rpartition(".")[2] not in listed]
+    assert lacking == ["kru_ref.training.loop.train", "kru_ref.training.tasks.TASKS"]
+    assert "loop.train" in listed
+
+
+def test_the_task_of_one_s_own_that_is_shown(tmp_path, monkeypatch):
+    pytest.importorskip("filelock", reason="training needs the extra 'train'")
+    page = (README.parent / "docs" / "tasks.md").read_text()
+    code = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[-1]
+    assert "updates=2000" in code
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace("updates=2000", "updates=20"), {"__name__": "own"})
+    assert Path("runs/parity/checkpoint.npz").is_file()
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_in_docstrings(name):
     assert doctest.testmod(importlib.import_module(name)).failed == 0
@@ -165,7 +182,8 @@ def test_the_commands_that_are_shown_are_right(tmp_path, monkeypatch):
     np.save("FOLDER/X.npy", np.ones((9, 5)))
     np.save("FOLDER/y.npy", np.arange(9) % 2)
     shown = set()
-    pages = [README, *README.parent.glob("*.md"), *README.parent.glob("notebooks/*")]
+    folders = README.parent, README.parent / "docs", README.parent / "notebooks"
+    pages = [page for folder in folders for page in folder.glob("*.*")]
     for page in (page for page in pages if page.suffix in (".md", ".ipynb")):
         shown |= set(
             re.findall(r"`kru-ref ((?:train|reproduce|data|gradcheck) [^`]*)`", page.read_text())
