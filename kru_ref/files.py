@@ -73,7 +73,11 @@ class StoredArray:
             self.offset = file.tell()
             n_bytes = os.fstat(file.fileno()).st_size - self.offset
         if self.dtype.kind not in "fiub" or not self.shape:
-            raise ValueError(f"{path} is no .npy of numbers: it holds {self.dtype} {self.shape}")
+            texts = "; of texts, np.unique(texts, return_inverse=True) makes numbers"
+            raise ValueError(
+                f"{path} is no .npy of numbers: it holds {self.dtype} {self.shape}"
+                f"{texts if self.dtype.kind in 'USO' else ''}"
+            )
         if in_columns:
             raise ValueError(f"{path} is in Fortran's order: save np.ascontiguousarray of it")
         if n_bytes < math.prod(self.shape) * self.dtype.itemsize:

@@ -2,9 +2,9 @@
 
     python pytorch_kru.py VECTORS RESULTS [--mistake NAME]
 
-computes the Kronecker products and all networks of `rnn` cells over `kronecker` matrices, and
-writes what `kru-ref vectors verify VECTORS RESULTS` compares. With a mistake planted, verify must
-say so. It knows nothing of kru_ref.
+computes the Kronecker products, all networks of `rnn` cells over `kronecker` matrices and their
+training by PyTorch's own optimizers, and writes what `kru-ref vectors verify VECTORS RESULTS`
+compares. With a mistake planted, verify must say so. It knows nothing of kru_ref.
 """
 
 import argparse
@@ -91,6 +91,46 @@ def network(settings, arrays, mistake):
     }
 
 
+def training(settings, arrays, mistake):
+    """Return losses, parameters and gradients of some updates."""
+    rule = dict(settings["optimizer"])
+    params = {
+        key.removeprefix("params/"): torch.nn.Parameter(torch.tensor(a))
+        for key, a in arrays.items()
+        if key.startswith("params/")
+    }
+    recurrent = [p for name, p in params.items() if ".W." in name]
+    others = [p for name, p in params.items() if ".W." not in name]
+    groups = [{"params": others}, {"params": recurrent, "lr": rule["recurrent_rate"]}]
+    make = {
+        "sgd": lambda: torch.optim.SGD(groups, rule["rate"], rule["momentum"]),
+        "rmsprop": lambda: torch.optim.RMSprop(
+            groups, rule["rate"], rule["decay"], rule["epsilon"]
+        ),
+        "adam": lambda: torch.optim.Adam(
+            groups, rule["rate"], (rule["beta1"], rule["beta2"]), rule["epsilon"]
+        ),
+    }
+    optimizer, losses = make[rule["rule"]](), []
+    after, all_grads = ({name: [] for name in params} for _ in range(2))
+    for x, targets in zip(arrays["inputs/x"], arrays["inputs/targets"], strict=True):
+        now = {f"params/{name}": p.detach().numpy() for name, p in params.items()}
+        batch = now | {"inputs/x": x, "inputs/targets": targets}
+        outputs, grads = network(settings, batch, mistake)
+        losses.append(outputs["loss"])
+        # clip_grad_norm_ would add 1e-6 to the norm
+        norm = sum(g.abs().square().sum() for g in grads.values()).sqrt()
+        for name, p in params.items():
+            all_grads[name].append(grads[name])
+            p.grad = grads[name] * min(1.0, rule["max_norm"] / norm)
+        optimizer.step()
+        for name, p in params.items():
+            after[name].append(p.detach().clone())
+    outputs = {"loss": torch.stack(losses)}
+    outputs |= {f"after/{name}": torch.stack(made) for name, made in after.items()}
+    return outputs, {name: torch.stack(made) for name, made in all_grads.items()}
+
+
 def average(settings, arrays, logits, mistake):
     """Return the loss without the penalty."""
     targets = torch.tensor(arrays["inputs/targets"])
@@ -138,8 +178,8 @@ def main():
         if any(c["cell"] != "rnn" or c["matrix"] != "kronecker" for c in cells):
             continue
         arrays = np.load(arguments.vectors / case["file"])
-        compute = kronecker_product if settings["kind"] == "product" else network
-        outputs, grads = compute(settings, arrays, arguments.mistake)
+        kinds = {"product": kronecker_product, "network": network, "training": training}
+        outputs, grads = kinds[settings["kind"]](settings, arrays, arguments.mistake)
         if arguments.mistake == "conjugate":
             grads = {name: g.conj().resolve_conj() for name, g in grads.items()}
         if arguments.mistake == "transpose":

@@ -28,10 +28,11 @@ from ..files import ArchiveError, read_npz, write_atomically
 from ..kronecker import kron_matvec, kron_matvec_backward
 from ..matrices import Dense, Diagonal, FullUnitary, Kronecker, Matrix
 from ..model import SequenceModel
+from ..optimizers import OPTIMIZERS, clip_by_global_norm
 from ..restricted import RestrictedUnitary, permutation
 from .oracles import LOSSES
 
-FORMAT = 1
+FORMAT = 2
 INDEX, PAGE = "index.json", "README.md"
 FACTORS = ((2, 3), (3, 2))
 # No two of 2, T, B, M, D, N and their products are alike, nor the number of factors: the error
@@ -40,6 +41,7 @@ D, N, M = 7, 6, 5
 SHORT = ((1, 3), (4, 1), (3, 4))
 LONG = ((1, 3), (4, 1), (17, 3))
 STRENGTH = 0.5
+N_UPDATES = 10
 # A case may not take more of a reader's memory.
 LARGEST_ARRAY = 2**24
 
@@ -65,6 +67,7 @@ def cases(backend: Backend = "numpy") -> Iterator[Case]:
     yield from _gated(backend)
     yield from _other_matrices(backend)
     yield from _diagonal(backend)
+    yield from _trained(backend)
 
 
 def _activations(backend: Backend) -> Iterator[Case]:
@@ -153,6 +156,26 @@ def _diagonal(backend: Backend) -> Iterator[Case]:
     yield _network("diagonal-rnn", [RNN(D, N, W, "modrelu", "complex128")], 4, 3)
 
 
+def _trained(backend: Backend) -> Iterator[Case]:
+    """Compute updates of a few networks by each rule."""
+    kronecker = Kronecker(FACTORS, backend)
+    kru = RNN(D, N, kronecker, "modrelu", "complex128")
+    for rule, constants in (
+        ("sgd", {"momentum": 0.75}),
+        ("rmsprop", {"decay": 0.875, "epsilon": 1e-8}),
+        ("adam", {"beta1": 0.75, "beta2": 0.875, "epsilon": 1e-8}),
+    ):
+        yield _training(f"training-kru-{rule}", kru, {"rule": rule, **constants}, STRENGTH)
+    adam = {"rule": "adam", "beta1": 0.75, "beta2": 0.875, "epsilon": 1e-8}
+    yield _training("training-lstm-adam", LSTM(D, N, kronecker, "float64"), adam, 0.0)
+    full = RNN(D, N, FullUnitary(backend), "tanh", "float64")
+    rmsprop = {"rule": "rmsprop", "decay": 0.875, "epsilon": 1e-8}
+    yield _training("training-full-rmsprop", full, rmsprop, 0.0)
+    full = RNN(D, N, FullUnitary(backend), "modrelu", "complex128")
+    yield _training("training-full-complex-adam", full, adam, 0.0)
+    yield _training("training-full-complex-sgd", full, {"rule": "sgd", "momentum": 0.75}, 0.0)
+
+
 KINDS: dict[type, str] = {
     Dense: "dense",
     Kronecker: "kronecker",
@@ -223,6 +246,56 @@ def _network(
         "one_hot": one_hot,
         "mask": masked or weighted,
         "last_only": last_only,
+    }
+    return Case(name, settings, arrays)
+
+
+def _training(name: str, cell: Cell, rule: dict[str, Any], strength: float) -> Case:
+    """Compute the losses, gradients and parameters of some updates, each on a batch of its own."""
+    T, B = 3, 4
+    model = SequenceModel(cell, M)
+    params = _parameters(name, model)
+    arrays: Arrays = {f"params/{key}": p for key, p in params.items()}
+    x = numbers(f"{name} x", (N_UPDATES, T, D, B), "float64")
+    targets = whole_numbers(f"{name} targets", (N_UPDATES, T, B), M)
+    arrays |= {"inputs/x": x, "inputs/targets": targets}
+    optimizer = {"rate": 0.0625, "recurrent_rate": 0.015625, "max_norm": 1.0, **rule}
+    constants = {key: rule[key] for key in rule if key != "rule"}
+    rule_of = OPTIMIZERS[rule["rule"]](
+        rate=optimizer["rate"],
+        rates={"cell.W": optimizer["recurrent_rate"]},
+        unitary=model.unitary_names,
+        **constants,
+    )
+    state, losses = rule_of.init(params), []
+    made: dict[str, list[Array]] = {
+        f"{what}/{key}": [] for what in ("grads", "outputs/after") for key in params
+    }
+    for k in range(N_UPDATES):
+        logits, saved = model.forward(params, x[k])
+        value, dlogits = LOSSES["softmax"](logits, targets[k], None, False)
+        grads = model.backward(params, saved, dlogits)
+        penalty, grads = model.add_penalty(params, grads, strength)
+        losses.append(value + strength * penalty)
+        clipped, _ = clip_by_global_norm(grads, optimizer["max_norm"])
+        params, state = rule_of.update(params, clipped, state)
+        for key in params:
+            made[f"grads/{key}"].append(grads[key])
+            made[f"outputs/after/{key}"].append(params[key])
+    arrays |= {"outputs/loss": np.array(losses), **{key: np.stack(a) for key, a in made.items()}}
+    settings = {
+        "kind": "training",
+        "cells": [_describe(cell)],
+        "output_size": M,
+        "T": T,
+        "B": B,
+        "updates": N_UPDATES,
+        "loss": "softmax",
+        "penalty": strength,
+        "one_hot": False,
+        "mask": False,
+        "last_only": False,
+        "optimizer": optimizer,
     }
     return Case(name, settings, arrays)
 
@@ -496,6 +569,11 @@ _KINDS: dict[str, dict[str, Condition]] = {
         "last_only": _truth,
     },
 }
+_KINDS["training"] = _KINDS["network"] | {
+    "kind": _one_of("training"),
+    "updates": _whole,
+    "optimizer": _filled,
+}
 _CELL: dict[str, Condition] = {
     "cell": _one_of("rnn", "lstm", "gru", "lru"),
     "input_size": _whole,
@@ -561,6 +639,8 @@ def _solution(settings: Mapping[str, Any], arrays: Mapping[str, Any]) -> set[str
     solved = {f"grads/{name}" for name in params} or {"params/…"}
     if settings["kind"] == "product":
         return solved | {"outputs/y", "grads/x"}
+    if settings["kind"] == "training":
+        return solved | {"outputs/loss", *(f"outputs/after/{name}" for name in params)}
     n = len(settings["cells"])
     prefixes = ["cell"] if n == 1 else [f"cell.{i}" for i in range(n)]
     return solved | {"outputs/loss", "outputs/logits", *(f"outputs/{key}.h" for key in prefixes)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,17 +51,34 @@ class Lazy(Sequence[NDArray[Any]]):
         return len(self.lengths)
 
     def __getitem__(self, i: Any) -> Any:
+        if not hasattr(i, "__index__") or isinstance(i, np.ndarray | bool | np.bool_):
+            return self.at(np.arange(len(self))[i])
         if not -len(self) <= i < len(self):
             raise IndexError(f"there are {len(self)} sequences, not number {i}")
         return self.get(int(i) % len(self))
 
     def at(self, chosen: NDArray[np.intp]) -> Lazy:
         """Return some of them."""
-        return Lazy(self.lengths[chosen], lambda i: self.get(int(chosen[i])))
+        return Lazy(self.lengths[chosen], functools.partial(_chosen, self.get, chosen))
 
     def each(self, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Lazy:
         """Return what a function makes of them."""
-        return Lazy(self.lengths, lambda i: change(self.get(i)))
+        return Lazy(self.lengths, functools.partial(_changed, self.get, change))
+
+
+# functions of the module, so that sequences can be pickled
+def _chosen(get: Callable[[int], NDArray[Any]], chosen: NDArray[np.intp], i: int) -> NDArray[Any]:
+    return get(int(chosen[i]))
+
+
+def _changed(
+    get: Callable[[int], NDArray[Any]], change: Callable[[NDArray[Any]], NDArray[Any]], i: int
+) -> NDArray[Any]:
+    return change(get(i))
+
+
+def _channels_of(stored: StoredArray, i: int) -> NDArray[Any]:
+    return stored[i].reshape(-1, stored.shape[-1])
 
 
 class OnDisk(Lazy):
@@ -94,8 +112,9 @@ class OnDisk(Lazy):
         stored = StoredArray(path)
         if len(stored.shape) not in (2, 3) or 0 in stored.shape:
             raise ValueError(f"{FORMS}; {path} holds {stored.dtype} {stored.shape}")
-        self.shape, T = stored.shape, stored.shape[-1]
-        super().__init__(np.full(len(stored), T), lambda i: stored[i].reshape(-1, T))
+        self.shape, self.ndim = stored.shape, len(stored.shape)
+        lengths = np.full(len(stored), stored.shape[-1])
+        super().__init__(lengths, functools.partial(_channels_of, stored))
 
 
 def lengths_of(sequences: Sequences) -> NDArray[np.intp]:

@@ -52,7 +52,6 @@ from .tasks.task import check_backend, make_cell, make_matrix
 
 tyro = require("tyro", "train")
 
-WORSE = 5  # times the loss of outputs of 0; a model that nobody has trained has less
 LARGEST_CHECK = 10_000_000  # numbers moved × steps × sequences of `gradcheck`: minutes
 
 
@@ -109,13 +108,16 @@ class Train:
             if isinstance(error, Exception) or not (self.out / CHECKPOINT).exists():
                 raise
             command = f"kru-ref train {self.task.name} --out {shlex.quote(str(self.out))} --resume"
-            progress.say(f"stopped; continue with: {command}")
+            how = "" if ranks is None else f"mpiexec -n {ranks.size} "
+            progress.say(f"stopped; continue with: {how}{command}")
             if isinstance(error, SystemExit) or ranks is not None:
                 raise
             return 130
         progress.close()
         print(summary(self.task, metrics))
-        return 1 if is_worse_than_nothing(self.task, metrics) else 0
+        if why := loop.why_diverged(self.task, metrics):
+            say(why)
+        return 1 if why else 0
 
 
 @dataclass(frozen=True)
@@ -778,10 +780,11 @@ def resumed(arguments: Sequence[str]) -> Train | None:
     options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     options.add_argument("--resume", action="store_true")
     options.add_argument("--out", type=Path)
+    options.add_argument("--data-dir", type=Path)
     known, _ = options.parse_known_args(arguments)
     if not known.resume or known.out is None:
         return None
-    saved: Any = read_config(known.out)
+    saved: Any = read_config(known.out, known.data_dir)
     return Train(saved, known.out)
 
 
@@ -802,25 +805,6 @@ def summary(task: Task, metrics: Metrics) -> str:
         "updates": f"{metrics['step']:,} in {metrics['seconds']:,.0f} s",
     }
     return "\n".join(_row(name, [value]) for name, value in rows.items())
-
-
-def is_worse_than_nothing(task: Task, metrics: Metrics) -> bool:
-    """Tell, and say on standard error, whether a run ended far above where training begins.
-
-    Outputs of 0 know nothing and cost little more than those of a model nobody has trained; a loss
-    of several times that is the end of a run that diverged without overflowing.
-    """
-    batch = next(task.held_out("test"))
-    T = 1 if task.last_only else len(batch.x)
-    zeros = np.zeros((T, task.output_size, batch.x.shape[-1]))
-    nothing, _ = task.loss(zeros, batch.targets, batch.mask, last_only=task.last_only)
-    if metrics["test_loss"] <= WORSE * nothing:
-        return False
-    say(
-        f"the run diverged: its test loss is {metrics['test_loss']:.3g}, that of outputs of 0 is "
-        f"{nothing:.3g}. Start again in another folder with lower rates"
-    )
-    return True
 
 
 def _row(name: str, values: Sequence[str]) -> str:

@@ -81,8 +81,8 @@ def _digest(files: Sequence[Path]) -> str | None:
     return hashlib.sha256(whole).hexdigest() if digests else None
 
 
-def read_config(out: Path) -> Task:
-    """Return the task of the run in a folder.
+def read_config(out: Path, data_dir: Path | None = None) -> Task:
+    """Return the task of the run in a folder; data_dir is where its data is now, if it moved.
 
     Raises
     ------
@@ -93,13 +93,15 @@ def read_config(out: Path) -> Task:
     OSError
         It cannot be read.
     """
-    return read_recorded(Path(out))[0]
+    return read_recorded(Path(out), data_dir=data_dir)[0]
 
 
-def read_recorded(out: Path, own: type[Task] | None = None) -> tuple[Task, list[dict[str, Any]]]:
+def read_recorded(
+    out: Path, own: type[Task] | None = None, data_dir: Path | None = None
+) -> tuple[Task, list[dict[str, Any]]]:
     """Return the task of a run and what computed it, the latest last.
 
-    own is the class of a task that may be none of this library's.
+    own is the class of a task that may be none of this library's, data_dir where its data is now.
     """
     tasks = TASKS if own is None else TASKS | {own.name: own}
     path = out / CONFIG
@@ -111,7 +113,10 @@ def read_recorded(out: Path, own: type[Task] | None = None) -> tuple[Task, list[
         made_by = [int(number) for number in version.split(".")[:2]]
         if isinstance(name := content["task"], str) and name.isidentifier() and name not in tasks:
             raise _NotOurs(name)
-        task = _task(tasks[name], content["settings"])
+        moved = {} if data_dir is None else {"data_dir": str(data_dir)}
+        task = _task(tasks[name], content["settings"] | moved)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; give data_dir if the run's data was moved") from error
     except OSError:
         raise
     except _NotOurs as error:

@@ -45,6 +45,8 @@ from .tasks.task import Split
 # Settings that may change when a run is resumed: none of them changes an update.
 FREE = {"log_every", "evaluate_every", "checkpoint_every", "data_dir"}
 
+WORSE = 5  # times the loss of one who knows nothing is a run's that diverged
+
 REMEDY = (
     f"{CHECKPOINT} holds the last good state. Start again in another folder with a lower rate or "
     "factor_rate, or limit the gradient with max_norm"
@@ -410,6 +412,27 @@ def evaluate(task: Task, model: SequenceModel, params: Params, split: Split) -> 
     return means
 
 
+def why_diverged(task: Task, metrics: Metrics) -> str:
+    """Say that a run ended far above where training begins; nothing of one that did not.
+
+    Outputs of 0 know nothing, and so does a model that nobody has trained; a loss of several times
+    both is the end of a run that diverged without overflowing.
+    """
+    batch, model = next(task.held_out("test")), task.model()
+    logits, _ = model.forward(model.init(task.rng("parameters")), batch.x)
+    untrained, nothing = (
+        task.loss(outputs, batch.targets, batch.mask, last_only=task.last_only)[0]
+        for outputs in (logits, np.zeros_like(logits))
+    )
+    if metrics["test_loss"] <= WORSE * max(untrained, nothing):
+        return ""
+    return (
+        f"the run diverged: its test loss is {metrics['test_loss']:.3g}, that of outputs of 0 is "
+        f"{nothing:.3g}, and before training it was {untrained:.3g}. Start again in another folder "
+        "with lower rates"
+    )
+
+
 def _read_data(task: Task) -> None:
     task.batch(0)
     next(task.held_out("validation"))
@@ -425,7 +448,7 @@ def _resumed(
     task: Task, model: SequenceModel, out: Path, blocks: int | None
 ) -> tuple[RunState, list[str], list[dict[str, Any]]]:
     """Return the state of a run, its metrics so far and what computed it."""
-    run, computed = read_recorded(out, type(task))
+    run, computed = read_recorded(out, type(task), getattr(task, "data_dir", None))
     if run.name != task.name:
         raise ValueError(f"{out} holds a run of {run.name}, not of {task.name}")
     _check_settings(run, task, out)
@@ -468,6 +491,8 @@ def _with_what_computes_now(
         for name, value in now.items()
         if name not in before or value != before[name]
     ]
+    if before.get("data", now["data"]) != now["data"]:
+        differing.insert(0, "the files of data are others than the run has had")
     if not differing:
         return computed
     warnings.warn(

@@ -8,6 +8,7 @@ several processes and machines may work on one sweep, and none has to be told wh
 Needs the extra "sweep": joblib, which decides where runs are made, and Optuna for a search.
 """
 
+import contextlib
 import datetime as dt
 import itertools
 import json
@@ -136,8 +137,8 @@ def begin(
         write_json(path, as_read)
     if (found := read_sweep(out)) != as_read:
         raise ValueError(
-            f"{out} holds another sweep, of {found['task']} with {found['choices']}: go on with "
-            "its own settings, or choose another folder"
+            f"{out} holds another sweep, of {found['task']} with {found['choices']}, trials "
+            f"{found['trials']}: go on with its own settings, or choose another folder"
         )
 
 
@@ -231,7 +232,9 @@ def make(run: Run, threads: int) -> None:
     with threadpoolctl.threadpool_limits(threads), warnings.catch_warnings():
         warnings.simplefilter("ignore", RunWarning)
         try:
-            loop.train(run.task, folder, resume=os.path.lexists(folder / CONFIG))
+            metrics = loop.train(run.task, folder, resume=os.path.lexists(folder / CONFIG))
+            if why := loop.why_diverged(run.task, metrics):
+                _note(folder, "diverged", loop.Diverged(why))
         except Locked:
             return
         except loop.Diverged as error:
@@ -289,7 +292,14 @@ class Workers(NamedTuple):
                 _worker_may_die(lambda: joblib.Parallel(n_jobs=self.jobs)(calls))
             return
         distributed = require("distributed", "sweep")
-        with distributed.Client(self.scheduler, timeout=CONNECTION) as client:
+        try:
+            client = distributed.Client(self.scheduler, timeout=CONNECTION)
+        except OSError as error:
+            raise OSError(
+                f"no Dask scheduler answers at {self.scheduler} ({error}): start it there with "
+                "`dask scheduler`, and the same command goes on"
+            ) from error
+        with client:
             client.wait_for_workers(1)
             with joblib.parallel_config("dask", client=client):
                 _worker_may_die(lambda: joblib.Parallel(n_jobs=-1)(calls))
@@ -445,14 +455,20 @@ def trial(
             raise ValueError
         task = kind(**fixed, **asked.params)
     except (ValueError, TypeError):  # settings that do not go together
-        study.tell(asked.number, state=failed, skip_if_finished=True)
+        _tell(study, asked.number, state=failed)
         return
     run = Run(out / asked.user_attrs["folder"], task, asked.params)
     make(run, threads)
     if (of := status(run)).state == "ended":
-        study.tell(asked.number, of.last["validation_loss"], skip_if_finished=True)
+        _tell(study, asked.number, of.last["validation_loss"])
     elif of.state in ("diverged", "failed"):
-        study.tell(asked.number, state=failed, skip_if_finished=True)
+        _tell(study, asked.number, state=failed)
+
+
+def _tell(study: Any, number: int, value: float | None = None, **state: Any) -> None:
+    """Tell how a trial ended, which another process may tell at the same time."""
+    with contextlib.suppress(require("optuna.exceptions", "sweep").UpdateFinishedTrialError):
+        study.tell(number, value, skip_if_finished=True, **state)
 
 
 def _orphan(study: Any, out: Path) -> Any:
@@ -466,7 +482,7 @@ def _orphan(study: Any, out: Path) -> Any:
         elif (dt.datetime.now() - asked.datetime_start).total_seconds() > LEASE:
             if folder is not None:
                 return asked
-            study.tell(asked.number, state=_optuna().trial.TrialState.FAIL)
+            _tell(study, asked.number, state=_optuna().trial.TrialState.FAIL)
     return None
 
 

@@ -1,5 +1,6 @@
 """What X and y may be, and what is said of all else."""
 
+import pickle
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 pytest.importorskip("pandas", reason="pandas is not installed: kru_ref[sklearn]")
 import pandas as pd
 from series import forms, of_different_lengths, waves
+from sklearn.model_selection import cross_val_score
 
 from kru_ref.engine.backend import kernels
 from kru_ref.estimators import OnDisk, RecurrentClassifier, RecurrentRegressor, ReservoirClassifier
@@ -73,6 +75,25 @@ def test_files_that_are_refused(tmp_path, save, sentence):
     save(path)
     with pytest.raises(ValueError, match=sentence):
         OnDisk(path)
+
+
+@pytest.mark.parametrize("D", [1, 3])
+def test_a_file_is_given_as_arrays_are(rng, tmp_path, D):
+    """Split, pickled, of one channel without its axis; the answers are those of the array."""
+    X, y = waves(rng, D=D)
+    X = X[:, 0] if D == 1 else X
+    np.save(tmp_path / "X.npy", X)
+    stored = OnDisk(tmp_path / "X.npy")
+    for classifier in classifiers():
+        expected = classifier.fit(X, y).predict(X)
+        np.testing.assert_array_equal(classifier.fit(stored, y).predict(stored), expected)
+        scores = cross_val_score(classifier, X, y, cv=3, error_score="raise")
+        of_file = cross_val_score(classifier, stored, y, cv=3, error_score="raise", n_jobs=2)
+        np.testing.assert_array_equal(of_file, scores)
+    rows = [x.reshape(X.shape[1:]) for x in pickle.loads(pickle.dumps(stored))[2:5]]
+    np.testing.assert_array_equal(rows, X[2:5])
+    np.testing.assert_array_equal(stored[y == y[0]][1].reshape(X.shape[1:]), X[y == y[0]][1])
+    np.testing.assert_array_equal(stored[[4, -1]][1].reshape(X.shape[1:]), X[-1])
 
 
 def test_some_of_a_file_s_sequences_are_read_one_by_one(rng, tmp_path, monkeypatch):

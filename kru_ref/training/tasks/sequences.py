@@ -21,6 +21,9 @@ N_SCALED = 1000
 # Rows of y that are read at a time.
 ROWS = 4096
 
+# Beyond, the square of a number is none.
+LARGEST = 1e150
+
 NUMBERED = "classes, y = np.unique(labels, return_inverse=True) numbers them so"
 
 
@@ -144,9 +147,15 @@ class Sequences(Task):
         allowed = ((), y.shape[1:2]) if self._are_numbers else ((), (x.shape[-1],))
         if y.shape[1:] not in allowed or 0 in y.shape:
             raise ValueError(
-                f"{y.path} must hold classes (n,) or (n, T), or numbers (n,) or (n, K), got "
-                f"{y.dtype} {y.shape} beside {x.shape}; classes are whole numbers"
+                f"{y.path} must hold classes (n,) or (n, T), which are whole numbers, or numbers "
+                f"(n,) or (n, K), got {y.dtype} {y.shape} beside {x.shape}; take y[:, 0] of one "
+                "column, and the argmax of one-hot rows"
             )
+        for first in range(0, len(y) if self._are_numbers else 0, ROWS):
+            bad = ~np.isfinite(y.rows(first, ROWS)).reshape(-1, math.prod(y.shape[1:]))
+            if bad.any():
+                where = first + int(bad.any(axis=1).argmax())
+                raise ValueError(f"{y.path}, row {where} holds NaN or infinity")
 
     @property
     def _are_numbers(self) -> bool:
@@ -250,9 +259,10 @@ class Sequences(Task):
                     f"got {row.min()} to {row.max()}"
                 )
             return row.astype(np.intp)
-        if not np.isfinite(row).all():
-            raise ValueError(f"{stored.path}, sequence {i} holds NaN or infinity")
-        return row.reshape(-1, row.shape[-1]).astype(np.float64)
+        row = row.reshape(-1, row.shape[-1]).astype(np.float64)
+        if not np.abs(row).max() <= LARGEST:  # NaN is not
+            raise ValueError(f"{stored.path}, sequence {i} holds NaN, or numbers above {LARGEST:g}")
+        return row
 
     @cached_property
     def _own(self) -> Part:
@@ -310,7 +320,9 @@ class Sequences(Task):
             counts[: len(often)] += often
             often = counts
         if len(often) < 2 or not often.all():
-            lacking = 1 if len(often) < 2 else int(np.argmin(often))
+            if len(often) < 2:
+                raise ValueError(f"{y.path} must hold two classes or more, got class 0 alone")
+            lacking = int(np.argmin(often))
             raise ValueError(
                 f"{y.path} must hold classes 0, 1, …, each at least once: there is no {lacking}; "
                 f"{NUMBERED}"

@@ -13,7 +13,7 @@ from runs import Stop, assert_same_run, stop_after
 
 from kru_ref.engine.backend import kernels
 from kru_ref.files import StoredArray
-from kru_ref.training import loop
+from kru_ref.training import cli, loop
 from kru_ref.training.tasks import Sequences
 
 n, D, T = 47, 3, 9
@@ -158,8 +158,11 @@ BAD = {
     "with a gap": (lambda X, y: (X, 2 * y), "there is no 1; classes, y = np.unique"),
     "below 0": (lambda X, y: (X, y - 1), "got -1 to 2; classes, y = np.unique"),
     "identifiers": (lambda X, y: (X, y + 10**9), "to 1000000003; classes, y = np.unique"),
-    "one class": (lambda X, y: (X, 0 * y), "there is no 1; classes, y = np.unique"),
-    "rows of classes": (lambda X, y: (X, np.stack([y] * 4, 1)), "beside .47, 3, 9."),
+    "one class": (lambda X, y: (X, 0 * y), "two classes or more, got class 0 alone"),
+    "rows of classes": (lambda X, y: (X, np.stack([y] * 4, 1)), "beside .47, 3, 9.*argmax"),
+    "a column of classes": (lambda X, y: (X, y[:, None]), "take y.:, 0. of one column"),
+    "NaN in y": (lambda X, y: (X, np.where(np.arange(n) == 5, np.nan, y)), "y.npy, row 5 holds"),
+    "names of classes": (lambda X, y: (X, y.astype(str)), "np.unique.texts, return_inverse"),
     "two sequences": (lambda X, y: (X[:2], y[:2]), "3 sequences or more, got 2"),
 }
 
@@ -206,12 +209,50 @@ def test_values_that_are_found_bad_as_they_are_read(tmp_path, X):
     X[5, 1, 2] = np.nan
     stored(folder, X, y)
     stored(folder, X, y, "_test")
-    with pytest.raises(ValueError, match=r"X_test.npy, sequence 5 holds NaN or infinity"):
+    with pytest.raises(ValueError, match=r"X_test.npy, sequence 5 holds NaN"):
         list(Sequences(data_dir=folder, **SMALL).held_out("test"))
     stored(folder, np.arange(n * T).reshape(n, T), y)
     stored(folder, np.arange(n * T).reshape(n, T), y, "_test")
     with pytest.raises(ValueError, match=r"sequence \d+: symbols must be from 0 to 4, got"):
         Sequences(data_dir=folder, symbols=5, **SMALL).batch(0)
+
+
+def test_numbers_that_are_too_large_are_told(tmp_path, X):
+    X = X.astype(np.float64)
+    X[:] = 1e200
+    with pytest.raises(ValueError, match=r"holds NaN, or numbers above 1e\+150"):
+        Sequences(data_dir=stored(tmp_path, X, np.arange(n) % 4), **SMALL).batch(0)
+
+
+def test_a_test_set_s_nan_is_told_before_training(tmp_path, X):
+    y = np.linspace(0, 1, n)
+    folder = stored(tmp_path, X, y)
+    stored(folder, X, np.where(np.arange(n) == 7, np.inf, y), "_test")
+    with pytest.raises(ValueError, match=r"y_test.npy, row 7 holds NaN or infinity"):
+        Sequences(data_dir=folder, **SMALL)
+
+
+def test_a_run_goes_on_where_its_data_was_moved(tmp_path, X, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    stored(tmp_path / "old", X, np.arange(n) % 4)
+    task = Sequences(data_dir="old", **SMALL)
+    loop.train(task, tmp_path / "through")
+    with pytest.raises(Stop):
+        loop.train(task, tmp_path / "stopped", on_update=stop_after(8))
+    (tmp_path / "old").rename("new")
+    command = ["train", "sequences", "--out", "stopped", "--resume", "--quiet"]
+    assert cli.main(command) == 1
+    assert cli.main([*command, "--data-dir", "new"]) == 0
+    assert_same_run(tmp_path / "stopped", tmp_path / "through")
+
+
+def test_few_updates_of_numbers_are_no_divergence(rng, tmp_path, X):
+    """Squares of states are far from 0 before anything is learned."""
+    task = Sequences(data_dir=stored(tmp_path / "data", 9 * X, rng.standard_normal(n)), **SMALL)
+    task = dataclasses.replace(task, updates=1, hidden_size=256, rate=1e-6)
+    metrics = loop.train(task, tmp_path / "run")
+    assert loop.why_diverged(task, metrics) == ""
+    assert "lower rates" in loop.why_diverged(task, {"test_loss": 100 * metrics["test_loss"]})
 
 
 def test_other_data_than_a_run_had_is_told(tmp_path, X):
@@ -220,7 +261,7 @@ def test_other_data_than_a_run_had_is_told(tmp_path, X):
     loop.train(dataclasses.replace(task, updates=4), tmp_path / "run")
     stored(folder, X + 1, np.arange(n) % 4)
     again = Sequences(data_dir=folder, **SMALL | {"schedule": "constant"})
-    with pytest.warns(loop.RunWarning, match="data"):
+    with pytest.warns(loop.RunWarning, match="the files of data are others"):
         loop.train(again, tmp_path / "run", resume=True)
 
 
