@@ -255,34 +255,12 @@ def _training(name: str, cell: Cell, rule: dict[str, Any], strength: float) -> C
     T, B = 3, 4
     model = SequenceModel(cell, M)
     params = _parameters(name, model)
-    arrays: Arrays = {f"params/{key}": p for key, p in params.items()}
     x = numbers(f"{name} x", (N_UPDATES, T, D, B), "float64")
     targets = whole_numbers(f"{name} targets", (N_UPDATES, T, B), M)
-    arrays |= {"inputs/x": x, "inputs/targets": targets}
     optimizer = {"rate": 0.0625, "recurrent_rate": 0.015625, "max_norm": 1.0, **rule}
-    constants = {key: rule[key] for key in rule if key != "rule"}
-    rule_of = OPTIMIZERS[rule["rule"]](
-        rate=optimizer["rate"],
-        rates={"cell.W": optimizer["recurrent_rate"]},
-        unitary=model.unitary_names,
-        **constants,
-    )
-    state, losses = rule_of.init(params), []
-    made: dict[str, list[Array]] = {
-        f"{what}/{key}": [] for what in ("grads", "outputs/after") for key in params
-    }
-    for k in range(N_UPDATES):
-        logits, saved = model.forward(params, x[k])
-        value, dlogits = LOSSES["softmax"](logits, targets[k], None, False)
-        grads = model.backward(params, saved, dlogits)
-        penalty, grads = model.add_penalty(params, grads, strength)
-        losses.append(value + strength * penalty)
-        clipped, _ = clip_by_global_norm(grads, optimizer["max_norm"])
-        params, state = rule_of.update(params, clipped, state)
-        for key in params:
-            made[f"grads/{key}"].append(grads[key])
-            made[f"outputs/after/{key}"].append(params[key])
-    arrays |= {"outputs/loss": np.array(losses), **{key: np.stack(a) for key, a in made.items()}}
+    arrays: Arrays = {f"params/{key}": p for key, p in params.items()}
+    arrays |= {"inputs/x": x, "inputs/targets": targets}
+    arrays |= _updates(model, params, x, targets, optimizer, strength)
     settings = {
         "kind": "training",
         "cells": [_describe(cell)],
@@ -298,6 +276,41 @@ def _training(name: str, cell: Cell, rule: dict[str, Any], strength: float) -> C
         "optimizer": optimizer,
     }
     return Case(name, settings, arrays)
+
+
+def _updates(
+    model: SequenceModel,
+    params: dict[str, Array],
+    x: NDArray[Any],
+    targets: NDArray[Any],
+    optimizer: dict[str, Any],
+    strength: float,
+) -> Arrays:
+    """Return the loss and gradients before each update, and the parameters after it."""
+    constants = optimizer.keys() - {"rule", "rate", "recurrent_rate", "max_norm"}
+    rule = OPTIMIZERS[optimizer["rule"]](
+        rate=optimizer["rate"],
+        rates={"cell.W": optimizer["recurrent_rate"]},
+        unitary=model.unitary_names,
+        **{key: optimizer[key] for key in constants},
+    )
+    state, losses = rule.init(params), []
+    grads_of: dict[str, list[Array]] = {key: [] for key in params}
+    after: dict[str, list[Array]] = {key: [] for key in params}
+    for k in range(len(x)):
+        logits, saved = model.forward(params, x[k])
+        value, dlogits = LOSSES["softmax"](logits, targets[k], None, False)
+        grads = model.backward(params, saved, dlogits)
+        penalty, grads = model.add_penalty(params, grads, strength)
+        losses.append(value + strength * penalty)
+        clipped, _ = clip_by_global_norm(grads, optimizer["max_norm"])
+        params, state = rule.update(params, clipped, state)
+        for key in params:
+            grads_of[key].append(grads[key])
+            after[key].append(params[key])
+    made: Arrays = {"outputs/loss": np.array(losses)}
+    made |= {f"grads/{key}": np.stack(rows) for key, rows in grads_of.items()}
+    return made | {f"outputs/after/{key}": np.stack(rows) for key, rows in after.items()}
 
 
 def _mask(name: str, steps: tuple[int, ...], of_truth: bool) -> NDArray[Any]:

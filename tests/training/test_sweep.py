@@ -131,9 +131,46 @@ def test_what_diverges_or_fails_stops_nobody(tmp_path, capsys, monkeypatch):
     found = sweep.status(away)
     assert found.state == "failed"
     assert "mnist" in found.why
-    monkeypatch.setattr(loop, "train", lambda *args, **options: None)
+    monkeypatch.setattr(loop, "train", lambda *args, **options: {})
+    monkeypatch.setattr(loop, "why_diverged", lambda *args: "")
     sweep.make(away, 1)  # the data may be there now
     assert sweep.status(away).state == "waiting"
+
+
+def test_a_run_that_diverges_without_overflowing_is_told_as_by_itself(tmp_path, capsys):
+    words = [*OPTIONS, "--rate", "1e6", "--quiet", "--out"]
+    assert main(["train", "copying", *words, str(tmp_path / "alone")]) == 1
+    assert main(["sweep", "copying", *words, str(tmp_path / "sweep")]) == 1
+    sentences = [
+        line for line in capsys.readouterr().err.splitlines() if "the run diverged" in line
+    ]
+    assert len(sentences) == 2
+    (run,) = sweep.runs_of(tmp_path / "sweep")
+    assert states([run]) == ["diverged"]
+    assert "the run diverged: its test loss is" in sweep.status(run).why
+
+
+def test_two_processes_may_tell_a_trial(tmp_path):
+    """Each was told by its own copy of the journal that nobody had."""
+    optuna = pytest.importorskip("optuna", reason="a search needs the extra 'sweep'")
+    begin = {"rate": (1e-4, 1e-1)}
+    sweep.begin(tmp_path, Copying, begin, 2)
+    study = sweep._study(tmp_path)
+    asked = study.ask(sweep.space(Copying, begin, 2))
+
+    class Late:
+        """A study that has not read what another process told."""
+
+        def tell(self, number, value, skip_if_finished):
+            complete = optuna.trial.TrialState.COMPLETE
+            study._storage.set_trial_state_values(asked._trial_id, complete, [value])
+
+    sweep._tell(study, asked.number, 0.5)
+    with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
+        Late().tell(asked.number, 0.5, True)
+    sweep._tell(Late(), asked.number, 0.5)
+    (trial,) = study.get_trials()
+    assert trial.value == 0.5
 
 
 def test_a_folder_holds_one_sweep(tmp_path):
