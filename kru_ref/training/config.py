@@ -113,8 +113,9 @@ def read_recorded(
         made_by = [int(number) for number in version.split(".")[:2]]
         if isinstance(name := content["task"], str) and name.isidentifier() and name not in tasks:
             raise _NotOurs(name)
-        moved = {} if data_dir is None else {"data_dir": str(data_dir)}
-        task = _task(tasks[name], content["settings"] | moved)
+        if data_dir is not None and "data_dir" in content["settings"]:
+            content["settings"]["data_dir"] = str(data_dir)
+        task = _task(tasks[name], content["settings"])
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}; give data_dir if the run's data was moved") from error
     except OSError:

@@ -206,7 +206,10 @@ class Sequences(Task):
         """Take sequences for an update; each epoch goes through all of them in a new order."""
         chosen = self._shares["train"]
         epoch, first = epoch_of(checked_index("update", update), len(chosen), self.batch_size)
-        order = self.rng("training", epoch).permutation(chosen)
+        if epoch not in self._orders:  # to shuffle millions takes as long as an update
+            self._orders.clear()
+            self._orders[epoch] = self.rng("training", epoch).permutation(chosen)
+        order = self._orders[epoch]
         return self._side_by_side(self._own, order[first : first + self.batch_size])
 
     def held_out(self, split: Split) -> Iterator[Batch]:
@@ -291,6 +294,11 @@ class Sequences(Task):
         n_test = 0 if self._test is not None else size
         held_out, train = order[: size + n_test], order[size + n_test :]
         return {"validation": held_out[:size], "test": held_out[size:], "train": train}
+
+    @cached_property
+    def _orders(self) -> dict[int, NDArray[np.intp]]:
+        """The order of the epoch that is read."""
+        return {}
 
     @cached_property
     def _scale(self) -> Scale:

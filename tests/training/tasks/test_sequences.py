@@ -13,8 +13,8 @@ from runs import Stop, assert_same_run, stop_after
 
 from kru_ref.engine.backend import kernels
 from kru_ref.files import StoredArray
-from kru_ref.training import cli, loop
-from kru_ref.training.tasks import Sequences
+from kru_ref.training import cli, config, loop
+from kru_ref.training.tasks import Copying, Sequences
 
 n, D, T = 47, 3, 9
 SMALL = {
@@ -232,7 +232,7 @@ def test_a_test_set_s_nan_is_told_before_training(tmp_path, X):
         Sequences(data_dir=folder, **SMALL)
 
 
-def test_a_run_goes_on_where_its_data_was_moved(tmp_path, X, monkeypatch):
+def test_a_run_goes_on_where_its_data_was_moved(tmp_path, X, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     stored(tmp_path / "old", X, np.arange(n) % 4)
     task = Sequences(data_dir="old", **SMALL)
@@ -242,6 +242,7 @@ def test_a_run_goes_on_where_its_data_was_moved(tmp_path, X, monkeypatch):
     (tmp_path / "old").rename("new")
     command = ["train", "sequences", "--out", "stopped", "--resume", "--quiet"]
     assert cli.main(command) == 1
+    assert "give data_dir if the run's data was moved" in capsys.readouterr().err
     assert cli.main([*command, "--data-dir", "new"]) == 0
     assert_same_run(tmp_path / "stopped", tmp_path / "through")
 
@@ -289,7 +290,7 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from kru_ref.training.loop import train
-from kru_ref.training.tasks import Sequences
+from kru_ref.training.tasks import Copying, Sequences
 folder, out, allowed = Path(sys.argv[1]), Path(sys.argv[2]), 40 * 2**20
 rng = np.random.default_rng(0)
 settings = dict(hidden_size=8, batch_size=8, updates=60, evaluate_every=60)
@@ -313,3 +314,9 @@ print(train(task, out / "run")["step"], (folder / "X.npy").stat().st_size > 5 * 
     )  # fmt: skip
     assert found.returncode == 0, found.stderr
     assert found.stdout.split() == ["60", "True"]
+
+
+def test_a_run_without_data_is_not_called_damaged(tmp_path):
+    task = Copying(delay=3, hidden_size=4, updates=1, held_out_sequences=4)
+    loop.train(task, tmp_path / "run")
+    assert config.read_config(tmp_path / "run", tmp_path / "elsewhere") == task
