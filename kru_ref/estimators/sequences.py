@@ -16,6 +16,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
 from ..files import StoredArray
+from ..training.tasks.sequences import LARGEST
 from ..training.tasks.task import pad
 
 # (n_channels, n_timepoints), or (n_timepoints,) symbols
@@ -23,9 +24,6 @@ Sequences = Sequence[NDArray[Any]]
 
 # Numbers of sequences that are put one after the other.
 AT_ONCE = 2**18
-
-# Beyond, the square of a number is none.
-LARGEST = 1e150
 
 FORMS = (
     "X must be an array (n_cases, n_channels, n_timepoints), or (n_cases, n_timepoints) for one "

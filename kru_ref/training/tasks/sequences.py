@@ -47,7 +47,9 @@ class Scale(NamedTuple):
         n = sum(count for count, _ in sums)
         mean = sum(of_piece for _, of_piece in sums) / n
         variance = sum(np.sum((rows - mean) ** 2, axis=0) for rows in pieces()) / n
-        return cls(mean, np.where(variance > 0, np.sqrt(variance), 1.0))
+        deviation = np.sqrt(variance)
+        # of what never changes rounding alone is left
+        return cls(mean, np.where(deviation > 1e-12 * np.abs(mean), deviation, 1.0))
 
     def __call__(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return rows less the mean, over the deviation."""
