@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassifierMixin, MultiOutputMixin, RegressorMixin
 from sklearn.linear_model import RidgeClassifierCV, RidgeCV
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import LabelBinarizer, StandardScaler
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
@@ -24,7 +25,9 @@ from ..arrays import Array, Params
 from ..cells import KRU, RNN
 from ..cells.cell import States
 from ..readout import features, real_numbers
+from .ridge import Batch, Ridge, fit_ridge
 from .sequences import (
+    Lazy,
     OfSequences,
     Sequences,
     arrays_of,
@@ -42,6 +45,8 @@ from .sequences import (
 STATISTICS = ("proportion", "mean", "deviation", "maximum", "last")
 # Numbers of states in memory at once, some megabytes; and steps, whose counts fit into bytes.
 AT_ONCE, STEPS_AT_ONCE = 2**20, 255
+# Features that a ridge may have in memory, 16 MiB in double precision; of more it makes sums.
+FEATURES_AT_ONCE = 2**21
 # Strengths of the ridge to choose from, for features of variance 1.
 ALPHAS = np.logspace(-3, 3, 10)
 # So many sequences, and steps of each, say by their states where thresholds lie.
@@ -185,16 +190,20 @@ class KroneckerReservoir(OfSequences):
         -------
         features : ndarray, shape ``(n_cases, n_features_out_)``
         """
-        return self._features_of(X)
-
-    def _features_of(self, X: Any) -> NDArray[np.floating]:
-        """Return what transform does, as an array whatever set_output says."""
         check_is_fitted(self)
         return self._transform(self.scaling_.transform(self._sequences(X, reset=False)))
 
     @np.errstate(over="ignore", invalid="ignore")
     def _transform(self, scaled: Sequences) -> NDArray[np.floating]:
         return np.concatenate([self._features(part, scaled) for part in self.parts_], axis=1)
+
+    def _batches(self, scaled: Sequences, chosen: NDArray[np.intp]) -> Iterator[Batch]:
+        """Yield the features of some sequences, those of about the same length together."""
+        size = 64 * max(1, AT_ONCE // (64 * self.n_features_out_))
+        for places in batches_by_length(lengths_of(scaled)[chosen], size):
+            here = chosen[places]
+            some = scaled.at(here) if isinstance(scaled, Lazy) else [scaled[i] for i in here]
+            yield here, self._transform(some)
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
         """Return a name for each feature: the recurrence's number, the statistic's, the state's."""
@@ -589,8 +598,14 @@ def _fit_readout(
     reservoir: Any, sequences: Sequences, readout: Any, y: Any, sample_weight: Any
 ) -> None:
     """Draw a reservoir, and fit a readout to the features of sequences."""
-    weights = checked_weights(sample_weight, len(sequences))
-    states = reservoir._transform(reservoir._fit(sequences)).astype(np.float64)
+    n = len(sequences)
+    weights = checked_weights(sample_weight, n)
+    scaled = reservoir._fit(sequences)
+    if n * reservoir.n_features_out_ > FEATURES_AT_ONCE and n > reservoir.n_features_out_:
+        found = _ridge_of_batches(reservoir, scaled, y, np.ones(n) if weights is None else weights)
+        reservoir.coef_, reservoir.intercept_, reservoir.alpha_, _ = found
+        return
+    states = reservoir._transform(scaled).astype(np.float64)
     scaler = StandardScaler().fit(states, sample_weight=weights)
     readout.fit(scaler.transform(states), y, sample_weight=weights)
     coef = np.atleast_2d(readout.coef_) / scaler.scale_
@@ -598,10 +613,24 @@ def _fit_readout(
     reservoir.intercept_ = np.atleast_1d(readout.intercept_) - coef @ scaler.mean_
 
 
+def _ridge_of_batches(
+    reservoir: Any, scaled: Sequences, y: Any, weights: NDArray[np.float64]
+) -> Ridge:
+    """Return the readout of which RidgeClassifierCV or RidgeCV would need all features at once."""
+    if isinstance(reservoir, ReservoirClassifier):
+        y = LabelBinarizer(neg_label=-1).fit_transform(y)
+    batches = functools.partial(reservoir._batches, scaled, np.flatnonzero(weights))
+    return fit_ridge(batches, np.asarray(y, float).reshape(len(y), -1), weights, ALPHAS)
+
+
 def _outputs(reservoir: Any, X: Any) -> NDArray[np.floating]:
     """Return what the readout says of each sequence, (n, n_outputs)."""
-    states = reservoir._features_of(X).astype(np.float64)
-    return states @ reservoir.coef_.T + reservoir.intercept_
+    check_is_fitted(reservoir)
+    scaled = reservoir.scaling_.transform(reservoir._sequences(X, reset=False))
+    outputs = np.empty((len(scaled), len(reservoir.intercept_)))
+    for of_batch, states in reservoir._batches(scaled, np.arange(len(scaled))):
+        outputs[of_batch] = states.astype(np.float64) @ reservoir.coef_.T + reservoir.intercept_
+    return outputs
 
 
 def shares(N: int, n: int) -> list[int]:

@@ -739,7 +739,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             arguments = sys.argv[1:] if arguments is None else arguments
             refuse_empty(arguments)
-            return parse(arguments, resumed(arguments)).run()
+            command = parse(arguments, resumed(arguments))
+            refuse_many_times(command)
+            return command.run()
         finally:
             sys.stdout.flush()  # at Python's end a full disk would go untold
     except BrokenPipeError:
@@ -763,6 +765,16 @@ def say_once(text: str) -> None:
     ranks = launched()
     if ranks is None or ranks.is_first:
         say(text)
+
+
+def refuse_many_times(command: Command) -> None:
+    """Raise ValueError where each process that MPI started would do the whole of a command."""
+    ranks = None if isinstance(command, Train) else launched()
+    if ranks is not None and ranks.size > 1:
+        raise ValueError(
+            f"mpiexec shares out `train` alone: each of {ranks.size} processes would do all of "
+            "this. Leave mpiexec out; a sweep has --jobs and --scheduler"
+        )
 
 
 def refuse_empty(arguments: Sequence[str]) -> None:

@@ -489,8 +489,13 @@ def _with_what_computes_now(
     differing = [
         f"{name} was {before[name]}, is {value}" if name in before else f"{name} is {value}"
         for name, value in now.items()
-        if name not in before or value != before[name]
+        if name != "blocks" and (name not in before or value != before[name])
     ]
+    if before.get("blocks", now["blocks"]) != now["blocks"]:
+        was, is_now = (
+            "whole" if b is None else "cut for MPI" for b in (before["blocks"], now["blocks"])
+        )
+        differing.append(f"batches were {was}, are {is_now}")
     if before.get("data", now["data"]) != now["data"]:
         differing.insert(0, "the files of data are others than the run has had")
     if not differing:

@@ -137,6 +137,51 @@ def test_the_readout_is_scikit_learn_s_ridge(rng):
     assert cross_val_score(classifier, X, y, cv=2).shape == (2,)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("targets", ["two", "three", "numbers", "columns"])
+def test_a_ridge_from_sums_is_scikit_learn_s_ridge(rng, monkeypatch, targets, weighted):
+    """Of many sequences of different length, in batches of 64, features far from 0 among them."""
+    lengths = rng.integers(3, 12, 150)
+    X = [1e3 + rng.standard_normal((2, T)).cumsum(axis=1) for T in lengths]
+    level = np.array([x.mean() + rng.standard_normal() for x in X])
+    y = {
+        "two": np.where(level > 1e3, "b", "a"),
+        "three": np.digitize(level, [999.5, 1000.5]),
+        "numbers": level,
+        "columns": np.stack([level, rng.standard_normal(150)], axis=1),
+    }[targets]
+    weights = rng.integers(0, 3, 150) if weighted else None
+    settings = {"statistics": ["mean", "last", "deviation"], "normalize": False}
+    kind = ReservoirRegressor if targets in ("numbers", "columns") else ReservoirClassifier
+    model = kind(6, 0.9, random_state=0, dtype="complex128", **settings)
+    monkeypatch.setattr(module, "AT_ONCE", 1)
+    chosen = []
+    for scale in (1e-3, 1, 1e6):
+        monkeypatch.setattr(module, "ALPHAS", scale * np.logspace(-3, 3, 10))
+        monkeypatch.setattr(module, "FEATURES_AT_ONCE", 2**22)
+        at_once = clone(model).fit(X, y, weights)
+        monkeypatch.setattr(module, "FEATURES_AT_ONCE", 1)
+        from_sums = clone(model).fit(X, y, weights)
+        chosen.append(from_sums.alpha_)
+        assert from_sums.alpha_ == at_once.alpha_
+        np.testing.assert_allclose(from_sums.coef_, at_once.coef_, rtol=1e-5, atol=1e-9)
+        np.testing.assert_allclose(from_sums.intercept_, at_once.intercept_, rtol=1e-5)
+    assert len(set(chosen)) == 3
+
+
+def test_a_fit_keeps_no_features_of_many_sequences(rng, monkeypatch):
+    monkeypatch.setattr(module, "FEATURES_AT_ONCE", 2**14)
+    monkeypatch.setattr(module, "AT_ONCE", 2**14)
+    peaks = []
+    for n in (600, 2400):
+        X, y = rng.standard_normal((n, 1, 20)), np.arange(n) % 2
+        tracemalloc.start()
+        ReservoirClassifier(32, 0.9, random_state=0).fit(X, y).predict(X)
+        peaks.append(tracemalloc.get_traced_memory()[1] - 6 * X.nbytes)
+        tracemalloc.stop()
+    assert peaks[1] < 1.3 * peaks[0]
+
+
 def test_the_same_seed_gives_the_same_features(rng):
     X, _ = waves(rng)
     reservoir = KroneckerReservoir(16, random_state=3)

@@ -233,18 +233,34 @@ def test_what_all_meet_is_told_once(tmp_path, words, sentence):
 
 
 def test_a_run_that_changes_to_blocks_is_told(tmp_path):
-    """It may end at other bits than without."""
+    """It may end at other bits than without; and so where it changes back."""
     with pytest.raises(KeyboardInterrupt):
         loop.train(SMALL, tmp_path, on_update=_stop)
-    with pytest.warns(loop.RunWarning, match="blocks was None, is 8"):
-        loop.train(SMALL, tmp_path, resume=True, communicator=MPI.COMM_SELF)
+    alone = {"resume": True, "on_update": _stop}
+    of_mpi = alone | {"communicator": MPI.COMM_SELF}
+    with (
+        pytest.warns(loop.RunWarning, match="batches were whole, are cut for MPI"),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        loop.train(SMALL, tmp_path, **of_mpi)
+    with pytest.warns(loop.RunWarning, match="batches were cut for MPI, are whole"):
+        loop.train(SMALL, tmp_path, **alone)
     computed = json.loads((tmp_path / "config.json").read_text())["computed"]
-    assert [part["blocks"] for part in computed] == [None, 8]
+    assert [part["blocks"] for part in computed] == [None, 8, None]
 
 
 def _stop(line):
-    if line["step"] == 20:
+    if line["step"] in (20, 25):
         raise KeyboardInterrupt
+
+
+def test_what_would_be_done_many_times_is_refused(tmp_path):
+    for words in (["sweep", "copying", "--out", str(tmp_path)], ["config"]):
+        status, shown = run(2, "-m", "kru_ref", *words)
+        assert status == 1
+        assert shown.count("mpiexec shares out `train` alone") == 1
+        assert "Traceback" not in shown
+    assert run(1, "-m", "kru_ref", "config")[0] == 0
 
 
 def test_estimators_share_out_their_batches():

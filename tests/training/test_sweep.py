@@ -342,8 +342,9 @@ def test_a_process_that_dies_is_replaced(tmp_path):
         while not ended.wait(rng.uniform(0.3, 0.8)) and len(killed) < 3:
             owners = {owner_of(run) for run in runs} - {None, os.getpid()}
             for owner in list(owners)[:1]:
-                os.kill(owner, signal.SIGKILL)
-                killed.append(owner)
+                with contextlib.suppress(ProcessLookupError):  # it has ended since
+                    os.kill(owner, signal.SIGKILL)
+                    killed.append(owner)
 
     def owner_of(run):
         with contextlib.suppress(FileNotFoundError, IndexError):
@@ -384,9 +385,10 @@ def test_a_cluster_whose_worker_is_killed_again_and_again(tmp_path):
         def kill():
             while not ended.wait(rng.uniform(1.0, 3.0)) and len(killed) < 2:
                 process = cluster.workers[0].process
-                if process is not None and process.pid:
-                    os.kill(process.pid, signal.SIGKILL)
-                    killed.append(process.pid)
+                with contextlib.suppress(ProcessLookupError):
+                    if process is not None and process.pid:
+                        os.kill(process.pid, signal.SIGKILL)
+                        killed.append(process.pid)
 
         killing = threading.Thread(target=kill)
         killing.start()
