@@ -651,6 +651,29 @@ def check_model_saved(model: SequenceModel, saved: Any) -> None:
             raise ValueError("saved belongs to another model: its dropout has another shape")
 
 
+def checked_prefix(model: SequenceModel, prefix: ArrayLike) -> NDArray[Any]:
+    """Return what a model's samples begin with: integers (T, B), or 0 and 1 (T, D, B)."""
+    x, D = checked_input(model.cells[0], prefix), model.cells[0].input_size
+    if model.output_size != D:
+        raise ValueError(
+            f"a model that goes on by itself has an output for each input, but output_size is "
+            f"{model.output_size}, input_size {D}"
+        )
+    if model.pooling is not None:
+        raise ValueError("a model that goes on by itself reads out every step: leave out pooling")
+    if not is_labels(x) and not ((x == 0) | (x == 1)).all():
+        raise ValueError("prefix must hold 0 and 1, or integers (T, B) that stand for symbols")
+    return x
+
+
+def check_sampling(length: Any, rng: Any, temperature: Any) -> None:
+    """Raise unless so many steps can be drawn at this temperature."""
+    checked_size("length", length)
+    check_rng(rng)
+    if not 0 <= checked_number("temperature", temperature) < math.inf:
+        raise ValueError(f"temperature must be finite and at least 0, got {temperature}")
+
+
 # Losses
 
 

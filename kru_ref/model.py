@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import arguments
+from .activations import logistic
 from .arrays import Array, Layout, Params, count_real
 from .cells import Cell, Saved, State
 from .cells.cell import States, one_or_all
@@ -347,6 +348,65 @@ class SequenceModel:
             one_or_all(parts) for parts in after
         )
 
+    def sample(
+        self,
+        params: Mapping[str, Array],
+        prefix: ArrayLike,
+        length: int,
+        rng: np.random.Generator,
+        *,
+        temperature: float = 1.0,
+    ) -> NDArray[Any]:
+        """Continue sequences: read the prefix, then draw each next input from the outputs before.
+
+        For a model that was trained to name the next step of its input.
+
+        Parameters
+        ----------
+        params
+            As for :meth:`forward`.
+        prefix : array_like, shape (T_0, D, B) of 0 and 1, or integers (T_0, B)
+            How B sequences begin, T_0 at least 1. Integers are symbols: the next is one of D, drawn
+            from the softmax of the outputs. Of 0 and 1, such as keys that sound or do not, each of
+            the D numbers is drawn for itself, 1 with a probability of the sigmoid of its output.
+        length : int
+            Steps to draw.
+        rng : numpy.random.Generator
+            The same state of it gives the same sequences.
+        temperature : float
+            The outputs are divided by it: below 1 what is likely becomes likelier, at 0 it is
+            certain.
+
+        Returns
+        -------
+        drawn : ndarray, shape (length, D, B) in the model's precision, or integers (length, B)
+            Without the prefix.
+
+        Raises
+        ------
+        ValueError, TypeError
+            A model whose outputs are not as many as its inputs, or that reads out no single step;
+            a prefix that holds other numbers; a temperature below 0; length below 1.
+
+        Examples
+        --------
+        >>> import numpy as np, kru_ref as kru
+        >>> model = kru.SequenceModel(kru.KRU(input_size=5, hidden_size=8), output_size=5)
+        >>> rng = np.random.default_rng(0)
+        >>> model.sample(model.init(rng), prefix=[[0], [3]], length=100, rng=rng).shape
+        (100, 1)
+        """
+        x = arguments.checked_prefix(self, prefix)
+        arguments.check_sampling(length, rng, temperature)
+        drawn, state = np.empty((length, *x.shape[1:]), x.dtype), None
+        for x_t in x:
+            y, state = self.step(params, x_t, state)
+        for t in range(length):
+            drawn[t] = next_step(y, x.ndim == 2, temperature, rng)
+            if t < length - 1:
+                y, state = self.step(params, drawn[t], state)
+        return drawn
+
     @np.errstate(under="ignore")
     def predict(
         self, params: Mapping[str, Array], x: ArrayLike, lengths: ArrayLike | None = None
@@ -547,3 +607,18 @@ class SequenceModel:
         dtype = self.cells[0].real_dtype
         kept = rng.random(shape, dtype=dtype) >= self.dropout
         return kept * dtype.type(1 / (1 - self.dropout))
+
+
+@np.errstate(over="ignore")
+def next_step(
+    y: NDArray[np.floating], are_symbols: bool, temperature: float, rng: np.random.Generator
+) -> NDArray[Any]:
+    """Draw what follows outputs y (D, B): symbols (B,), or 0 and 1 (D, B)."""
+    y = y.astype(np.float64)
+    if not np.isfinite(y).all():
+        raise ValueError("the outputs overflow: parameters are much too large")
+    if are_symbols:
+        # the largest of y plus noise of Gumbel's is distributed as the softmax of y
+        noise = rng.gumbel(size=y.shape)
+        return np.argmax((y - y.max(axis=0)) / temperature + noise if temperature else y, axis=0)
+    return rng.random(y.shape) < logistic(y / temperature) if temperature else y > 0

@@ -634,3 +634,76 @@ def test_bad_lengths(rng, lengths, message):
     model = kru.SequenceModel(kru.KRU(3, 8), 4)
     with pytest.raises(ValueError, match=message):
         model.predict(model.init(rng), rng.standard_normal((5, 3, 3)), lengths)
+
+
+# What a model writes
+
+
+@pytest.mark.parametrize("temperature", [0, 1e-300, 0.5, 2.0])
+@pytest.mark.parametrize("are_symbols", [False, True])
+def test_samples_are_distributed_as_the_outputs_say(rng, are_symbols, temperature):
+    D, B = 4, 20_000
+    model = kru.SequenceModel(kru.KRU(D, 6), D)
+    params = {name: 2 * p for name, p in moved_params(model, rng).items()}
+    begins = rng.integers(D, size=(3, 1)) if are_symbols else rng.integers(2, size=(3, D, 1)) * 1.0
+    prefix = np.repeat(begins, B, axis=-1)
+    drawn = model.sample(params, prefix, 1, rng, temperature=temperature)
+    assert drawn.shape == (1, *prefix.shape[1:])
+    y = model.forward(params, begins)[0][-1, :, 0].astype(float)
+    if temperature < 0.1:
+        expected = np.eye(D)[y.argmax()] if are_symbols else y > 0
+    else:
+        odds = np.exp(y / temperature)
+        expected = odds / odds.sum() if are_symbols else odds / (1 + odds)
+    found = np.bincount(drawn[0], minlength=D) / B if are_symbols else drawn[0].mean(axis=1)
+    np.testing.assert_allclose(
+        found, expected, atol=5 * 0.5 / np.sqrt(B) if temperature > 0.1 else 0
+    )
+
+
+@pytest.mark.parametrize("are_symbols", [False, True])
+@pytest.mark.parametrize("cells", [(kru.LSTM,), (kru.KRU, kru.GRU)])
+def test_samples_go_on_from_what_was_drawn(rng, cells, are_symbols):
+    """Each step depends on all before: of the same chance, as the outputs over the whole say."""
+    D, widths = 5, [5, 12]  # a KRU's state of 6 complex numbers is 12 real ones
+    model = kru.SequenceModel([cell(D, 6) for cell, D in zip(cells, widths, strict=False)], D)
+    params = {name: 3 * p for name, p in moved_params(model, rng).items()}
+    prefix = rng.integers(D, size=(4, 3)) if are_symbols else rng.integers(2, size=(4, D, 3))
+    drawn = model.sample(params, prefix, 20, np.random.default_rng(1))
+    assert len(np.unique(drawn)) > 1
+    y = model.forward(params, np.concatenate([prefix, drawn]))[0][3:-1]
+    chance = np.random.default_rng(1)
+    noise = chance.gumbel(size=y.shape) if are_symbols else chance.random(y.shape)
+    expected = (y + noise).argmax(axis=1) if are_symbols else noise < 1 / (1 + np.exp(-y))
+    np.testing.assert_array_equal(drawn, expected)
+    drawn = model.sample(params, prefix, 20, rng, temperature=0)
+    y = model.forward(params, np.concatenate([prefix, drawn]))[0][3:-1]
+    np.testing.assert_array_equal(drawn, y.argmax(axis=1) if are_symbols else y > 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"prefix": np.full((2, 5, 1), 0.5)}, ValueError, "0 and 1, or integers"),
+        ({"prefix": np.zeros((0, 1), int)}, ValueError, "at least one time step"),
+        ({"prefix": [[5]]}, ValueError, "5"),
+        ({"prefix": [0, 1]}, ValueError, r"shape \(T, B\)"),
+        ({"length": 0}, ValueError, "length must be at least 1"),
+        ({"length": 2.0}, TypeError, "length must be a whole number"),
+        ({"rng": 0}, TypeError, "default_rng"),
+        ({"temperature": -1}, ValueError, "temperature must be finite and at least 0"),
+        ({"temperature": np.nan}, ValueError, "temperature must be finite"),
+        ({"temperature": "hot"}, TypeError, "temperature must be a number"),
+        ({"output_size": 4}, ValueError, "output_size is 4, input_size 5"),
+        ({"pooling": "mean"}, ValueError, "leave out pooling"),
+        ({"params": {}}, ValueError, "params"),
+        ({"scale": 1e38}, ValueError, "overflow"),
+    ],
+)
+def test_bad_samples(rng, change, error, message):
+    sizes = {"output_size": 5, "pooling": None} | change
+    model = kru.SequenceModel(kru.KRU(5, 8), sizes["output_size"], pooling=sizes["pooling"])
+    params = {n: p * change.get("scale", 1) for n, p in model.init(rng).items()}
+    given = {"params": params, "prefix": [[0], [1]], "length": 3, "rng": rng, "temperature": 1.0}
+    with pytest.raises(error, match=message), np.errstate(over="ignore", invalid="ignore"):
+        model.sample(**given | {name: value for name, value in change.items() if name in given})
