@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from kru_ref.training.data.datasets import locate
+
 nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed: kru_ref[notebooks]")
 nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed: kru_ref[notebooks]")
 pytest.importorskip("matplotlib", reason="matplotlib is not installed: kru_ref[notebooks]")
@@ -21,6 +23,7 @@ RIGHT = re.compile(
     re.MULTILINE,
 )
 LARGEST = 300_000  # bytes of a file
+DATA = {"12_making_music": [("jsb", "JSB_Chorales.mat"), ("ptb", "ptb.char.train.txt")]}
 
 
 def printed(notebook):
@@ -54,6 +57,12 @@ def test_notebook_runs(path, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
     monkeypatch.delenv("MPLBACKEND", raising=False)
+    for name, file in DATA.get(path.stem, []):
+        pytest.importorskip("mido", reason="mido is not installed: kru_ref[notebooks]")
+        try:
+            locate(name, file)
+        except FileNotFoundError as error:
+            pytest.skip(str(error))
     committed = nbformat.read(path, 4)
     notebook = nbformat.read(path, 4)
     # raises if a cell does
