@@ -5,6 +5,7 @@ sphinx-build --fail-on-warning --keep-going docs docs/_build
 """
 
 import shutil
+import sys
 from pathlib import Path
 
 import mathjax
@@ -23,7 +24,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "_extra"]
 
 templates_path = ["_templates"]
 html_theme = "pydata_sphinx_theme"
@@ -54,6 +55,18 @@ for notebook in (here.parent / "notebooks").glob("*.ipynb"):
     (here / "notebooks").mkdir(exist_ok=True)
     shutil.copy2(notebook, here / "notebooks")
 nb_execution_mode = "off"
+
+# The figures that move find their numbers in a script.
+sys.path.insert(0, str(here))
+import figures  # noqa: E402
+
+figures.write(here / "_static/figures/numbers.js")
+
+# Slides of the notebooks lie beside the pages.
+import slides  # noqa: E402
+
+slides.write(here / "_extra/slides", sorted((here / "notebooks").glob("*.ipynb")))
+html_extra_path = ["_extra"]
 
 autosummary_generate = True
 numpydoc_show_class_members = False

@@ -97,6 +97,17 @@ def test_the_task_of_one_s_own_that_is_shown(tmp_path, monkeypatch):
     assert Path("runs/parity/checkpoint.npz").is_file()
 
 
+def test_the_quiz_has_answers_that_hold():
+    page = (README.parent / "docs" / "quiz.md").read_text()
+    questions, names = page.split("\n## ")[1:], {}
+    assert len(questions) >= 12
+    for question in questions:
+        assert question.count(":::{dropdown} Answer") == 1, question
+        for code in re.findall(r"```python\n(.*?)```", question, re.DOTALL):
+            assert "assert " in code
+            exec(code, names)
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_in_docstrings(name):
     assert doctest.testmod(importlib.import_module(name)).failed == 0
