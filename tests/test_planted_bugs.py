@@ -12,12 +12,13 @@ import itertools
 import numpy as np
 import pytest
 import scipy.fft
+from vector_results import PUBLISHED
 
 import kru_ref as kru
 from kru_ref import restricted
 from kru_ref.activations import ACTIVATIONS
 from kru_ref.arrays import ReadoutGradient
-from kru_ref.checks import gradcheck, oracles
+from kru_ref.checks import gradcheck, oracles, vectors, verify
 from kru_ref.checks.gradcheck import D, M, N, draw, relative_error
 from kru_ref.kronecker import ENGINES
 from kru_ref.sweeps import sweep_gradient, sweeps
@@ -436,6 +437,42 @@ def test_nothing_is_caught_where_nothing_is_planted(kind):
 def test_every_planted_bug_is_caught(monkeypatch, place, wrong, kind):
     plant(monkeypatch, place, wrong)
     assert is_caught(kind)
+
+
+# The vectors have no dropout, and no states in the basis of W's eigenvectors.
+UNREACHED = ("cells.eigenbasis:", "matrices:DiagonalFactors.", "model:SequenceModel.backward")
+
+
+@pytest.fixture(scope="module")
+def published():
+    cases = vectors.read_index(PUBLISHED)["cases"]
+    return {case["name"]: vectors.read_arrays(PUBLISHED / case["file"]) for case in cases}
+
+
+def fails_a_case(published):
+    """Compute the vectors' cases, up to the first that is wrong, or that cannot be computed."""
+    try:
+        return any(
+            verify.compare(published[case.name], case.arrays, verify.TOLERANCE)[0]
+            for case in vectors.cases()
+        )
+    except (ValueError, IndexError):  # planted in one kind, it does not fit another's shapes
+        return True
+
+
+@pytest.mark.parametrize(
+    ("place", "wrong"),
+    [(p[0], p[2]) for p in PLANTS],
+    ids=[f"{p[0]}: {p[1]}" for p in PLANTS],
+)
+def test_a_published_case_catches_every_planted_bug(monkeypatch, published, place, wrong):
+    """All but those in what the vectors have nothing of."""
+    plant(monkeypatch, place, wrong)
+    assert fails_a_case(published) != place.startswith(UNREACHED)
+
+
+def test_no_published_case_fails_where_nothing_is_planted(published):
+    assert not fails_a_case(published)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Conformance vectors: cases that another implementation computes; verify.py compares them.
 
-``vectors.md`` beside this file describes them to a reader who has never seen Python.
+Beside this file ``vectors.md`` describes them to a reader who has never seen Python,
+``vectors.schema.json`` is the JSON Schema of their index, and ``vectors.flags.json`` holds the
+mistakes that each case catches, found by running them: ``tests/checks/flagged.py`` writes it.
 """
 
 import functools
@@ -15,7 +17,8 @@ import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +36,7 @@ from ..restricted import RestrictedUnitary, permutation
 from .oracles import LOSSES
 
 FORMAT = 2
-INDEX, PAGE = "index.json", "README.md"
+INDEX, PAGE, SCHEMA = "index.json", "README.md", "index.schema.json"
 FACTORS = ((2, 3), (3, 2))
 # No two of 2, T, B, M, D, N and their products are alike, nor the number of factors: the error
 # tells what a mean is over.
@@ -89,7 +92,7 @@ def _activations(backend: Backend) -> Iterator[Case]:
             yield _network(f"{what}-3x4", [cell], 3, 4)
             yield _network(f"{what}-penalty", [cell], 4, 3, strength=STRENGTH)
             yield _network(f"{what}-one-hot", [cell], 4, 3, one_hot=True)
-            yield _network(f"{what}-mask", [cell], 4, 3, masked=True)
+            yield _network(f"{what}-mask", [cell], 4, 3, mask="steps")
 
 
 def _losses_and_factors(backend: Backend) -> Iterator[Case]:
@@ -97,11 +100,11 @@ def _losses_and_factors(backend: Backend) -> Iterator[Case]:
     kru = RNN(D, N, Kronecker(FACTORS, backend), "modrelu", "complex128")
     for loss in ("squared", "bernoulli"):
         yield _network(f"kru-{loss}", [kru], 4, 3, loss=loss)
-        yield _network(f"kru-{loss}-mask", [kru], 4, 3, loss=loss, masked=True)
+        yield _network(f"kru-{loss}-mask", [kru], 4, 3, loss=loss, mask="steps")
         yield _network(f"kru-{loss}-last-step", [kru], 4, 3, loss=loss, last_only=True)
     yield _network("kru-last-step", [kru], 4, 3, last_only=True)
-    yield _network("kru-last-step-mask", [kru], 3, 4, last_only=True, weighted=True)
-    yield _network("kru-weights", [kru], 4, 3, weighted=True)
+    yield _network("kru-last-step-mask", [kru], 3, 4, last_only=True, mask="weights")
+    yield _network("kru-weights", [kru], 4, 3, mask="weights")
     tall = RNN(D, N, Kronecker(((1, 3), (6, 2)), backend), "modrelu", "complex128")
     yield _network("kru-tall-factors-penalty", [tall], 3, 4, strength=STRENGTH)
     three = RNN(D, N, Kronecker(((1, 2), (2, 3), (3, 1)), backend), "modrelu", "complex128")
@@ -109,7 +112,7 @@ def _losses_and_factors(backend: Backend) -> Iterator[Case]:
     for dtype in ("float64", "complex128"):
         single = RNN(D, 4, Kronecker(((4, 4),), backend), "modrelu", dtype)
         yield _network(f"kru-one-factor-{dtype}", [single], 3, 8)
-    yield _network("kru-all", [kru], 17, 3, strength=STRENGTH, weighted=True, one_hot=True)
+    yield _network("kru-all", [kru], 17, 3, strength=STRENGTH, mask="weights", one_hot=True)
     above = RNN(2 * N, 4, Kronecker(None, backend), "modrelu", "complex128")
     yield _network("kru-two-layers", [kru, above], 3, 8)
 
@@ -125,7 +128,7 @@ def _gated(backend: Backend) -> Iterator[Case]:
             name = f"{KINDS[type(matrix)]}-{kind.__name__.lower()}-{T}x{B}"
             yield _network(name, [kind(D, N, matrix, "float64")], T, B)
     lstm = LSTM(D, N, kronecker, "float64")
-    yield _network("kronecker-lstm-mask", [lstm], 4, 3, masked=True)
+    yield _network("kronecker-lstm-mask", [lstm], 4, 3, mask="steps")
     below, above = LSTM(D, 4, Kronecker(None, backend), "float64"), GRU(4, N, dense, "float64")
     yield _network("two-gated-layers", [below, above], 3, 8)
     yield _network("kronecker-lstm-penalty", [lstm], 4, 3, strength=STRENGTH)
@@ -141,6 +144,9 @@ def _other_matrices(backend: Backend) -> Iterator[Case]:
         if not matrix.kept_unitary:  # without the penalty it is a dense one
             yield _network(what, [rnn], 4, 3)
         yield _network(f"{what}-penalty", [rnn], 3, 4, strength=STRENGTH)
+        if matrix.kept_unitary:  # of a unitary W a penalty would be 0, and pass
+            name = f"{what}-not-unitary-penalty"
+            yield _network(name, [rnn], 3, 4, strength=STRENGTH, unitary=False)
 
 
 def _diagonal(backend: Backend) -> Iterator[Case]:
@@ -208,29 +214,29 @@ def _network(
     loss: str = "softmax",
     strength: float = 0.0,
     one_hot: bool = False,
-    masked: bool = False,
-    weighted: bool = False,
+    mask: Literal["none", "steps", "weights"] = "none",
     last_only: bool = False,
+    unitary: bool = True,
 ) -> Case:
     """Compute a network's states, logits and loss, and every gradient."""
     model = SequenceModel(cells[0] if len(cells) == 1 else cells, M, last_only)
-    params = _parameters(name, model)
+    params = _parameters(name, model, unitary)
     if one_hot:
         x: NDArray[Any] = whole_numbers(f"{name} x", (T, B), D)
     else:
         x = numbers(f"{name} x", (T, D, B), "float64")
     steps = (B,) if last_only else (T, B)
     targets = _targets(f"{name} targets", loss, steps)
-    mask = _mask(f"{name} mask", steps, masked) if masked or weighted else None
+    weights = None if mask == "none" else _mask(f"{name} mask", steps, mask == "steps")
 
     logits, saved = model.forward(params, x)
-    value, dlogits = LOSSES[loss](logits, targets, mask, last_only)
+    value, dlogits = LOSSES[loss](logits, targets, weights, last_only)
     grads = model.backward(params, saved, dlogits)
     penalty, grads = model.add_penalty(params, grads, strength)
     arrays: Arrays = {f"params/{key}": p for key, p in params.items()}
     arrays |= {"inputs/x": x, "inputs/targets": targets}
-    if mask is not None:
-        arrays["inputs/mask"] = mask
+    if weights is not None:
+        arrays["inputs/mask"] = weights
     for prefix, of_cell in zip(model.prefixes, saved.cells, strict=True):
         arrays[f"outputs/{prefix}.h"] = np.array(of_cell.h)
     arrays |= {"outputs/logits": logits, "outputs/loss": np.array(value + strength * penalty)}
@@ -244,7 +250,7 @@ def _network(
         "loss": loss,
         "penalty": strength,
         "one_hot": one_hot,
-        "mask": masked or weighted,
+        "mask": weights is not None,
         "last_only": last_only,
     }
     return Case(name, settings, arrays)
@@ -349,7 +355,7 @@ def _describe(cell: Cell) -> dict[str, Any]:
     return described
 
 
-def _parameters(name: str, model: SequenceModel) -> dict[str, Array]:
+def _parameters(name: str, model: SequenceModel, unitary: bool = True) -> dict[str, Array]:
     """Return parameters of about the size of a network's, the same wherever they are made."""
     shapes, dtypes = model.shapes(), model.dtypes()
     params = {}
@@ -362,7 +368,7 @@ def _parameters(name: str, model: SequenceModel) -> dict[str, Array]:
         if key.endswith(".gamma"):  # as that of eigenvalues near the unit circle
             params[key] = drawn / 2 - 1
     for prefix, cell in zip(model.prefixes, model.cells, strict=True):
-        if isinstance(cell.matrix, FullUnitary):
+        if unitary and isinstance(cell.matrix, FullUnitary):
             params[f"{prefix}.W"] = _householder(
                 numbers(f"{name} v", (cell.hidden_size,), cell.dtype)
             )
@@ -406,7 +412,7 @@ def write(folder: Path) -> Path:
         The folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    listed = []
+    flagged, listed = json.loads(_beside(".flags.json")), []
     for case in cases():
         path = folder / f"{case.name}.npz"
         # savez dates what it writes 1980: the same bytes for the same arrays
@@ -417,6 +423,7 @@ def write(folder: Path) -> Path:
                 "name": case.name,
                 "file": path.name,
                 "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+                "flags": flagged["flags"][case.name],
                 "settings": case.settings,
                 "arrays": {
                     key: {"dtype": a.dtype.name, "shape": list(a.shape)}
@@ -424,13 +431,31 @@ def write(folder: Path) -> Path:
                 },
             }
         )
-    one_a_line = ",\n".join(json.dumps(case) for case in listed)
-    head = json.dumps({"format": FORMAT, "kru_ref": __version__})[:-1]
-    index = f'{head}, "cases": [\n{one_a_line}\n]}}\n'
-    write_atomically(folder / INDEX, lambda file: file.write(index.encode()))
-    page = Path(__file__).with_suffix(".md").read_bytes()
-    write_atomically(folder / PAGE, lambda file: file.write(page))
+    index = index_text(flagged["notes"], listed).encode()
+    pages = {INDEX: index, PAGE: _beside(".md"), SCHEMA: _beside(".schema.json")}
+    for name, content in pages.items():
+        write_atomically(folder / name, functools.partial(_put, content))
     return folder / INDEX
+
+
+def _put(content: bytes, file: BinaryIO) -> None:
+    file.write(content)
+
+
+def index_text(notes: dict[str, Any], listed: list[dict[str, Any]]) -> str:
+    """Return the text of an index, with a line for each note and each case."""
+    head = json.dumps({"$schema": SCHEMA, "format": FORMAT, "kru_ref": __version__})[:-1]
+    told = ",\n".join(
+        f"{json.dumps(flag)}: {json.dumps(note, ensure_ascii=False)}"
+        for flag, note in notes.items()
+    )
+    one_a_line = ",\n".join(json.dumps(case) for case in listed)
+    return f'{head}, "notes": {{\n{told}\n}}, "cases": [\n{one_a_line}\n]}}\n'
+
+
+def _beside(ending: str) -> bytes:
+    """Return what lies beside this file, under its name."""
+    return Path(__file__).with_suffix(ending).read_bytes()
 
 
 def read_index(folder: Path) -> dict[str, Any]:
@@ -456,9 +481,12 @@ def read_index(folder: Path) -> dict[str, Any]:
                 f"format must be {FORMAT}, got {reprlib.repr(index['format'])}; use the kru_ref "
                 "that wrote it"
             )
-        _check(index, {"format": _whole, "cases": _filled_list, "kru_ref": _text}, "the index")
+        _check(index, _INDEX, "the index", _ADDED_TO_INDEX, others=True)
+        notes = index.get("notes", {})
+        for flag, note in notes.items():
+            _check(note, _NOTE, f"the note on {reprlib.repr(flag)}", others=True)
         for case in index["cases"]:
-            _check_case(case)
+            _check_case(case, notes)
         for key in ("name", "file"):
             if len({case[key] for case in index["cases"]}) < len(index["cases"]):
                 raise ValueError(f"two cases have the same {key}")
@@ -540,8 +568,19 @@ _indices: Condition = (
         and sorted(v) == list(range(len(v)))
     ),
 )
+_sentence: Condition = "a sentence", lambda v: type(v) is str and bool(v)
 _number = _one_of("float64", "complex128")
 _shapes = _each(("a pair of whole numbers", lambda v: _each(_whole)[1](v) and len(v) == 2))
+_INDEX = {"format": _whole, "cases": _filled_list, "kru_ref": _text}
+# What an index of format 2 may lack, and others may have beside it: it was added later.
+_ADDED_TO_INDEX = {"$schema": _text, "notes": _object}
+_NOTE = {"bug": _sentence, "effect": _sentence}
+_ADDED_TO_CASE = {
+    "flags": (
+        "a list of names, each once",
+        lambda v: type(v) is list and all(type(flag) is str for flag in v) and len({*v}) == len(v),
+    )
+}
 _CASE = {
     "name": (
         "a name",
@@ -609,25 +648,37 @@ _ARRAY: dict[str, Condition] = {
 }
 
 
-def _check(found: Any, conditions: Mapping[str, Condition], what: str) -> None:
-    """Raise unless an object of the index has the keys it must have, and they hold what fits."""
+def _check(
+    found: Any,
+    conditions: Mapping[str, Condition],
+    what: str,
+    added: Mapping[str, Condition] = MappingProxyType({}),
+    others: bool = False,
+) -> None:
+    """Raise unless an object of the index has the keys it must have, and they hold what fits.
+
+    It may have those that were added, and, where it does not say what is to be computed, others.
+    """
     if type(found) is not dict:
         raise ValueError(f"{what} must be an object, got {reprlib.repr(found)}")
     for key in found:
-        if key not in conditions:
+        if not others and key not in conditions:
             raise ValueError(f"{what} has an unknown key {reprlib.repr(key)}")
-    for key, (wanted, holds) in conditions.items():
-        if key not in found:
+    for key, (wanted, holds) in {**conditions, **added}.items():
+        if key not in found and key not in added:
             raise ValueError(f"{what} has no {key!r}")
-        if not holds(found[key]):
+        if key in found and not holds(found[key]):
             raise ValueError(f"{key} of {what} must be {wanted}, got {reprlib.repr(found[key])}")
 
 
-def _check_case(case: Any) -> None:
+def _check_case(case: Any, notes: Mapping[str, Any]) -> None:
     """Raise unless the index describes a case with a solution that can be compared."""
     name = reprlib.repr(case.get("name")) if type(case) is dict else "?"
     what = f"case {name}"
-    _check(case, _CASE, what)
+    _check(case, _CASE, what, _ADDED_TO_CASE, others=True)
+    for flag in case.get("flags", []):
+        if flag not in notes:
+            raise ValueError(f"{what} has a flag without a note, {reprlib.repr(flag)}")
     settings, arrays = case["settings"], case["arrays"]
     kind = settings.get("kind")
     if type(kind) is not str or kind not in _KINDS:

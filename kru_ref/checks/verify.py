@@ -20,6 +20,9 @@ from .vectors import PAGE, Arrays, read_arrays, read_index
 
 TOLERANCE = 1e-9
 SINGLE_PRECISION = 1e-4
+NOT_FINITE = "is not finite"
+# What an update computes last.
+AFTER = 2
 
 
 class Difference(NamedTuple):
@@ -30,13 +33,17 @@ class Difference(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """A case and what differs; ``attempted`` is false where there is no result."""
+    """A case and what differs; ``attempted`` is false where there is no result.
+
+    Of a training ``first`` is what differs first in the course of its updates.
+    """
 
     name: str
     settings: dict[str, Any]
     attempted: bool
     differences: tuple[Difference, ...]
     largest_error: float
+    first: Difference | None = None
 
 
 def verify(folder: Path, results: Path, tolerance: float = TOLERANCE) -> list[Verdict]:
@@ -106,8 +113,18 @@ def _verdict(
         got = read_arrays(results / file)
     except (ValueError, OSError) as error:
         return Verdict(case["name"], settings, True, (Difference(file, str(error)),), math.inf)
+    return judge(case["name"], settings, expected, got, tolerance)
+
+
+def judge(
+    name: str, settings: dict[str, Any], expected: Arrays, got: Arrays, tolerance: float = TOLERANCE
+) -> Verdict:
+    """Return the verdict on the results for one case; see :func:`compare`."""
     wrong, largest = compare(expected, got, tolerance, settings)
-    return Verdict(case["name"], settings, True, tuple(wrong), largest)
+    first = None
+    if wrong and settings["kind"] == "training":
+        first = first_difference(expected, got, tolerance, settings)
+    return Verdict(name, settings, True, tuple(wrong), largest, first)
 
 
 def _check_tolerance(tolerance: float) -> None:
@@ -176,6 +193,51 @@ def compare(
     return wrong, largest
 
 
+def first_difference(
+    expected: Arrays, got: Arrays, tolerance: float, settings: Mapping[str, Any]
+) -> Difference | None:
+    """Return what differs first in a training: at which update, in which array, and how.
+
+    An update computes its loss, then gradients, then the parameters after it, and all that comes
+    later follows from it. An array that is missing, or of another shape, is passed over.
+    """
+    wanted = _comparable(expected)
+    scales = _scales(wanted)
+    known = {key: a for key, a in wanted.items() if _misfit(a, got.get(key)) in ("", NOT_FINITE)}
+    found = []
+    for key, a in known.items():
+        with np.errstate(over="ignore", invalid="ignore"):
+            passes = np.abs(a - got[key]) <= tolerance * scales[key]  # nan does not
+        wrong = ~passes.reshape(len(a), -1).all(axis=1)
+        if wrong.any():
+            found.append((int(wrong.argmax()), _stage(key), key))
+    if not found:
+        return None
+    k, stage, key = min(found, key=lambda of: of[:2])  # of several, in the order of the file
+    comparison = _Comparison(expected, _sizes(settings, expected), tolerance)
+    a, b = wanted[key][k], got[key][k]
+    _, apart = _apart(a, b, scales[key])
+    what = f"first differs at update {k}, {_called(key)}: {apart}, tolerance {tolerance:g}"
+    hint = comparison.cause(key, a, b, scales[key], False) if np.isfinite(b).all() else ""
+    if len(known) == len(wanted):  # or what came before might not be right
+        if stage == AFTER:
+            hint = "its gradients are right: is it the clipping, the rule or a rate?"
+        if stage == 0 and k > 0:
+            hint = "the parameters are right: does it take its own batch?"
+    return Difference(key, f"{what}; {hint}" if hint else what)
+
+
+def _stage(key: str) -> int:
+    """Say when an update computes an array: 0 the loss, 1 a gradient, 2 a parameter after it."""
+    return AFTER if key.startswith("outputs/after/") else int(key.startswith("grads/"))
+
+
+def _called(key: str) -> str:
+    """Call an array of a training what it is."""
+    name = key.removeprefix("outputs/").removeprefix("after/").removeprefix("grads/")
+    return (name, f"gradient of {name}", f"{name} after it")[_stage(key)]
+
+
 def _scales(wanted: Arrays) -> dict[str, float]:
     """Return what errors are relative to: the largest entry, of a gradient a thousandth of all."""
     largest = {key: float(np.abs(a).max()) for key, a in wanted.items()}
@@ -222,16 +284,11 @@ class _Comparison:
         misfit = _misfit(a, b)
         if misfit or b is None:
             return math.inf, misfit
-        with np.errstate(over="ignore", invalid="ignore"):
-            distance = np.abs(a - b)
-            error = float(distance.max()) / max(scale, np.finfo(float).tiny)
+        error, what = _apart(a, b, scale)
         if error <= self.tolerance:
             return error, ""
-        at = np.unravel_index(int(distance.argmax()), a.shape)
-        where = f"[{', '.join(str(int(i)) for i in at)}]"
-        what = f"relative error {error:.1e}, at {where} expected {a[at]:.6g}, got {b[at]:.6g}"
         hint = self.cause(key, a, b, scale, follows)
-        return error if error >= 0 else math.inf, f"{what}; {hint}" if hint else what
+        return error, f"{what}; {hint}" if hint else what
 
     def cause(self, key: str, a: NDArray[Any], b: NDArray[Any], scale: float, follows: bool) -> str:
         """Say what b looks like; nothing where it follows from a wrong forward pass."""
@@ -247,6 +304,19 @@ class _Comparison:
         return likely_cause(b.astype(a.dtype), a, max(10 * self.tolerance, 1e-6))
 
 
+def _apart(a: NDArray[Any], b: NDArray[Any], scale: float) -> tuple[float, str]:
+    """Return the relative error of b, and where it is largest."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        distance = np.abs(a - b)
+    distance = np.where(np.isnan(distance), np.inf, distance)
+    at = np.unravel_index(int(distance.argmax()), a.shape)
+    error = float(distance[at]) / max(scale, np.finfo(float).tiny)
+    where = f"at [{', '.join(str(int(i)) for i in at)}] " if at else ""
+    digits = 6 if error > 1e-5 else 12  # so that the two can be told apart
+    expected, got = f"{a[at]:.{digits}g}", f"{b[at]:.{digits}g}"
+    return error, f"relative error {error:.1e}, {where}expected {expected}, got {got}"
+
+
 def _misfit(a: NDArray[Any], b: NDArray[Any] | None) -> str:
     """Say why an array cannot be compared with the expected one."""
     if b is None:
@@ -255,7 +325,7 @@ def _misfit(a: NDArray[Any], b: NDArray[Any] | None) -> str:
         return f"must have shape {a.shape}, got {b.shape}"
     if b.dtype.kind not in "fciu" or (np.iscomplexobj(b) and not np.iscomplexobj(a)):
         return f"must be {a.dtype}, got {b.dtype}"
-    return "" if np.isfinite(b).all() else "is not finite"
+    return "" if np.isfinite(b).all() else NOT_FINITE
 
 
 def _sizes(settings: Mapping[str, Any], arrays: Arrays) -> dict[str, float]:
@@ -385,7 +455,12 @@ def _in_common(
 
 
 def _first(verdict: Verdict) -> tuple[Difference, ...]:
-    """Return what is wrong by itself: of a wrong output all else but the loss is a consequence."""
+    """Return what is wrong by itself: of a wrong output all else but the loss is a consequence.
+
+    In a training it is what differs first.
+    """
+    if verdict.first:
+        return (verdict.first,)
     for difference in verdict.differences:
         if difference.array.startswith("outputs/") and difference.array != "outputs/loss":
             return (difference,)
@@ -401,7 +476,7 @@ def _kinds(settings: Mapping[str, Any]) -> set[str]:
     """Return the kinds of arrays that are to be computed for a case."""
     if settings["kind"] == "product":
         return {"outputs/y", "grads/x", "grads/W.#"}
-    kinds = {"outputs/h", "outputs/logits", "outputs/loss", "grads/readout.V", "grads/readout.c"}
+    kinds = {"grads/readout.V", "grads/readout.c"}
     gates = {"lstm": (".i", ".f", ".g", ".o"), "gru": (".r", ".z", ".n")}
     own = {"rnn": ("b",), "lstm": ("b", "c0"), "gru": ("b", "b_h"), "lru": ("gamma",)}
     endings = {
@@ -413,7 +488,10 @@ def _kinds(settings: Mapping[str, Any]) -> set[str]:
         kinds |= {f"grads/{name}" for name in ("U", "h0", *own[cell["cell"]])}
         ends = endings.get(cell["matrix"], ("",))
         kinds |= {f"grads/W{gate}{end}" for gate in gates.get(cell["cell"], ("",)) for end in ends}
-    return kinds
+    if settings["kind"] == "training":
+        after = {kind.replace("grads/", "outputs/after/") for kind in kinds}
+        return kinds | after | {"outputs/loss"}
+    return kinds | {"outputs/h", "outputs/logits", "outputs/loss"}
 
 
 def _facts(settings: Mapping[str, Any]) -> Iterator[str]:
@@ -429,8 +507,10 @@ def _facts(settings: Mapping[str, Any]) -> Iterator[str]:
         "T": lambda T: f"T {'> 1' if T > 1 else '= 1'}",
         "B": lambda B: f"B {'> 1' if B > 1 else '= 1'}",
         "factors": lambda factors: f"factors {'> 1' if len(factors) > 1 else '= 1'}",
+        "optimizer": lambda optimizer: f"rule = {optimizer.get('rule')}",
     }
-    untold = ("cells", "input_size", "hidden_size", "output_size", "permutation")
+    # kind = training says the updates, too
+    untold = ("cells", "input_size", "hidden_size", "output_size", "permutation", "updates")
     for key, value in settings.items():
         if key not in untold:
             yield tell[key](value) if key in tell else f"{key} = {value}"
@@ -455,7 +535,12 @@ def report(verdicts: list[Verdict]) -> str:
 def _case(verdict: Verdict) -> list[str]:
     if not verdict.differences:
         return [f"{verdict.name}: passed, largest relative error {verdict.largest_error:.1e}"]
-    return [f"{verdict.name}: wrong", *(f"  {d.array} {d.what}" for d in verdict.differences)]
+    first = [f"  {verdict.first.what}"] if verdict.first else []
+    return [
+        f"{verdict.name}: wrong",
+        *first,
+        *(f"  {d.array} {d.what}" for d in verdict.differences),
+    ]
 
 
 def _what_they_share(tried: list[Verdict]) -> list[str]:

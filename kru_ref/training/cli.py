@@ -592,9 +592,9 @@ class Data:
 
 @dataclass(frozen=True)
 class Write:
-    """Write the conformance vectors, with the page that describes them."""
+    """Write the conformance vectors, with their page and the schema of their index."""
 
-    # Folder for index.json, README.md and a file for each case.
+    # Folder for index.json, its schema, README.md and a file for each case.
     folder: Annotated[Path, tyro.conf.Positional]
 
     def run(self) -> int:

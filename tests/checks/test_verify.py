@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -21,11 +22,11 @@ OUTSIDE = Path(__file__).parents[1] / "pytorch_kru.py"
 def test_verify_passes_what_is_right(written, tmp_path, capsys):
     results = results_of(written, tmp_path / "results")
     assert cli.main(["vectors", "verify", str(written), str(results)]) == 0
-    assert "100 of 100 cases passed, 0 not attempted" in capsys.readouterr().out
+    assert "102 of 102 cases passed, 0 not attempted" in capsys.readouterr().out
     for path in sorted(results.iterdir())[5:]:
         path.unlink()
     assert cli.main(["vectors", "verify", str(written), str(results)]) == 0
-    assert "5 of 5 cases passed, 95 not attempted" in capsys.readouterr().out
+    assert "5 of 5 cases passed, 97 not attempted" in capsys.readouterr().out
 
 
 def test_single_precision_results(written, tmp_path):
@@ -70,7 +71,7 @@ def test_verify_says_what_is_wrong(written, tmp_path, capsys, message):
     assert wrong[0].startswith("  grads/cell.U")
     assert message in wrong[0]
     assert "kronecker-lstm-17x3: wrong" in out
-    assert "99 of 100 cases passed" in out
+    assert "101 of 102 cases passed" in out
 
 
 def test_verify_finds_what_wrong_cases_have_in_common(written, tmp_path):
@@ -101,7 +102,7 @@ def test_a_program_from_outside_passes(tmp_path):
     """Written from the page alone, without kru_ref: products and all KRU networks."""
     assert "kru_ref" not in OUTSIDE.read_text().split('"""')[2]
     lines = outside(tmp_path)
-    assert lines[-1] == "62 of 62 cases passed, 38 not attempted"
+    assert lines[-1] == "62 of 62 cases passed, 40 not attempted"
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="Node is not installed")
@@ -114,7 +115,7 @@ def test_another_language_passes(tmp_path):
     command = ["node", str(program), str(PUBLISHED), str(tmp_path)]
     subprocess.run(command, check=True, timeout=600)
     lines = verify.report(verify.verify(PUBLISHED, tmp_path)).splitlines()
-    assert lines[-1] == "100 of 100 cases passed, 0 not attempted"
+    assert lines[-1] == "102 of 102 cases passed, 0 not attempted"
 
 
 NAMED = {
@@ -274,7 +275,7 @@ def solved():
 def test_an_implementation_with_gradients_of_its_own_passes(solved):
     module = faulty()
     verdicts = said_of(module.Faulty(), solved)
-    assert verify.report(verdicts).endswith("80 of 80 cases passed, 20 not attempted")
+    assert verify.report(verdicts).endswith("82 of 82 cases passed, 20 not attempted")
     assert set(SAID) == module.MISTAKES
 
 
@@ -367,6 +368,109 @@ def test_nothing_to_verify(written, tmp_path, capsys):
     assert "holds no result: expected files such as product-2x2" in capsys.readouterr().err
     assert cli.main(["vectors", "verify", str(tmp_path), str(written)]) == 1
     assert "index.json does not exist: make it with" in capsys.readouterr().err
+
+
+def of_training(written, tmp_path, name, change):
+    """Return the verdict on a training in which one thing is wrong from some update on."""
+    tmp_path.mkdir(exist_ok=True)
+    results = results_of(written, tmp_path / name, change, [f"training-{name}"])
+    (verdict,) = (v for v in verify.verify(written, results) if v.attempted)
+    return verdict
+
+
+def from_update(k, array, change):
+    """Let an array be wrong from update k on."""
+
+    def changed(case, name, a):
+        if name == array:
+            a = a.copy()
+            a[k:] = change(a[k:])
+        return a
+
+    return changed
+
+
+LOSS = (
+    r"first differs at update 3, loss: relative error \d\.\de-0[67], "
+    r"expected (\d\.\d+), got (\d\.\d+), tolerance 1e-09; "
+    r"the parameters are right: does it take its own batch\?"
+)
+
+
+def test_the_first_update_that_differs_is_named(written, tmp_path):
+    change = from_update(3, "outputs/loss", lambda a: a * (1 + 1e-6))
+    verdict = of_training(written, tmp_path, "kru-adam", change)
+    assert verdict.first.array == "outputs/loss"
+    found = re.fullmatch(LOSS, verdict.first.what)
+    right, wrong = (float(number) for number in found.groups())
+    with np.load(written / "training-kru-adam.npz") as file:
+        assert right == pytest.approx(file["outputs/loss"][3], abs=1e-11)
+    assert wrong == pytest.approx(right * (1 + 1e-6), abs=1e-11)
+    lines = verify.report([verdict]).splitlines()
+    assert lines[:2] == ["training-kru-adam: wrong", f"  {verdict.first.what}"]
+    # nothing is said of a training that passes, nor of a case that is none
+    passed = of_training(written, tmp_path / "right", "kru-adam", lambda case, name, a: a)
+    assert passed.first is None
+    results = results_of(written, tmp_path / "all", lambda case, name, a: a + 1, ["kru-all"])
+    assert not any(v.first for v in verify.verify(written, results))
+
+
+IN_TURN = {
+    "grads/cell.U": "update 2, gradient of cell.U: ",
+    "outputs/after/readout.c": "update 2, readout.c after it: ",
+    "outputs/loss": "update 2, loss: ",
+}
+
+
+@pytest.mark.parametrize("array", IN_TURN)
+def test_what_an_update_computes_first_is_the_first_that_differs(written, tmp_path, array):
+    """The loss before the gradients before the parameters, and an update before the next one."""
+
+    def change(case, name, a):
+        order = ("outputs/loss", "grads/cell.U", "outputs/after/readout.c")
+        k = 2 if name in order[order.index(array) :] else 3
+        return np.concatenate([a[:k], a[k:] + 0.5])
+
+    first = of_training(written, tmp_path, "kru-sgd", change).first
+    assert first.array == array
+    assert first.what.startswith(f"first differs at {IN_TURN[array]}relative error ")
+
+
+def test_what_the_first_update_that_differs_looks_like(written, tmp_path):
+    """Of the gradients of that update alone: those of later ones are of other parameters."""
+    rate = from_update(0, "outputs/after/cell.W.1", lambda a: a + 0.01)
+    first = of_training(written, tmp_path, "kru-rmsprop", rate).first
+    assert first.what.startswith("first differs at update 0, cell.W.1 after it: ")
+    assert first.what.endswith("; its gradients are right: is it the clipping, the rule or a rate?")
+
+    def conjugated(case, name, a):
+        if name == "grads/cell.h0":
+            a = np.concatenate([a[:1].conj(), a[1:] + 1])
+        return np.concatenate([a[:1], a[1:] + 1]) if "after" in name else a
+
+    first = of_training(written, tmp_path / "conjugated", "kru-sgd", conjugated).first
+    assert first.what.startswith("first differs at update 0, gradient of cell.h0: ")
+    assert "its conjugate is right" in first.what
+
+
+def test_an_update_that_is_not_finite_or_not_there(written, tmp_path):
+    change = from_update(4, "grads/cell.b", lambda a: a * np.nan)
+    first = of_training(written, tmp_path, "lstm-adam", change).first
+    assert first.what.startswith("first differs at update 4, gradient of cell.b: ")
+    assert "got nan" in first.what
+
+    def one_missing(case, name, a):
+        if name == "outputs/loss":
+            return None
+        return np.concatenate([a[:5], a[5:] + 1]) if name == "outputs/after/cell.U" else a
+
+    verdict = of_training(written, tmp_path, "full-rmsprop", one_missing)
+    assert verdict.differences[0].what == "is missing"
+    assert verdict.first.what.startswith("first differs at update 5, cell.U after it: ")
+    assert "are right" not in verdict.first.what  # the loss may be wrong
+    verdict = of_training(written, tmp_path, "full-complex-sgd", lambda case, name, a: a[:, None])
+    assert verdict.first is None
+    assert all("must have shape" in d.what for d in verdict.differences)
 
 
 STRIPPED = {
@@ -479,7 +583,7 @@ def test_what_may_not_be_read_is_not_called_damaged(written, tmp_path, monkeypat
         assert cli.main(["vectors", "verify", str(written), str(results)]) == 1
     out = capsys.readouterr().out
     assert "kru-all.npz cannot be read: Permission denied" in out
-    assert "99 of 100" in out
+    assert "101 of 102" in out
     with monkeypatch.context() as patch:
         patch.setattr("os.listdir", refused)
         assert cli.main(["vectors", "verify", str(written), str(results)]) == 1
