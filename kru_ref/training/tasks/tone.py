@@ -16,9 +16,10 @@ class Tone(Growing):
     """A tone of a fixed frequency in white noise; its amplitude is to be told at the end.
 
     x_t = a cos(ω (T - 1 - t)) + noise, with a uniform in [-1, 1]. Whoever has an eigenvalue at
-    exp(iω) adds up what belongs together; an eigenvalue 1/T or more beside it loses the beat within
-    T steps. A few eigenvalues drawn at random are all beside it: the task that no such reservoir
-    can do, whatever is read out of it linearly, and that a network which moves its eigenvalues can.
+    exp(iω) adds up what belongs together; an eigenvalue 2π/T beside it is out of step by a whole
+    turn at the end. A few eigenvalues drawn at random are all beside it: the task that no such
+    reservoir can do, whatever is read out of it linearly, and that a network which moves its
+    eigenvalues can.
 
     Attributes
     ----------
