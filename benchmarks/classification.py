@@ -287,9 +287,10 @@ def table(options):
     lines = lines_of(options.runs)
     methods = [m for m in METHODS if any(line["method"] == m for line in lines)]
     sets = list(dict.fromkeys(line["set"] for line in lines))
+    # what else a machine does makes a fit longer, never shorter
     accuracy, seconds = (
-        np.array([[mean_of(lines, s, m, what) for m in methods] for s in sets])
-        for what in ("accuracy", "fit_cpu_seconds")
+        np.array([[over_seeds(lines, s, m, what, of) for m in methods] for s in sets])
+        for what, of in (("accuracy", np.mean), ("fit_cpu_seconds", np.min))
     )
     ran = ~np.isnan(accuracy)
     whole = ran.all(axis=1)
@@ -304,7 +305,11 @@ def table(options):
     for label, row in rows.items():
         print(f"| {label} | " + " | ".join("" if np.isnan(a) else f"{a:.3f}" for a in row) + " |")
     fit = seconds[whole].sum(axis=0)
-    print(f"| fit of the {whole.sum()}, s | " + " | ".join(f"{s:.0f}" for s in fit) + " |")
+    print(
+        f"| fit of the {whole.sum()}, least of the seeds, s | "
+        + " | ".join(f"{s:.0f}" for s in fit)
+        + " |"
+    )
     for ours, theirs in PAIRS:
         if ours in methods and theirs in methods:
             pair = methods.index(ours), methods.index(theirs)
@@ -314,10 +319,10 @@ def table(options):
         draw(methods, accuracy[whole], options.picture)
 
 
-def mean_of(lines, name, method, what):
-    """Return the mean over seeds."""
+def over_seeds(lines, name, method, what, of):
+    """Return a function of a method's values, the mean or the least."""
     values = [line[what] for line in lines if (line["set"], line["method"]) == (name, method)]
-    return np.mean(values) if values else np.nan
+    return of(values) if values else np.nan
 
 
 def compared(ours, theirs, accuracy, seconds):
