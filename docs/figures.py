@@ -128,7 +128,7 @@ def numbers():
 
 
 def write(path):
-    """Write it, where it is not there already."""
+    """Write it, unless it is there: a page whose script is new would be built again."""
     text = f'"use strict";\n\nconst NUMBERS = {json.dumps(numbers())};\n'
     path = Path(path)
     if not path.is_file() or path.read_text(encoding="utf-8") != text:

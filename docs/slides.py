@@ -10,7 +10,6 @@ import re
 import shutil
 from pathlib import Path
 
-import mathjax
 import nbformat
 import sphinx_revealjs
 from nbconvert.filters import markdown2html
@@ -28,7 +27,7 @@ PAGE = """<!doctype html>
 {slides}
 </div></div>
 <script>window.MathJax = {{tex: {{inlineMath: [["$", "$"]]}}}};</script>
-<script src="tex-svg.js"></script>
+<script src="../_static/tex-svg.js"></script>
 <script src="reveal.js"></script>
 <script src="notes.js"></script>
 <script>
@@ -57,7 +56,7 @@ body { background: #fff; color: #222; }
 
 
 def blocks_of(markdown):
-    """Yield paragraphs, lists, tables and formulas of a cell; a formula holds no blank line."""
+    """Return paragraphs, lists, tables and formulas of a cell; a formula holds no blank line."""
     folded = re.sub(
         r"<details>.*?</details>", lambda m: m[0].replace("\n\n", "\n"), markdown, flags=re.S
     )
@@ -126,7 +125,6 @@ def write(folder, notebooks):
     reveal = Path(sphinx_revealjs.__file__).parent / "_static/revealjs"
     for name in ("dist/reveal.js", "dist/reveal.css", "plugin/notes/notes.js"):
         shutil.copy2(reveal / name, folder)
-    shutil.copy2(Path(mathjax.__file__).parent / "static/mathjax/es5/tex-svg.js", folder)
     (folder / "slides.css").write_text(STYLE)
     for path in notebooks:
         notebook = nbformat.read(path, 4)

@@ -80,18 +80,20 @@ def sums_over(
 ) -> Sums:
     """Return the sums over all cases; y has mean 0."""
     scaler, about = StandardScaler(), None
-    gram = products = moved = np.zeros(())
     for of_batch, x in batches:
         x = x.astype(np.float64)
         w = weights[of_batch]
         scaler.partial_fit(x, sample_weight=w)
         # about a value near the mean, or the difference of two large sums would remain
-        about = x.mean(axis=0) if about is None else about
+        if about is None:
+            about = x.mean(axis=0)
+            gram, products = np.zeros((x.shape[1],) * 2), np.zeros((x.shape[1], y.shape[1]))
+            moved = np.zeros(x.shape[1])
         x -= about
         weighted = x.T * w
-        gram = gram + weighted @ x
-        products = products + weighted @ y[of_batch]
-        moved = moved + weighted.sum(axis=1)
+        gram += weighted @ x
+        products += weighted @ y[of_batch]
+        moved += weighted.sum(axis=1)
     gram -= np.outer(moved, moved / weights.sum())
     gram /= np.outer(scaler.scale_, scaler.scale_)
     return Sums(scaler, gram, products / scaler.scale_[:, None])

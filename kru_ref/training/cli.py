@@ -762,14 +762,22 @@ def say(text: str) -> None:
 
 def say_once(text: str) -> None:
     """Print a sentence on standard error; of processes that MPI started only the first does."""
-    ranks = launched()
+    ranks = launched_if_known()
     if ranks is None or ranks.is_first:
         say(text)
 
 
+def launched_if_known() -> Ranks | None:
+    """Return the processes of MPI; None also without the extra "mpi", which `train` alone needs."""
+    try:
+        return launched()
+    except ImportError:
+        return None
+
+
 def refuse_many_times(command: Command) -> None:
     """Raise ValueError where each process that MPI started would do the whole of a command."""
-    ranks = None if isinstance(command, Train) else launched()
+    ranks = None if isinstance(command, Train) else launched_if_known()
     if ranks is not None and ranks.size > 1:
         raise ValueError(
             f"mpiexec shares out `train` alone: each of {ranks.size} processes would do all of "

@@ -17,6 +17,7 @@ from mpi4py import MPI
 from runs import SMALL, assert_same_run, metrics
 
 from kru_ref.training import loop, ranks
+from kru_ref.training.cli import main
 from kru_ref.training.tasks import Adding, Characters, Copying, Sequences
 
 MPIEXEC = shutil.which("mpiexec", path=os.path.dirname(sys.executable)) or shutil.which("mpiexec")
@@ -304,6 +305,17 @@ time.sleep(100)
     assert "seen" in shown
     assert status != 0
     assert time.monotonic() - began < 60
+
+
+def test_without_the_extra_train_alone_says_so(tmp_path, monkeypatch, capsys):
+    """A batch system sets the same variables for what never needs MPI."""
+    monkeypatch.setenv("PMI_SIZE", "2")
+    for name in ("mpi4py", "mpi4py.MPI"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert main(["params", "--hidden", "8"]) == 0
+    capsys.readouterr()
+    assert main(["train", "copying", "--out", str(tmp_path / "run")]) == 1
+    assert capsys.readouterr().err.count("pip install 'kru_ref[mpi]'") == 1
 
 
 def test_without_a_launcher_there_is_one_process(monkeypatch):
