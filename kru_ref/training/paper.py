@@ -160,7 +160,7 @@ FIGURES = {
                 "",
                 "72",
                 (50_000, 80_000, 190_000, 370_000),
-                (*_of_length("adding", "kru", LENGTHS[:3]), None),
+                ("adding-100-kru", None, None, None),
             ),
             Row(
                 "LSTM",
