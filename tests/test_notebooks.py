@@ -81,6 +81,10 @@ def test_what_is_committed(path):
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     text = path.read_text()
     assert not re.search(r"/tmp/|/home/|/work/|/Users/", text), "a path of somebody's machine"
+    # what a handout leaves out
+    solutions = [cell for cell in notebook.cells if cell.source.startswith("## Solutions")]
+    assert len(solutions) == 1
+    assert "solution" in solutions[0].metadata.tags
     for cell in code:
         assert all(o.output_type != "error" for o in cell.outputs)
         assert not any(o.get("name") == "stderr" for o in cell.outputs)

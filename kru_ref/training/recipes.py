@@ -108,14 +108,8 @@ RECIPES: dict[str, Task] = {
             hidden_size=512,
             batch_size=10,
             updates=5000,
-            optimizer="adam",
-            # at a constant rate the error goes up and down above 0.05
-            rate=3e-3,
-            schedule="cosine",
             factor_rate=3e-5,
-            max_norm=1.0,
             evaluate_every=250,
-            checkpoint_every=500,
         ),
     ),
     **_with_baselines(

@@ -24,8 +24,8 @@ class Adding(Growing):
         and grow in equal ratios until 70 %: a solution found on short sequences carries over. At
         750 steps without this the error never came below 0.05.
     factor_rate
-        Learning rate of the recurrent matrices. Here the recurrence itself must learn, so it is
-        larger than for copying: at 3e-4 the error is ten times that at 1e-3 after 8000 updates.
+        Learning rate of the recurrent matrices. At 0, frozen as they were drawn, the recorded
+        networks of 512 units end no worse.
 
     Examples
     --------
