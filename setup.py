@@ -64,7 +64,7 @@ kernels = Extension(
     ["kru_ref/engine/_kernels.pyx"],
     depends=[
         "kru_ref/engine/_blocks.pxi",
-        "kru_ref/engine/_dense.pxi",
+        "kru_ref/engine/_blas.pxi",
         "kru_ref/engine/_memory.pxi",
         "kru_ref/engine/_products.pxi",
         "kru_ref/engine/_readout.pxi",

@@ -238,10 +238,9 @@ def adjoints(factors: Sequence[Array]) -> list[Array]:
     return [np.ascontiguousarray(W.conj().T) for W in factors]
 
 
-def engine_for(shapes: tuple[tuple[int, int], ...], backend: Backend) -> ModuleType | None:
-    """Return what runs a whole recurrence over such factors in compiled code, if anything does."""
-    is_compiled = resolve(backend) == "cython" and engine.fits_recurrence(shapes)
-    return engine if is_compiled else None
+def recurrence_engine(backend: Backend) -> ModuleType | None:
+    """Return what runs a whole recurrence in compiled code, if that is to be."""
+    return engine if resolve(backend) == "cython" else None
 
 
 class KroneckerProduct(LinearOperator):

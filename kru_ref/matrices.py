@@ -33,11 +33,11 @@ from .kronecker import (
     LARGEST_IN_RECURRENCE,
     Backend,
     adjoints,
-    engine_for,
     factor_sizes,
     kron_matvec,
     kron_matvec_backward,
     kron_matvec_jvp,
+    recurrence_engine,
     resolve,
 )
 from .unitary import random_unitary, soft_unitary, spread_unitary, unitarity_defect
@@ -146,7 +146,7 @@ class Dense(Matrix):
 
     def engine(self, N: int) -> ModuleType | None:
         """Return the compiled engine, if it is there."""
-        return engine_for(((N, N),), self.backend)
+        return recurrence_engine(self.backend)
 
 
 @dataclass(frozen=True)
@@ -232,8 +232,8 @@ class Kronecker(Matrix):
         return kron_matvec_jvp(W, h, W_dot, h_dot)
 
     def engine(self, N: int) -> ModuleType | None:
-        """Return the compiled engine, if it is there and all factors are small."""
-        return engine_for(self.factor_shapes(N), self.backend)
+        """Return the compiled engine, if it is there."""
+        return recurrence_engine(self.backend)
 
 
 @dataclass(frozen=True)
@@ -278,7 +278,7 @@ class FullUnitary(Matrix):
 
     def engine(self, N: int) -> ModuleType | None:
         """Return the compiled engine, if it is there."""
-        return engine_for(((N, N),), self.backend)
+        return recurrence_engine(self.backend)
 
     def penalty(self, W: Sequence[Array]) -> tuple[float, list[Array]]:
         """Return 0 and its gradient: the optimizer keeps W unitary."""
@@ -364,7 +364,7 @@ class Diagonal(Matrix):
 
     def engine(self, N: int) -> ModuleType | None:
         """Return the compiled engine, if it is there."""
-        return engine_for(((N, N),), self.backend)
+        return recurrence_engine(self.backend)
 
     def multipliers(self, W: Sequence[Array]) -> list[Array]:
         """Return λ."""

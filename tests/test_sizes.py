@@ -8,6 +8,7 @@ through time once, in double precision: nothing in it is cut, gathered, merged o
 boundary                              where
 ====================================  ====================================================
 B = 32, 64, 96                        ``plans.BLOCK``: a block of a batch more
+B = 64, 128                           ``plans.LARGE_BLOCK``: the same with a factor above 32
 B = 4, 8, 16                          a row of a block fills a vector
 T = 16, 32, 48                        steps gathered for one product dU or dV; fewer where
                                       a state is large
@@ -37,7 +38,7 @@ from kru_ref import arrays, readout
 from kru_ref import engine as compiled_engine
 from kru_ref.activations import ACTIVATIONS
 from kru_ref.cells import cell as cells_cell
-from kru_ref.engine import backend, plans
+from kru_ref.engine import backend
 from kru_ref.engine.recurrence import ReadoutGradient
 from kru_ref.kronecker import Backward
 from kru_ref.matrices import Dense
@@ -372,14 +373,8 @@ def found_by(size, batch, engine, precision):
     """Return the same quantities as the oracle."""
     model = model_of(size, engine, precision)
     cell, dtypes = model.cell, model.dtypes()
-    assert (
-        engine == "numpy"
-        or size.matrix == "restricted"
-        or (
-            cell.matrix.engine(size.N) is not None
-            or (size.matrix != "dense" and max(map(max, size.matrix)) > plans.LARGEST_IN_RECURRENCE)
-        )
-    )
+    is_compiled = engine != "numpy" and size.matrix != "restricted"
+    assert (cell.matrix.engine(size.N) is not None) == is_compiled
     params = {name: p.astype(dtypes[name]) for name, p in batch.params.items()}
     logits, saved = model.forward(params, batch.x)
     (of_cell,) = saved.cells
@@ -463,6 +458,7 @@ FACTORS = {
     66: ((2, 2), (3, 3), (11, 11)),
     70: ((7, 7), (5, 5), (2, 2)),
 }
+LARGE = (((33, 33), (2, 2)), ((2, 2), (33, 33)), ((33, 2), (2, 33)), ((1, 33), (66, 2)))
 EVERY = ("modrelu", "complex", "leaky complex", "lstm", "gru")
 ALL = (*KINDS, "lstm", "gru")
 
@@ -539,10 +535,22 @@ def test_steps_of_large_states(size):
     sizes(EVERY, "N", [63, 64, 65, 66, 70], T=2, B=9),
     sizes(("modrelu", "lstm"), "N", [15, 33], B=33),
     sizes(EVERY, "matrix", [((32, 32), (2, 2)), ((32, 16), (2, 4))], N=64, T=2),
-    sizes(EVERY, "matrix", [((33, 33), (2, 2)), ((33, 2), (2, 33))], N=66, T=2),
+    sizes(EVERY, "matrix", LARGE, N=66, T=2),
 )
 def test_states(size):
     """Factors merged, left to BLAS, and of sizes that no tile divides."""
+    check(size)
+
+
+@table(
+    sizes(ALL, "matrix", LARGE, N=66, B=5),
+    sizes(EVERY, "B", [1, 63, 64, 65, 129], matrix=LARGE[0], N=66, T=2),
+    sizes(EVERY, "B", [65], matrix=LARGE[1], N=66, T=3, D=20, x="labels"),
+    sizes(("complex", "lstm"), "T", [17, 33], matrix=LARGE[2], N=66, B=9),
+    sizes(EVERY, "B", [3, 65], matrix=((2, 2),) * 3 + ((34, 34), (2, 2)), N=544, T=2),
+)
+def test_a_factor_left_to_blas(size):
+    """Before, behind and between small ones, rectangular, and in front of butterflies."""
     check(size)
 
 

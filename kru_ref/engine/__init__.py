@@ -5,7 +5,7 @@ What the mathematics asks of them stands here, and nothing else of this folder i
 
 from .backend import Backend, resolve
 from .memory import aligned_empty
-from .plans import LARGEST_IN_RECURRENCE, fits_recurrence
+from .plans import LARGEST_IN_RECURRENCE
 from .products import matvec, matvec_backward, shapes_of
 from .recurrence import (
     Backward,
@@ -24,7 +24,6 @@ __all__ = [
     "Backward",
     "CellKey",
     "aligned_empty",
-    "fits_recurrence",
     "matvec",
     "matvec_backward",
     "read_out",

@@ -204,7 +204,7 @@ cdef Sweep plain_product(
 include "_products.pxi"
 include "_blocks.pxi"
 include "_recurrence.pxi"
-include "_dense.pxi"
+include "_blas.pxi"
 include "_readout.pxi"
 include "_step.pxi"
 include "_memory.pxi"

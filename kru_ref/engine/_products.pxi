@@ -226,12 +226,14 @@ cdef struct Panels:
     Py_ssize_t n_factors        # numbers of all groups
     Py_ssize_t n_numbers        # and of the diagonals behind them
     Py_ssize_t real_form        # those of the largest real_form()
+    Py_ssize_t largest          # factor that is not left to BLAS
 
 
 cdef class Product:
     """A product of factors applied to (left, rows, B): all that follows from shapes.
 
-    Its plan is that of plans.py; cuts are the beginnings of panels in B, and the end.
+    Its plan is that of plans.py; cuts are the beginnings of panels in B, and the end; factors above
+    the largest are left to BLAS.
     """
 
     cdef Panels n
@@ -240,7 +242,8 @@ cdef class Product:
     cdef Py_ssize_t n_entries  # of all factors, before they are merged
 
     def __init__(
-        self, int parts, Py_ssize_t left, const Py_ssize_t[::1] cuts, plan, Py_ssize_t stride
+        self, int parts, Py_ssize_t left, const Py_ssize_t[::1] cuts, plan, Py_ssize_t stride,
+        Py_ssize_t largest,
     ):
         self.sweeps, self.groups, self.cuts = plan.sweeps, plan.merging, cuts
         self.n_entries = plan.n_entries
@@ -253,6 +256,7 @@ cdef class Product:
         self.n.most_rows, self.n.n_factors = plan.most_rows, plan.n_merged
         self.n.n_numbers = plan.n_numbers
         self.n.real_form = plan.real_form
+        self.n.largest = largest
 
 
 def matvec(Product product, int level, int threads, factors, x, bint in_place):
@@ -384,7 +388,7 @@ cdef void matvec_backward_chunk(
 cdef struct Room:
     void* targets  # two, which sweeps write in turn
     void* stages   # x after each sweep but the last
-    void* G        # gradients of the factors, lane by lane
+    void* G        # gradients of the factors, see sums_before()
     void* A        # for a real_form(); of rows that fill a vector NULL
 
 
@@ -461,6 +465,8 @@ cdef void apply_sweep(
         R = row_of(n, i, E)
         K = widest(n.level, R if x_row == E and y_row == E else E, real is double)
         K.butterflies(&butterflies, x, x_row, y, y_row)
+    elif is_large(n, i):
+        large_sweep(n.parts, s, x, x_row, y, y_row)
     elif R == n.parts:
         real_form(n.parts, s.P, s.Q, R, <const real*>s.W, A)
         K = widest(n.level, s.P * R, real is double)
@@ -499,17 +505,18 @@ cdef void sweep_backward(
     cdef Sweep s = sweep_of(n, i, WH, E)
     cdef Py_ssize_t R = s.right * E, K, J
     cdef Py_ssize_t offset = n.parts * n.plan[i * PLAN_ROW + OFFSET]
+    cdef real* G = <real*>room.G + sums_before(n, n.plan[i * PLAN_ROW + OFFSET])
     cdef Butterflies butterflies
     cdef const Kernels* kernels
-    if n.plan[i * PLAN_ROW + PAIRS_]:
+    if is_large(n, i):
+        large_sweep_backward(n.parts, s, dy, x, dx, G)
+    elif n.plan[i * PLAN_ROW + PAIRS_]:
         butterflies = butterflies_of(n, i, WH, E)
         kernels = widest(n.level, row_of(n, i, E), real is double)
-        kernels.butterflies_backward(
-            &butterflies, dy, x, dx, <real*>room.G + LARGEST_VECTOR * offset
-        )
+        kernels.butterflies_backward(&butterflies, dy, x, dx, G)
     elif R != n.parts:
         kernels = widest(n.level, R, real is double)
-        kernels.sweep_backward(&s, dy, x, dx, <real*>room.G + LARGEST_VECTOR * offset)
+        kernels.sweep_backward(&s, dy, x, dx, G)
     else:
         kernels = widest(n.level, min(s.P, s.Q) * R, real is double)
         K, J = s.Q * R, s.P * R
@@ -523,18 +530,44 @@ cdef void sweep_backward(
 cdef void fold_sweeps(const Panels* n, Py_ssize_t E, real* G, double* dW) noexcept nogil:
     """Add to dW what sweeps_backward left in G, and clear that."""
     cdef const Py_ssize_t* plan = n.plan
-    cdef Py_ssize_t i, sums
+    cdef Py_ssize_t i, entry
+    cdef real* of_sweep
+    cdef double* sums
     cdef int mode
     for i in range(n.F):
-        if plan[RIGHT] * E != n.parts or plan[PAIRS_]:
-            mode, sums = REALS if n.parts == 1 else COMPLEXES, plan[P_] * plan[Q_]
-            if plan[PAIRS_]:
-                mode, sums = REALS if n.parts == 1 else BUTTERFLIES, 2 * plan[PAIRS_] + plan[P_]
+        of_sweep, sums = G + sums_before(n, plan[OFFSET]), dW + n.parts * plan[OFFSET]
+        if is_large(n, i):
+            for entry in range(n.parts * n_sums(n, i)):
+                sums[entry] += of_sweep[entry]
+                of_sweep[entry] = 0
+        elif plan[RIGHT] * E != n.parts or plan[PAIRS_]:
+            mode = COMPLEXES
+            if n.parts == 1:
+                mode = REALS
+            elif plan[PAIRS_]:
+                mode = BUTTERFLIES
             widest(n.level, row_of(n, i, E), real is double).fold(
-                mode, sums,
-                G + LARGEST_VECTOR * n.parts * plan[OFFSET], dW + n.parts * plan[OFFSET],
+                mode, n_sums(n, i), of_sweep, sums
             )
         plan += PLAN_ROW
+
+
+cdef Py_ssize_t n_sums(const Panels* n, Py_ssize_t i) noexcept nogil:
+    """Return how many numbers the i-th sweep's gradient is."""
+    cdef const Py_ssize_t* plan = n.plan + i * PLAN_ROW
+    return 2 * plan[PAIRS_] + plan[P_] if plan[PAIRS_] else plan[P_] * plan[Q_]
+
+
+cdef Py_ssize_t sums_before(const Panels* n, Py_ssize_t offset) noexcept nogil:
+    """Return the parts of G in front of that of the factors from offset on.
+
+    Sums are kept lane by lane, but for those of large factors, which BLAS has added up.
+    """
+    cdef Py_ssize_t i, before = 0
+    for i in range(n.F):
+        if n.plan[i * PLAN_ROW + OFFSET] < offset:
+            before += n_sums(n, i) * (1 if is_large(n, i) else LARGEST_VECTOR)
+    return n.parts * before
 
 
 cdef void real_form(

@@ -154,10 +154,17 @@ cdef Py_ssize_t lay_out_backward(Sizes* n, Py_ssize_t E) noexcept nogil:
     at.columns = reserve(&at.end, n.M * E if n.is_dense else max(n.D, n.M) * E)
     at.db = reserve(&at.end, size)                      # of steps_at_once, column by column
     at.G_of_W = reserve(
-        &at.end, 0 if n.is_dense else LARGEST_VECTOR * n.parts * n.n_gates * n.panels.n_factors
+        &at.end, 0 if n.is_dense else n.n_gates * of_one_gate(n)
     )
     at.G_of_U = reserve(&at.end, 0 if n.is_dense else LARGEST_VECTOR * 4 * (n.D + 1))
     return at.end
+
+
+cdef Py_ssize_t of_one_gate(const Sizes* n) noexcept nogil:
+    """Return the parts that a gate's factors, or its diagonal, have in G_of_W."""
+    if n.is_diagonal:
+        return LARGEST_VECTOR * n.parts * n.panels.n_factors
+    return sums_before(&n.panels, n.panels.n_factors)
 
 
 cdef Py_ssize_t state_size(const Sizes* n, Py_ssize_t E) noexcept nogil:
@@ -674,7 +681,7 @@ cdef void adjoint_and_gradient(
     room.targets, room.stages = scratch + n.backward.targets, scratch + n.backward.stages
     room.A = NULL
     for k in range(n.n_gates):
-        room.G = scratch + n.backward.G_of_W + LARGEST_VECTOR * k * entries
+        room.G = scratch + n.backward.G_of_W + k * of_one_gate(n)
         sweeps_backward(
             &n.panels, block.E, <const real*>a.W[k], <const real*>a.WH + k * numbers,
             h_before, d + kinds[n.kind].d_of_W[k] * size,
@@ -756,7 +763,7 @@ cdef void add_up_steps(
         ))
     for k in range(0 if n.is_diagonal and not n.of_factors else n.n_gates):
         fold_sweeps(
-            &n.panels, E, scratch + n.backward.G_of_W + LARGEST_VECTOR * k * entries,
+            &n.panels, E, scratch + n.backward.G_of_W + k * of_one_gate(n),
             a.dW + (block.i * n.n_gates + k) * entries,
         )
     if a.dU != NULL:

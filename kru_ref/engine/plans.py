@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import sys
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -31,8 +32,7 @@ LARGEST_FACTOR = 16
 # kept lane by lane, would outgrow the cache.
 LARGEST_IN_LONG_VECTORS = 64
 
-# The same for a recurrence, where BLAS would be called from Python in every step; but not for a
-# single factor, a dense W.
+# The same for a recurrence.
 LARGEST_IN_RECURRENCE = 32
 
 # Real numbers in the widest vector.
@@ -52,6 +52,9 @@ FEWEST_PARTS = 8
 # Columns in a block: a state of a few hundred rows stays in the cache, and a batch of usual
 # size gives each of a few threads a block.
 BLOCK = 32
+
+# The same for BLAS, whose products are faster the wider they are.
+LARGE_BLOCK = 64
 
 # Bytes of a panel: with its copies it stays in the second-level cache.
 PANEL = 2**18
@@ -101,12 +104,6 @@ class Phase(NamedTuple):
 def are_small(shapes: Iterable[tuple[int, ...]], largest: int = LARGEST_FACTOR) -> bool:
     """Tell whether factors of these shapes are small enough for the kernels."""
     return max(max(shape) for shape in shapes) <= largest
-
-
-@functools.lru_cache(maxsize=256)
-def fits_recurrence(shapes: tuple[tuple[int, int], ...]) -> bool:
-    """Tell whether a recurrence over such factors runs in the kernels: small ones, or a dense W."""
-    return len(shapes) == 1 or are_small(shapes, LARGEST_IN_RECURRENCE)
 
 
 @functools.lru_cache(maxsize=256)
@@ -184,7 +181,13 @@ def _phase(
 
 def product_of(plan: Plan, left: int, cuts: NDArray[np.intp], stride: int, dtype: str) -> Any:
     """Return a plan as the kernels take it."""
-    return kernels.Product(parts_of(np.dtype(dtype)), left, cuts, plan, stride)
+    return kernels.Product(parts_of(np.dtype(dtype)), left, cuts, plan, stride, sys.maxsize)
+
+
+def recurrence_product(plan: Plan, columns: NDArray[np.intp], dtype: str) -> Any:
+    """Return the plan of a recurrent matrix as the kernels take it; its blocks are the panels."""
+    parts = parts_of(np.dtype(dtype))
+    return kernels.Product(parts, 1, columns, plan, 0, LARGEST_IN_RECURRENCE)
 
 
 def _cuts(B: int, width: int, itemsize: int) -> NDArray[np.intp]:

@@ -16,13 +16,14 @@ from .plans import (
     AT_ONCE,
     AT_ONCE_IN_FEW_REGISTERS,
     BLOCK,
+    LARGE_BLOCK,
     LARGEST_IN_RECURRENCE,
     are_small,
     columns_of,
     diagonal_plan,
     parts_of,
     plan_of,
-    product_of,
+    recurrence_product,
 )
 from .products import (
     AVX512,
@@ -224,10 +225,10 @@ class CellKey(NamedTuple):
 def _one_step(cell: CellKey, B: int) -> Any:
     """Return what makes one step on B sequences: their products have no butterflies."""
     kind, dtype = kernels.KINDS[cell.kind], np.dtype(cell.dtype)
-    real, is_dense = np.dtype(dtype.char.lower()), not are_small(cell.shapes, LARGEST_IN_RECURRENCE)
+    real, is_dense = np.dtype(dtype.char.lower()), _is_dense(cell.shapes)
     columns = columns_of(B, B)
     plan = plan_of(cell.shapes, BLOCK, cell.dtype, butterflies=0)
-    product = product_of(plan, 1, columns, 0, cell.dtype)
+    product = recurrence_product(plan, columns, cell.dtype)
     D, N = cell.input_size, cell.hidden_size
     sizes = kernels.Recurrence(cell, product, real == np.float64, 1, B, 0, is_dense)
     room = {
@@ -238,6 +239,11 @@ def _one_step(cell: CellKey, B: int) -> Any:
         "scratch": aligned_zeros(1, sizes.forward_scratch, real),
     }
     return kernels.OneStep(sizes, cell.shapes, room)
+
+
+def _is_dense(shapes: Sequence[tuple[int, ...]]) -> bool:
+    """Tell whether W is one matrix, and a large one."""
+    return len(shapes) == 1 and not are_small(shapes, LARGEST_IN_RECURRENCE)
 
 
 class _Loop:
@@ -257,9 +263,10 @@ class _Loop:
         self.n_gates, self.dtype = len(W), U.dtype
         self.is_diagonal = W[0][0].ndim == 1
         self.of_factors = self.is_diagonal and len(cell.shapes[0]) == 2
-        are_large = not are_small([W_f.shape for W_f in W[0]], LARGEST_IN_RECURRENCE)
-        self.is_dense = are_large and not self.is_diagonal
-        columns = columns_of(width, width if self.is_dense else BLOCK)
+        shapes = [W_f.shape for W_f in W[0]]
+        self.is_dense = _is_dense(shapes) and not self.is_diagonal
+        block = BLOCK if are_small(shapes, LARGEST_IN_RECURRENCE) else LARGE_BLOCK
+        columns = columns_of(width, width if self.is_dense else block)
         product, stacked = self._product(W, columns, U.dtype.char, cell.shapes)
         self.sizes = kernels.Recurrence(
             cell,
@@ -296,12 +303,12 @@ class _Loop:
         if self.is_diagonal:
             diagonal = kron_vector(W[0])
             self.plan = diagonal_plan(len(diagonal), of_params if self.of_factors else (), dtype)
-            return product_of(self.plan, 1, columns, 0, dtype), as_reals(diagonal)
+            return recurrence_product(self.plan, columns, dtype), as_reals(diagonal)
         shapes = tuple(W_f.shape for W_f in W[0])
         few_registers = self.parts == 2 and level() < AVX512
         for butterflies in (AT_ONCE_IN_FEW_REGISTERS if few_registers else AT_ONCE, 0):
             self.plan = plan_of(shapes, BLOCK, dtype, butterflies)
-            product = product_of(self.plan, 1, columns, 0, dtype)
+            product = recurrence_product(self.plan, columns, dtype)
             if self.is_dense:
                 return product, as_reals(np.stack([W_k[0] for W_k in W]))
             merged = [of_gate for W_k in W if (of_gate := merge(W_k, product)) is not None]

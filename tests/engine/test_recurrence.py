@@ -208,8 +208,8 @@ def test_any_number_of_threads_gives_the_same_bits(rng, monkeypatch, B):
             np.testing.assert_array_equal(first, same)
 
 
-def test_large_factors_are_left_to_blas(rng):
-    assert kru.KRU(3, 66, ((33, 33), (2, 2)), backend="cython").matrix.engine(66) is None
+def test_what_runs_compiled():
+    assert kru.KRU(3, 66, ((33, 33), (2, 2)), backend="cython").matrix.engine(66) is not None
     assert kru.KRU(3, 64, ((32, 32), (2, 2)), backend="cython").matrix.engine(64) is not None
     assert kru.KRU(3, 66, ((66, 66),), backend="cython").matrix.engine(66) is not None
     assert kru.KRU(3, 32, backend="numpy").matrix.engine(32) is None
@@ -370,6 +370,35 @@ def test_a_dense_matrix(
     for expected, actual in zip(*found, strict=True):
         assert actual.dtype == expected.dtype
         close(actual, expected, dtype)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("kind", [kru.RNN, kru.LSTM, kru.GRU])
+def test_single_steps_over_a_large_factor(rng, monkeypatch, level, kind):
+    monkeypatch.setenv("KRU_REF_SIMD", level)
+    networks = [
+        kru.SequenceModel(kind(3, 74, kru.Kronecker(((2, 1), (37, 74)), backend=backend)), 2)
+        for backend in ("numpy", "cython")
+    ]
+    params = networks[0].init(rng)
+    for B in (1, 5):
+        x, steps = rng.standard_normal((4, 3, B)), []
+        for network in networks:
+            state, steps_of_network = None, []
+            for x_t in x:
+                y, state = network.step(params, x_t, state)
+                steps_of_network.append(y)
+            steps.append(steps_of_network)
+        np.testing.assert_allclose(*steps, atol=1e-5)
+
+
+def test_the_gradient_of_a_large_factor_is_not_kept_lane_by_lane():
+    """That would take 16 times the memory."""
+    factors = [np.eye(2, dtype="float32"), np.eye(500, dtype="float32")]
+    params = {"U": np.zeros((1000, 1), "float32"), "b": np.zeros(1000, "float32")}
+    cell = kru.KRU(1, 1000, ((2, 2), (500, 500)), "tanh", "float32")
+    loop = compiled._Loop(cell.engine_key, [factors], params, np.zeros((9, 1, 1)), 1)
+    assert loop.sizes.backward_scratch < 3 * 500**2
 
 
 def test_scratch_of_a_dense_matrix_does_not_grow_with_the_input(rng):

@@ -1,7 +1,45 @@
-# A dense recurrent matrix, by BLAS: part of _kernels.pyx.
+# Large matrices in a recurrence, by BLAS: part of _kernels.pyx.
 
-# The whole batch is one block, for BLAS has threads of its own. Sums over time are left to it as
-# well: each step's d stays where the caller finds it.
+# One factor among several: a sweep as any other, whose gradient BLAS adds up.
+
+
+cdef bint is_large(const Panels* n, Py_ssize_t i) noexcept nogil:
+    """Tell whether the i-th sweep is of a factor that is left to BLAS."""
+    cdef const Py_ssize_t* plan = n.plan + i * PLAN_ROW
+    return max(plan[P_], plan[Q_]) > n.largest and plan[PAIRS_] == 0
+
+
+cdef void large_sweep(
+    int parts, Sweep s, const real* x, Py_ssize_t x_row, real* y, Py_ssize_t y_row
+) noexcept nogil:
+    """y[l] = W x[l], (Q, right E) and (P, right E) of each left index l."""
+    cdef Py_ssize_t l, r, columns = s.E // parts, rows_apart = s.right
+    if x_row == y_row == s.E:  # rows follow on one another
+        columns, s.right = columns * s.right, 1
+    for l in range(s.left):
+        for r in range(s.right):
+            gemm(
+                parts, False, s.P, columns, s.Q, <const real*>s.W, s.Q,
+                x + (l * s.Q * rows_apart + r) * x_row, rows_apart * x_row, False,
+                y + (l * s.P * rows_apart + r) * y_row, rows_apart * y_row,
+            )
+
+
+cdef void large_sweep_backward(
+    int parts, Sweep s, const real* dy, const real* x, real* dx, real* G
+) noexcept nogil:
+    """dx[l] = W^H dy[l] and G += dy[l] x[l]^H; the sweep has W^H for its W."""
+    cdef Py_ssize_t l, R = s.right * s.E
+    for l in range(s.left):
+        gemm(
+            parts, False, s.Q, R // parts, s.P, <const real*>s.W, s.P, dy + l * s.P * R, R, False,
+            dx + l * s.Q * R, R,
+        )
+        gram(parts, s.P, s.Q, R // parts, dy + l * s.P * R, x + l * s.Q * R, G)
+
+
+# A dense W: the whole batch is one block, for BLAS has threads of its own. Sums over time are left
+# to it as well: each step's d stays where the caller finds it.
 
 cdef void dense_products(
     const Sizes* n, const Arrays* a, Block block, const real* h, Py_ssize_t h_row, real* Wh
@@ -79,6 +117,36 @@ cdef void gemm(
         zgemm(
             x_is, A_is, &m, &n, &k, &one, <double complex*>x, &ldx, <double complex*>A, &lda, &beta,
             <double complex*>y, &ldy,
+        )
+
+
+cdef void gram(
+    int parts, Py_ssize_t P, Py_ssize_t Q, Py_ssize_t columns, const real* dy, const real* x,
+    real* G,
+) noexcept nogil:
+    """G (P, Q) += dy x^H; to BLAS G^T += conj(x) dy^T."""
+    cdef int m = <int>Q, n = <int>P, k = <int>columns
+    cdef char* x_is = b"C"
+    cdef char* dy_is = b"N"
+    cdef double complex one = 1
+    cdef float complex one_c = 1
+    cdef float one_s = 1
+    if real is float and parts == 1:
+        sgemm(x_is, dy_is, &m, &n, &k, &one_s, <float*>x, &k, <float*>dy, &k, &one_s, G, &m)
+    elif real is float:
+        cgemm(
+            x_is, dy_is, &m, &n, &k, &one_c, <float complex*>x, &k, <float complex*>dy, &k, &one_c,
+            <float complex*>G, &m,
+        )
+    elif parts == 1:
+        dgemm(
+            x_is, dy_is, &m, &n, &k, <double*>&one, <double*>x, &k, <double*>dy, &k, <double*>&one,
+            G, &m,
+        )
+    else:
+        zgemm(
+            x_is, dy_is, &m, &n, &k, &one, <double complex*>x, &k, <double complex*>dy, &k, &one,
+            <double complex*>G, &m,
         )
 
 
