@@ -32,12 +32,17 @@ class SetUp(NamedTuple):
     one_hot: bool = False
     squared_error: bool = False
     last_only: bool = True
+    factors: tuple[tuple[int, int], ...] | None = None  # 2×2 throughout, if not given
 
 
 SET_UPS = {
     "copying": SetUp(128, 1020, 20, 10, 9, one_hot=True, last_only=False),
     "pixels": SetUp(512, 784, 20, 1, 10),
     "adding": SetUp(512, 400, 50, 2, 1, squared_error=True),
+    # the smaller KRU of the paper's Table 3
+    "text": SetUp(
+        411, 100, 50, 50, 50, one_hot=True, last_only=False, factors=((3, 3), (137, 137))
+    ),
 }
 
 
@@ -58,11 +63,11 @@ class Ours:
 
 def make_problem(setup, rng):
     """Return a model and a batch of random numbers for it."""
-    _, T, B, D, M, one_hot, squared_error, last_only = setup
-    model = kru.SequenceModel(kru.KRU(D, setup.hidden_size), M, last_only=last_only)
+    N, T, B, D, M, one_hot, squared_error, last_only, factors = setup
+    model = kru.SequenceModel(kru.KRU(D, N, factors), M, last_only=last_only)
     params = model.init(rng)
     # Biases of both signs, so that units are active and inactive.
-    params["cell.b"] += rng.uniform(-1e-3, 1e-3, setup.hidden_size).astype("float32")
+    params["cell.b"] += rng.uniform(-1e-3, 1e-3, N).astype("float32")
     x = rng.integers(D, size=(T, B)) if one_hot else rng.random((T, D, B), dtype="float32")
     if squared_error:
         targets = rng.random((M, B), dtype="float32")
