@@ -102,7 +102,7 @@ TABLES = {
             Row("RNN", 300, "120K", "90K", (1.60,), (None,)),
             Row("LSTM", 150, "127K", "90K", (1.59,), (None,)),
             Row("oRNN", 512, "183K", "130K", (1.68,), (None,)),
-            Row("KRU", 411, "120K", "38K", (1.60,), (None,)),
+            Row("KRU", 411, "120K", "38K", (1.60,), ("ptb-kru-411",)),
             Row("RNN", 600, "420K", "360K", (1.51,), (None,)),
             Row("LSTM", 300, "435K", "360K", (1.45,), (None,)),
             Row("KRU", 993, "418K", "220K", (1.48,), (None,)),
@@ -160,7 +160,7 @@ FIGURES = {
                 "",
                 "72",
                 (50_000, 80_000, 190_000, 370_000),
-                ("adding-100-kru", None, None, None),
+                _of_length("adding", "kru", LENGTHS),
             ),
             Row(
                 "LSTM",
