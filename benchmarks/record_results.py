@@ -42,8 +42,8 @@ REMARKS = {
         "oRNN and EURNN are as the paper quotes them."
     ),
     ("table", 3): (
-        "So far one seed of the smaller KRU, below the paper's figure. It took batches of 20 pieces "
-        "of 50 characters, whose many updates at the same cost take it further than the few of "
+        "So far one seed of the smaller KRU, below the paper's figure. It took batches of 20 "
+        "pieces of 50 characters, whose many updates at the same cost take it further than the few of "
         "large ones, and a penalty of a tenth of the usual one. Runs at another size are further "
         "down."
     ),
@@ -425,8 +425,8 @@ def write(path):
         "are permuted. "
         "72 of 12,882 parameters are in W there, and U, b and the readout learn what is learned. "
         "Copying and adding ask for a memory, and a unitary matrix that nothing has trained is one "
-        "where its eigenvalues are well separated; on adding the frozen one even ends lower (one "
-        "seed). On JSB, Piano-midi.de and the sample of TIMIT the difference has either sign.\n"
+        "where its eigenvalues are well separated; on adding, "
+        "JSB, Piano-midi.de and the sample of TIMIT the difference has either sign.\n"
     )
     study = [run for run in runs if run["recipe"].startswith("penalty-")]
     if study:
