@@ -44,8 +44,8 @@ REMARKS = {
     ("table", 3): (
         "So far one seed of the smaller KRU, below the paper's figure. It took batches of 20 "
         "pieces of 50 characters, whose many updates at the same cost take it further than the "
-        "few of large ones, and a penalty of a tenth of the usual one. Runs at another size are further "
-        "down."
+        "few of large ones, and a penalty of a tenth of the usual one. Runs at "
+        "another size are further down."
     ),
     ("table", 4): (
         "All four networks repeat, and all but one end below the paper's figures: LSTM 36 on "
