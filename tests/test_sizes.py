@@ -535,14 +535,14 @@ def test_steps_of_large_states(size):
     sizes(EVERY, "N", [63, 64, 65, 66, 70], T=2, B=9),
     sizes(("modrelu", "lstm"), "N", [15, 33], B=33),
     sizes(EVERY, "matrix", [((32, 32), (2, 2)), ((32, 16), (2, 4))], N=64, T=2),
-    sizes(EVERY, "matrix", LARGE, N=66, T=2),
 )
 def test_states(size):
-    """Factors merged, left to BLAS, and of sizes that no tile divides."""
+    """Factors merged, and of sizes that no tile divides."""
     check(size)
 
 
 @table(
+    sizes(EVERY, "matrix", LARGE, N=66, T=2),
     sizes(ALL, "matrix", LARGE, N=66, B=5),
     sizes(EVERY, "B", [1, 63, 64, 65, 129], matrix=LARGE[0], N=66, T=2),
     sizes(EVERY, "B", [65], matrix=LARGE[1], N=66, T=3, D=20, x="labels"),
@@ -550,7 +550,7 @@ def test_states(size):
     sizes(EVERY, "B", [3, 65], matrix=((2, 2),) * 3 + ((34, 34), (2, 2)), N=544, T=2),
 )
 def test_a_factor_left_to_blas(size):
-    """Before, behind and between small ones, rectangular, and in front of butterflies."""
+    """Before, behind and between small ones, rectangular, and behind butterflies."""
     check(size)
 
 

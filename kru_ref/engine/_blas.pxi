@@ -6,7 +6,7 @@
 cdef bint is_large(const Panels* n, Py_ssize_t i) noexcept nogil:
     """Tell whether the i-th sweep is of a factor that is left to BLAS."""
     cdef const Py_ssize_t* plan = n.plan + i * PLAN_ROW
-    return max(plan[P_], plan[Q_]) > n.largest and plan[PAIRS_] == 0
+    return max(plan[P_], plan[Q_]) > n.largest
 
 
 cdef void large_sweep(

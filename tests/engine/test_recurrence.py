@@ -381,6 +381,7 @@ def test_single_steps_over_a_large_factor(rng, monkeypatch, level, kind):
         for backend in ("numpy", "cython")
     ]
     params = networks[0].init(rng)
+    compiled._one_step.cache_clear()
     for B in (1, 5):
         x, steps = rng.standard_normal((4, 3, B)), []
         for network in networks:
@@ -390,6 +391,7 @@ def test_single_steps_over_a_large_factor(rng, monkeypatch, level, kind):
                 steps_of_network.append(y)
             steps.append(steps_of_network)
         np.testing.assert_allclose(*steps, atol=1e-5)
+    assert compiled._one_step.cache_info().misses == 2  # one for each B
 
 
 def test_the_gradient_of_a_large_factor_is_not_kept_lane_by_lane():
