@@ -45,13 +45,13 @@ def _adding(length: int, samples: int) -> Adding:
     return Adding(
         length=length,
         hidden_size=512,
-        batch_size=20,
-        updates=samples // 20,
+        batch_size=10,
+        updates=samples // 10,
         # the gradient of a factor grows with the steps it acts in
         factor_rate=3e-3 / length,
         # single gradients throw a network off that had found the solution
         max_norm=0.1,
-        evaluate_every=125,
+        evaluate_every=250,
     )
 
 

@@ -23,7 +23,7 @@ class Adding(Growing):
         Length of the first sequences; the same if not given. They stay so for 40 % of the updates
         and grow in equal ratios until 70 %: a solution found on short sequences carries over.
     factor_rate
-        Learning rate of the recurrent matrices; the recorded networks have 3e-3 / length. At 0,
+        Learning rate of the recurrent matrices. The recorded networks have 3e-3 / length; at 0,
         frozen as they were drawn, they are there after about as many updates.
 
     Examples
