@@ -69,7 +69,7 @@ REMARKS = {
         "as fast. RC-uRNN, which stays at the baseline in the paper, solves T = 1000 too."
     ),
     ("figure", 2): (
-        "One rule for all lengths: batches of 20, Adam at 3e-3 along half a cosine, the factors at "
+        "One rule for all lengths: batches of 10, Adam at 3e-3 along half a cosine, the factors at "
         "3e-3 / T, and gradients clipped at 0.1. At a constant rate "
         "`kru-ref train adding --length 100 --hidden-size 512 --batch-size 10 --updates 5000 "
         "--factor-rate 3e-5 --schedule constant --evaluate-every 250` goes up and down, and ends "
@@ -225,8 +225,8 @@ def table(section, runs):
     """Return the rows of a section."""
     rows = [
         f"| model | N | recurrent parameters | all parameters | {section.unit} | updates "
-        "| minutes | seed | command |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| minutes | computed by | seed | command |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for run in runs:
         test = run["last"].get(f"test_{section.metric}")
@@ -239,17 +239,21 @@ def table(section, runs):
         if partial:
             command += f" --updates {run['updates']}"
         updates = f"{run['updates']:,}" + (f" of {run['planned_updates']:,}" if partial else "")
+        by = run["computed"]
+        by = f"{by['kru_ref']}, {by['instruction_set']}" if by else ""
         stem = section.recipes.removesuffix("-kru")
         name = run["recipe"].removeprefix(stem).strip("-").replace("kru", "KRU")
         rows.append(
             f"| {name} | {run['hidden_size']} | {run['recurrent_parameters']:,} "
             f"| {run['parameters']:,} | {shown} | {updates} | {run['seconds'] / 60:.1f} "
-            f"| {run['seed']} | `{command}` |"
+            f"| {by} | {run['seed']} | `{command}` |"
         )
     for who, value in section.published:
-        rows.append(f"| *published: {who}* | | | | *{value}* | | | | |")
+        rows.append(f"| *published: {who}* | | | | *{value}* | | | | | |")
     if section.baseline is not None:
-        rows.append(f"| *baseline: {section.baseline[0]}* | | | | {section.baseline[1]} | | | | |")
+        rows.append(
+            f"| *baseline: {section.baseline[0]}* | | | | {section.baseline[1]} | | | | | |"
+        )
     return rows
 
 

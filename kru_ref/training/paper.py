@@ -60,7 +60,7 @@ def samples_until(loss: float) -> Callable[[Record], float | None]:
 
     def samples(run: Record) -> float | None:
         updates = _updates_until(run, loss)
-        return None if updates is None else updates * RECIPES[run["recipe"]].batch_size
+        return None if updates is None else updates * run["settings"]["batch_size"]
 
     return samples
 
@@ -100,13 +100,13 @@ TABLES = {
         (Column("bits a character", BITS, 3),),
         (
             Row("RNN", 300, "120K", "90K", (1.60,), (None,)),
-            Row("LSTM", 150, "127K", "90K", (1.59,), (None,)),
+            Row("LSTM", 150, "127K", "90K", (1.59,), ("ptb-lstm-150",)),
             Row("oRNN", 512, "183K", "130K", (1.68,), (None,)),
             Row("KRU", 411, "120K", "38K", (1.60,), ("ptb-kru-411",)),
             Row("RNN", 600, "420K", "360K", (1.51,), (None,)),
             Row("LSTM", 300, "435K", "360K", (1.45,), (None,)),
             Row("KRU", 993, "418K", "220K", (1.48,), (None,)),
-            Row("KRU-LSTM", 500, "377K", "250K", (1.47,), (None,)),
+            Row("KRU-LSTM", 500, "377K", "250K", (1.47,), ("ptb-kru-lstm-500",)),
         ),
     ),
     4: Table(

@@ -121,6 +121,20 @@ _TABLE_3 = {
             **_PTB,
         ),
     ),
+    **_with_baselines(
+        "ptb-kru-lstm-500",
+        Characters(
+            hidden_size=500,
+            factors=((2, 2), (250, 250)),
+            rate=2e-2,
+            factor_rate=3e-3,
+            penalty=1e-3,
+            **_PTB,
+        ),
+    ),
+    "ptb-lstm-150": Characters(
+        matrix="dense", hidden_size=150, rate=3e-2, factor_rate=1e-2, **_PTB
+    ),
 }
 
 _COPYING_BASELINES = {"rnn": _RNN | {"factor_rate": 1e-3}, "lstm": _LSTM | {"factor_rate": 1e-3}}

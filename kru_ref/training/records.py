@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import read_at_most, shortened
-from .config import read_config
+from .config import read_recorded
 from .folder import CONFIG, METRICS, RunWarning
 from .loop import FREE
 from .metrics import LARGEST_METRICS
@@ -21,7 +21,8 @@ CURVE = {"loss", "defect"} | {
 }
 
 # "recipe", "seed", "updates", "planned_updates", "seconds", "hidden_size", "parameters",
-# "recurrent_parameters", "baseline"; "last", the last line of metrics, and "curve"
+# "recurrent_parameters", "baseline"; "settings", those that the result depends on; "computed", what
+# computed the last of it; "last", the last line of metrics, and "curve"
 Record = dict[str, Any]
 
 
@@ -59,7 +60,7 @@ def record_of(folder: Path) -> Record:
     OSError
         It cannot be read.
     """
-    task = read_config(folder)
+    task, computed = read_recorded(folder)
     names = [name for name, recipe in RECIPES.items() if same_run(recipe, task)]
     if not names:
         raise ValueError(f"{folder} is no run of a recipe: {folder / CONFIG}")
@@ -81,6 +82,8 @@ def record_of(folder: Path) -> Record:
         "parameters": model.n_parameters,
         "hidden_size": task.hidden_size,
         "baseline": task.baseline[1],
+        "settings": settings_of(task),
+        "computed": computed[-1] if computed else None,
         "last": last,
         "curve": [
             {name: float(f"{value:.4g}") for name, value in line.items() if name in CURVE}
@@ -108,15 +111,19 @@ def is_whole(record: Record) -> bool:
 
 def same_run(recipe: Task, task: Task) -> bool:
     """Whether a task is a recipe's, but for seed, place and number of updates."""
-    if type(recipe) is not type(task):
-        return False
+    return type(recipe) is type(task) and settings_of(recipe) == settings_of(task)
+
+
+def settings_of(task: Task) -> dict[str, Any]:
+    """Return the settings that a result depends on, but for the seed and the number of updates."""
     free = FREE | {"seed", "updates", "backend"}
-    ours, theirs = (
-        dataclasses.asdict(t)
-        | {"dtype": t.numbers, "penalty": t.strength}
+    settings = dataclasses.asdict(task) | {
+        "dtype": task.numbers,
+        "penalty": task.strength,
         # given or not, these are the same
-        | {"activation": t.activation or "modrelu", "init": t.init or "haar"}
-        | {"permutation_seed": getattr(t, "permutation_seed", None) or 0}
-        for t in (recipe, task)
-    )
-    return all(ours[name] == theirs[name] for name in ours if name not in free)
+        "activation": task.activation or "modrelu",
+        "init": task.init or "haar",
+    }
+    if "permutation_seed" in settings:
+        settings["permutation_seed"] = settings["permutation_seed"] or 0
+    return {name: value for name, value in settings.items() if name not in free}

@@ -32,6 +32,11 @@ def test_what_was_recorded_is_of_recipes():
         recipe, n = RECIPES[record["recipe"]], record["parameters"]
         assert record["planned_updates"] == recipe.updates
         assert recipe.model().n_parameters == n
+        settings = json.loads(json.dumps(records.settings_of(recipe)))
+        # what a record does not know was not there yet, and is not in use
+        new = {name: value for name, value in settings.items() if name not in record["settings"]}
+        assert not any(new.values()), new
+        assert record["settings"] == {name: settings[name] for name in record["settings"]}
         assert records.is_whole(record) == ("test_loss" in record["last"])
 
 
