@@ -148,6 +148,7 @@ FIGURES = {
             Row("LSTM", 128, "", "", ("never", "never"), _of_length("copying", "lstm", DELAYS)),
             Row("RC-uRNN", 128, "", "", ("never", "never"), ("copying-1000-restricted", None)),
             Row("FC-uRNN", 128, "", "", (2000, 2600), ("copying-1000-full", None)),
+            Row("LRU, not in the paper", 128, "", "", (None, None), ("copying-1000-lru", None)),
         ),
     ),
     2: Table(

@@ -14,6 +14,14 @@ _FROZEN: dict[str, Any] = {"factor_rate": 0.0}
 _DENSE: dict[str, Any] = {"matrix": "dense", "factors": None, "init": None}
 _LSTM: dict[str, Any] = _DENSE | {"cell": "lstm", "activation": None}
 _RNN: dict[str, Any] = _DENSE | {"activation": "tanh", "dtype": "float32", "penalty": 0.0}
+# eigenvalues so near 1 in size that they remember a thousand steps
+_LRU: dict[str, Any] = _DENSE | {
+    "cell": "lru",
+    "matrix": "diagonal",
+    "activation": None,
+    "r_min": 0.999,
+    "r_max": 0.9999,
+}
 
 
 def _with_baselines(name: str, kru: Task, **others: dict[str, Any]) -> dict[str, Task]:
@@ -144,6 +152,7 @@ RECIPES: dict[str, Task] = {
         "copying-1000-kru",
         _copying(1000, updates=1000),
         **_COPYING_BASELINES,
+        lru=_LRU | {"rate": 1e-2, "factor_rate": 1e-3},
         restricted=_DENSE | {"matrix": "restricted", "factor_rate": 1e-4},
         full=_DENSE | {"matrix": "full", "factor_rate": 1e-6},
     ),
@@ -163,6 +172,7 @@ RECIPES: dict[str, Task] = {
         "tone-kru",
         Tone(activation="identity"),
         lstm=_LSTM | {"dtype": None, "factor_rate": 3e-3},
+        lru=_LRU,
     ),
     **_with_baselines(
         "pixels-kru",
