@@ -24,7 +24,7 @@ class Adding(Growing):
         and grow in equal ratios until 70 %: a solution found on short sequences carries over.
     factor_rate
         Learning rate of the recurrent matrices. The recorded networks have 3e-3 / length; at 0,
-        frozen as they were drawn, they are there after about as many updates.
+        frozen as they were drawn, those of length 100 are there after about as many updates.
 
     Examples
     --------
