@@ -238,19 +238,18 @@ def table(section, runs):
         test = run["last"].get(f"test_{section.metric}")
         partial = run["updates"] < run["planned_updates"]
         if test is None:  # a run that has not ended
-            test = run["last"].get(f"validation_{section.metric}", float("nan"))
+            key = f"validation_{section.metric}"
+            test = next((line[key] for line in run["curve"][::-1] if key in line), float("nan"))
             partial = True
         shown = figure(section.scale * test, section.metric) + " (partial)" * partial
         command = f"kru-ref reproduce {run['recipe']} --seed {run['seed']}"
-        if partial:
-            command += f" --updates {run['updates']}"
         updates = f"{run['updates']:,}" + (f" of {run['planned_updates']:,}" if partial else "")
         by = run["computed"]
-        by = f"{by['kru_ref']}, {by['instruction_set']}" if by else ""
+        by = f"{by['kru_ref']}, {by['instruction_set'] or 'NumPy'}" if by else ""
         stem = section.recipes.removesuffix("-kru")
         name = run["recipe"].removeprefix(stem).strip("-").replace("kru", "KRU")
         rows.append(
-            f"| {name} | {run['hidden_size']} | {run['recurrent_parameters']:,} "
+            f"| {name} | {run['settings']['hidden_size']} | {run['recurrent_parameters']:,} "
             f"| {run['parameters']:,} | {shown} | {updates} | {run['seconds'] / 60:.1f} "
             f"| {by} | {run['seed']} | `{command}` |"
         )

@@ -20,7 +20,7 @@ CURVE = {"loss", "defect"} | {
     f"validation_{name}" for name in ("loss", "accuracy", "bits", "frame_error")
 }
 
-# "recipe", "seed", "updates", "planned_updates", "seconds", "hidden_size", "parameters",
+# "recipe", "seed", "updates", "planned_updates", "seconds", "parameters",
 # "recurrent_parameters", "baseline"; "settings", those that the result depends on; "computed", what
 # computed the last of it; "last", the last line of metrics, and "curve"
 Record = dict[str, Any]
@@ -80,7 +80,6 @@ def record_of(folder: Path) -> Record:
         "seconds": last["seconds"],
         "recurrent_parameters": model.n_recurrent_parameters,
         "parameters": model.n_parameters,
-        "hidden_size": task.hidden_size,
         "baseline": task.baseline[1],
         "settings": settings_of(task),
         "computed": computed[-1] if computed else None,

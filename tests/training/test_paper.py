@@ -16,7 +16,7 @@ ALL = [*paper.TABLES.values(), *paper.FIGURES.values()]
 def run_of(recipe, seed, loss, *, curve=(), updates=100):
     last = {"step": updates, "test_loss": loss, "test_accuracy": loss, "test_bits": loss}
     steps = [{"step": step, "validation_loss": value} for step, value in curve]
-    counts = {"parameters": 12345, "recurrent_parameters": 67, "hidden_size": 8, "baseline": 2.0}
+    counts = {"parameters": 12345, "recurrent_parameters": 67, "baseline": 2.0}
     return counts | {
         "recipe": recipe,
         "seed": seed,

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("filelock", reason="training needs the extra 'train'")
+from kru_ref import __version__
 from kru_ref.training import loop, records
 from kru_ref.training.recipes import RECIPES
 from kru_ref.training.tasks import Copying
@@ -45,6 +46,8 @@ def test_a_folder_is_recorded(folder, monkeypatch):
     record = records.record_of(folder)
     assert (record["recipe"], record["seed"], record["updates"]) == ("short", 0, 30)
     assert records.is_whole(record)
+    assert (record["settings"]["delay"], record["settings"]["batch_size"]) == (5, 20)
+    assert record["computed"]["kru_ref"] == __version__
     assert record["parameters"] == RECIPES["short"].model().n_parameters
     assert record["baseline"] == pytest.approx(10 * np.log(8) / 25)
     assert [line["step"] for line in record["curve"] if "validation_loss" in line] == [10, 20, 30]
